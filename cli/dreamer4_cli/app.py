@@ -1,0 +1,218 @@
+"""The commands: each resolves a configuration or a path and hands it to `dreamer4_cli.run`.
+
+Bad input ends in one message on stderr and exit code 2, an interrupt in exit code 130; any other exception is a defect
+and keeps its traceback. Imports of the library's heavy parts stand inside the bodies.
+"""
+
+import enum
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from dreamer4.errors import InputError
+from dreamer4_cli import options
+
+
+_PHASES = ("tokenizer", "dynamics", "agent", "imagination")
+
+
+class Phases(enum.StrEnum):
+    """What `train` can train."""
+
+    tokenizer = "tokenizer"
+    dynamics = "dynamics"
+    agent = "agent"
+    imagination = "imagination"
+    all = "all"
+
+
+class Commands(typer.core.TyperGroup):
+    """The group of commands, and the one place where bad input and interrupts become messages and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            _complain(f"Error: {error}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            _complain("Interrupted.")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="Train agents inside a learned world model: Dreamer 4 in JAX and Equinox.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Configurations.")
+data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
+app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Runs the command line: the entry point of the console script `dreamer4`."""
+    app(prog_name="dreamer4")
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"dreamer4 {version('dreamer4-eqx')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Train agents inside a learned world model: Dreamer 4 in JAX and Equinox."""
+
+
+@app.command()
+def demo(
+    preset: options.Preset = None,
+    config: options.File = None,
+    overrides: options.Overrides = None,
+    env: options.Env = None,
+    run: options.Run = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Run the whole loop: collect, train all phases, evaluate, write a report."""
+    resolved, folder = options.resolve(preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run)
+    from dreamer4_cli import run as work
+
+    if dry_run:
+        work.dry_run(resolved)
+    else:
+        work.demo(resolved, folder, resume=resume)
+
+
+@app.command()
+def collect(
+    preset: options.Preset = None,
+    config: options.File = None,
+    overrides: options.Overrides = None,
+    env: options.Env = None,
+    run: options.Run = None,
+    seed: options.Seed = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Data set. Default: data/ in the run.")
+    ] = None,
+) -> None:
+    """Collect episodes of the environment into a data set."""
+    resolved, folder = options.resolve(preset, config, overrides, env=env, seed=seed, folder=run)
+    from dreamer4_cli import run as work
+
+    work.collect(resolved, out or folder / "data")
+
+
+@app.command()
+def train(
+    phase: Annotated[Phases, typer.Argument(help="The phase to train, or all of them in order.")],
+    preset: options.Preset = None,
+    config: options.File = None,
+    overrides: options.Overrides = None,
+    env: options.Env = None,
+    run: options.Run = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Train one phase, or all, in a run folder; each phase starts from the one before it."""
+    resolved, folder = options.resolve(preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run)
+    from dreamer4_cli import run as work
+
+    if dry_run:
+        work.dry_run(resolved)
+    else:
+        phases = _PHASES if phase is Phases.all else (phase.value,)
+        work.train(resolved, folder, phases, resume=resume)
+
+
+@app.command()
+def evaluate(
+    path: Annotated[Path | None, typer.Argument(help="Run folder or checkpoint.", show_default=False)] = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The same as PATH.")] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option("--episodes", min=1, help="Episodes to play. Default: what the run's configuration says."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the episodes.")] = 0,
+) -> None:
+    """Play a trained agent in the real environment; the configuration comes from the run."""
+    if (path is None) == (run is None):
+        given = "neither PATH nor --run" if path is None else f"both PATH {path} and --run {run}"
+        raise InputError(f"evaluate: got {given}, expected one of them: a run folder or a checkpoint.")
+    from dreamer4_cli import run as work
+
+    work.evaluate(_existing(path or run), episodes=episodes, seed=seed)
+
+
+@app.command()
+def info(path: Annotated[Path, typer.Argument(help="Run folder, checkpoint or data set.", show_default=False)]) -> None:
+    """Tell what a run folder, a checkpoint or a data set is."""
+    existing = _existing(path)
+    from dreamer4_cli import run as work
+
+    work.info(existing)
+
+
+@config_app.command()
+def show(
+    preset: options.Preset = None,
+    config: options.File = None,
+    overrides: options.Overrides = None,
+    env: options.Env = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Start from this run's config.yaml.")] = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+) -> None:
+    """Print the whole configuration that the options describe, as YAML that --config reads back."""
+    if run is not None:
+        _existing(run / "config.yaml")
+    resolved, _ = options.resolve(preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run)
+    from dreamer4.config import to_yaml
+
+    typer.echo(to_yaml(resolved), nl=False)
+
+
+@data_app.command()
+def check(path: Annotated[Path, typer.Argument(help="The data set's folder.", show_default=False)]) -> None:
+    """Read a whole data set and name every broken file."""
+    existing = _existing(path)
+    from dreamer4_cli import run as work
+
+    work.check_data(existing)
+
+
+def _existing(path: Path | None) -> Path:
+    # Not Path.exists, which raises where a name is too long or a folder is closed to us.
+    if path is None or not os.path.exists(path):
+        raise InputError(f"{path}: no such file or folder.")
+    return path
+
+
+def _complain(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    # What a user typed may hold terminal control codes; they are shown, not obeyed.
+    safe = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
+    Console(stderr=True, highlight=False).print(Text(safe, style="red"), soft_wrap=True)

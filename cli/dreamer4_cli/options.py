@@ -1,0 +1,63 @@
+"""The options that the commands share, and how they become a configuration and a run folder."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", help="Named starting point: catch (default), tiny, breakout, minatar, paper."),
+]
+File = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML file laid over the preset, such as a run's config.yaml."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Set one key, after everything else; repeat for more."),
+]
+Env = Annotated[str | None, typer.Option("--env", metavar="ID", help="gymnax environment; short for --set env.id=ID.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the run.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Train this many seeds side by side, from --seed on.")]
+Run = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="DIR", help="Run folder. Default: runs/<preset>-<env>-seed<seed>."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoints of the run folder.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check the configuration, print parameters, FLOPs and memory, and train nothing."),
+]
+
+
+def resolve(
+    preset: str | None,
+    file: Path | None,
+    overrides: list[str] | None,
+    *,
+    env: str | None = None,
+    seed: int | None = None,
+    seeds: int | None = None,
+    folder: Path | None = None,
+) -> tuple[Any, Path]:
+    """Returns the `dreamer4.config.Config` that the options describe, and its run folder.
+
+    A run folder that exists already knows its configuration: unless a preset or a file says otherwise, the options are
+    laid over the folder's own `config.yaml`, so `train dynamics --run DIR` goes on from `train tokenizer --run DIR`.
+    """
+    from dreamer4 import config as configuration
+
+    if preset is None and file is None and folder is not None and os.path.exists(folder / "config.yaml"):
+        file = folder / "config.yaml"
+    config = configuration.load(preset, file, overrides or (), env=env, seed=seed, seeds=seeds)
+    return config, folder or default_folder(config)
+
+
+def default_folder(config: Any) -> Path:
+    """Returns `runs/<preset>-<env>-seed<seed>`, whatever characters the environment's id has."""
+    name = f"{config.preset}-{config.env.id}-seed{config.seed}"
+    return Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "_", name)

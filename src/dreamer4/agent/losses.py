@@ -1,0 +1,58 @@
+"""Agent finetuning: cloning, reward and continuation with multi-token prediction (eq 9)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dreamer4.agent.heads import ContinuationHead, PolicyHead, ScalarHead
+from dreamer4.types import Trajectory
+
+
+def offset_index(length: int, count: int, first: int) -> tuple[Int[Array, "T L"], Bool[Array, "T L"]]:
+    """Returns frame `t + first + n` for each frame t and offset n, clipped to the clip, and whether it lies within."""
+    index = jnp.arange(length)[:, None] + first + jnp.arange(count)
+    return jnp.minimum(index, length - 1), index < length
+
+
+def agent_losses(
+    policy: PolicyHead,
+    reward: ScalarHead,
+    continuation: ContinuationHead,
+    h: Float[Array, "T E"],
+    row: Trajectory,
+) -> dict[str, Float[Array, ""]]:
+    """Returns the terms of eq 9 for one clip, each the mean negative log-likelihood in nats over its targets.
+
+    - `cloning`: actions `t + 1 + n`, where they are known; only on relevant clips, 0 on others.
+    - `reward`: rewards `t + n`, except at first frames, where none has arrived.
+    - `continuation`: whether the episode goes on at frame `t + n`.
+
+    Targets beyond the clip or on padding do not count. Eq 9 sums n from 0 to L; "length 8" reads as L outputs.
+
+    Arguments:
+        policy: head of L offsets.
+        reward: head of L offsets.
+        continuation: head of L offsets.
+        h: read-outs of the clip.
+        row: the clip.
+    """
+    length = h.shape[0]
+
+    def mean(nll, counted):
+        return jnp.sum(jnp.where(counted, nll, 0.0)) / jnp.maximum(counted.sum(), 1)
+
+    def target(leaf, index):
+        return jax.tree.map(lambda x: x[index], leaf)
+
+    ahead, inside = offset_index(length, policy.length, 1)
+    known = inside & row.valid[ahead] & row.action_mask[ahead] & row.valid[:, None]
+    cloning = mean(-policy.offsets(h).log_prob(target(row.action, ahead)), known & row.relevant)
+
+    now, inside = offset_index(length, reward.length, 0)
+    arrived = inside & row.valid[now] & ~row.is_first[now]
+    rewards = mean(-reward.offsets(h).log_prob(row.reward[now]), arrived)
+
+    now, inside = offset_index(length, continuation.length, 0)
+    goes_on = 1.0 - row.is_terminal[now].astype(jnp.float32)
+    ends = mean(-continuation.offsets(h).log_prob(goes_on), inside & row.valid[now])
+    return {"cloning": cloning, "reward": rewards, "continuation": ends}

@@ -1,0 +1,408 @@
+"""The configuration tree: frozen, typed, closed; plus presets, dotted overrides and the YAML round trip.
+
+A configuration is data. It is checked whole before any device is touched, and no class of the library takes one in its
+constructor: the `build` function beside each part reads the branch that concerns it and passes plain sizes on. So a
+part can be used without any of this, and this file can be read without knowing any part.
+
+Each field's description states meaning, unit and, where the paper (arXiv 2509.24527) is silent, that the value is ours.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from dreamer4.config_text import assignment, explain, merge, parse, read, show
+from dreamer4.errors import InputError, nearest
+from dreamer4.presets import PRESETS as PRESETS
+
+
+class Branch(BaseModel):
+    """Base of every branch: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_number(cls, value: Any, info: Any) -> Any:
+        # Python counts true as 1, and YAML reads `yes` and `on` as true: `steps: on` would train one step.
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
+            raise ValueError(f"got {show(value)}, expected a number")
+        return value
+
+
+class EnvConfig(Branch):
+    """The real environment."""
+
+    id: str = Field(default="Catch-bsuite", description="gymnax id")
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="arguments of gymnax.make")
+
+
+class DataConfig(Branch):
+    """The offline data set."""
+
+    path: str | None = Field(default=None, description="existing data set; None: collect one into the run folder")
+    episodes: int = Field(default=2000, gt=0, description="episodes to collect")
+    policy: Literal["random"] = Field(default="random", description="behaviour policy of the collection")
+    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of episodes kept for evaluation")
+
+    @model_validator(mode="after")
+    def _both_parts(self):
+        if self.path is None and not 1 <= self.episodes * self.held_out <= self.episodes - 1:
+            raise ValueError(
+                f"episodes {self.episodes} with held_out {self.held_out} leaves the training part or the held-out part "
+                "without an episode"
+            )
+        return self
+
+
+class TransformerConfig(Branch):
+    """Sizes of one block-causal transformer (paper, section 3.4; all values are ours)."""
+
+    attention: str = Field(default="grouped_query", description="registered attention")
+    width: int = Field(default=64, gt=0)
+    depth: int = Field(default=4, gt=0, description="layers, space and time together")
+    heads: int = Field(default=4, gt=0)
+    kv_heads: int = Field(default=4, gt=0, description="key-value heads; fewer than heads is grouped-query attention")
+    time_every: int = Field(
+        default=4, gt=0, description="every n-th layer attends through time, the others within a frame"
+    )
+    mlp_ratio: float = Field(default=8 / 3, gt=0, description="hidden width of SwiGLU over width")
+    soft_cap: float | None = Field(default=50.0, gt=0, description="soft cap of attention logits; None: none")
+    context_length: int = Field(default=16, gt=0, description="frames a frame sees, itself included")
+    remat: bool = Field(default=False, description="recompute activations in the backward pass")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="compute type; parameters stay float32"
+    )
+
+    @model_validator(mode="after")
+    def _sizes(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if (self.width // self.heads) % 2:
+            raise ValueError(
+                f"width / heads is {self.width // self.heads}, but rotary embeddings need an even head size"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is not divisible by kv_heads {self.kv_heads}")
+        if self.depth % self.time_every:
+            raise ValueError(f"depth {self.depth} is not divisible by time_every {self.time_every}")
+        return self
+
+
+class TokenizerConfig(Branch):
+    """The causal tokenizer (paper, section 3.1)."""
+
+    kind: str = Field(default="causal", description="registered tokenizer")
+    patch: tuple[PositiveInt, PositiveInt] = Field(default=(5, 5), description="height and width of a patch, pixels")
+    num_latents: int = Field(default=4, gt=0, description="Nb, latent tokens of a frame")
+    latent_dim: int = Field(default=8, gt=0, description="Db, channels of a latent token")
+    num_spatial: int = Field(
+        default=4, gt=0, description="Nz, tokens the dynamics sees; Nb * Db is regrouped into Nz * Dz"
+    )
+    encoder: TransformerConfig = TransformerConfig()
+    decoder: TransformerConfig = TransformerConfig()
+    mask_max: float = Field(
+        default=0.9, ge=0, lt=1, description="upper end of the mask rate of an image, drawn from U(0, .)"
+    )
+    time_tokens: Literal["all", "latents"] = Field(default="all", description="which tokens attend through time")
+    perceptual: Literal["none", "random_features"] = Field(default="none", description="perceptual term of eq 5")
+    perceptual_weight: float = Field(default=0.2, ge=0, description="its weight; 0.2 in eq 5")
+
+    @model_validator(mode="after")
+    def _sizes(self):
+        if self.num_latents * self.latent_dim % self.num_spatial:
+            raise ValueError(
+                f"num_latents * latent_dim is {self.num_latents * self.latent_dim}, "
+                f"not divisible by num_spatial {self.num_spatial}"
+            )
+        return self
+
+    @property
+    def spatial_dim(self) -> int:
+        """Channels of a spatial token, Dz."""
+        return self.num_latents * self.latent_dim // self.num_spatial
+
+
+class ShortcutConfig(Branch):
+    """How shortcut forcing draws noise levels and step sizes (eqs 4-8)."""
+
+    k_max: int = Field(
+        default=64, ge=2, description="finest number of sampling steps, a power of two; the paper gives none"
+    )
+    mode: Literal["paper", "split"] = Field(
+        default="split", description="eq 4 literally, or a fixed share of bootstrap rows"
+    )
+    bootstrap_fraction: float = Field(
+        default=0.25, ge=0, le=1, description="split: share of rows that learn from teachers"
+    )
+    bootstrap_start: float = Field(
+        default=0.25, ge=0, le=1, description="share of the run before teachers replace the data"
+    )
+    context_fraction: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="split: share of flow rows whose frames are either context or pure noise (not in the paper)",
+    )
+    context_keep: float = Field(default=0.5, gt=0, lt=1, description="share of context frames in those rows")
+    ramp_floor: float = Field(default=0.1, gt=0, le=1, description="loss weight at pure noise; eq 8 has 0.1")
+    image_fraction: float = Field(default=0.3, ge=0, lt=1, description="share of rows trained as separate images")
+    chunk_length: int | None = Field(
+        default=None, gt=0, description="short clip length within a row; None: no alternation"
+    )
+    long_fraction: float = Field(default=0.1, ge=0, le=1, description="share of rows that keep the full length")
+
+    @model_validator(mode="after")
+    def _power(self):
+        if self.k_max & (self.k_max - 1):
+            raise ValueError(f"k_max {self.k_max} is not a power of two")
+        return self
+
+
+class DynamicsConfig(Branch):
+    """The interactive dynamics model (paper, section 3.2)."""
+
+    kind: str = Field(default="transformer", description="registered dynamics")
+    transformer: TransformerConfig = TransformerConfig()
+    num_registers: int = Field(default=2, ge=0, description="register tokens of a frame")
+    num_agent_tokens: int = Field(default=1, gt=0, description="agent tokens of a frame")
+    shortcut: ShortcutConfig = ShortcutConfig()
+
+
+class SamplerConfig(Branch):
+    """How the next frame is drawn."""
+
+    kind: str = Field(default="shortcut", description="registered sampler")
+    num_steps: int = Field(default=4, gt=0, description="K, denoise passes of a frame")
+    context_signal: float = Field(default=0.9, gt=0, le=1, description="signal level of past frames, 1 is clean")
+
+
+class AgentConfig(Branch):
+    """Heads on the agent read-out (paper, section 3.3)."""
+
+    hidden: int = Field(default=64, gt=0, description="width of the heads")
+    layers: int = Field(default=1, ge=0, description="hidden layers of the heads")
+    mtp_length: int = Field(default=8, gt=0, description="L, offsets that policy, reward and continuation predict")
+    num_bins: int = Field(default=255, ge=3, description="bins of reward and value, odd")
+    bin_limit: float = Field(default=20.0, gt=0, description="bins span symexp(-limit) to symexp(limit)")
+    balanced: bool = Field(
+        default=True, description="cloning on relevant rows, world model on uniform rows, when data has both"
+    )
+
+    @model_validator(mode="after")
+    def _odd(self):
+        if self.num_bins % 2 == 0:
+            raise ValueError(f"num_bins {self.num_bins} is even; an odd number puts one bin at zero")
+        return self
+
+
+class ObjectiveConfig(Branch):
+    """The policy objective."""
+
+    kind: str = Field(default="pmpo", description="registered policy objective")
+    alpha: float = Field(default=0.5, ge=0, le=1, description="PMPO: weight of the positive set")
+    beta: float = Field(default=0.3, ge=0, description="weight of the KL to the cloned prior")
+
+
+class ImaginationConfig(Branch):
+    """Rollouts and returns (eqs 10, 11)."""
+
+    horizon: int = Field(default=16, gt=0, description="H, imagined steps")
+    discount: float = Field(default=0.997, gt=0, le=1)
+    lambda_: float = Field(default=0.95, ge=0, le=1)
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+
+class OptimizerConfig(Branch):
+    """The optimiser of one phase; the paper names none."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the run spent in linear warm-up")
+    decay: float = Field(
+        default=0.5, ge=0, le=1, description="share of the run, at its end, spent in linear decay to zero"
+    )
+    clip: float = Field(default=1.0, gt=0, description="global norm of the gradient")
+
+    @model_validator(mode="after")
+    def _schedule(self):
+        if self.warmup + self.decay > 1:
+            raise ValueError(f"warmup {self.warmup} and decay {self.decay} add up to more than the whole run")
+        return self
+
+
+class PhaseConfig(Branch):
+    """One training phase."""
+
+    steps: int = Field(default=1000, gt=0)
+    batch_size: int = Field(default=32, gt=0, description="rows; one row is one clip or one rollout")
+    length: int = Field(default=16, gt=0, description="frames of a clip")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: float = Field(
+        default=0.02, ge=0, lt=1, description="half-life of the weight average, share of the run; 0: none"
+    )
+    warm_value: float = Field(
+        default=0.0, ge=0, lt=1, description="imagination: share of the run that trains the value alone"
+    )
+
+
+class TrainConfig(Branch):
+    """The four phases."""
+
+    tokenizer: PhaseConfig = PhaseConfig()
+    dynamics: PhaseConfig = PhaseConfig()
+    agent: PhaseConfig = PhaseConfig()
+    imagination: PhaseConfig = PhaseConfig()
+    log_every: int = Field(default=20, gt=0, description="steps between two lines of metrics")
+    save_every: int = Field(default=500, gt=0, description="steps between two checkpoints")
+    keep: int = Field(default=2, gt=0, description="checkpoints kept of each phase")
+
+    @model_validator(mode="after")
+    def _value_phase(self):
+        for name in ("tokenizer", "dynamics", "agent"):
+            if warm := getattr(self, name).warm_value:
+                raise ValueError(f"{name}.warm_value is {warm}, but only the imagination phase has a value to warm up")
+        return self
+
+
+class EvaluationConfig(Branch):
+    """Evaluation in the real environment."""
+
+    episodes: int = Field(default=1000, gt=0)
+    batch_size: int = Field(default=250, gt=0, description="episodes played side by side")
+    temperature: float = Field(default=1.0, gt=0, description="of the sampled policy")
+
+
+class Config(Branch):
+    """A whole run."""
+
+    preset: str = Field(default="catch", description="preset this was derived from")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    seeds: int = Field(default=1, gt=0, description="training seeds trained side by side: seed, seed + 1, ...")
+    env: EnvConfig = EnvConfig()
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    agent: AgentConfig = AgentConfig()
+    imagination: ImaginationConfig = ImaginationConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _across(self):
+        shortcut = self.dynamics.shortcut
+        k_max, steps = shortcut.k_max, self.sampler.num_steps
+        if k_max % steps or steps & (steps - 1):
+            raise ValueError(
+                f"sampler.num_steps {steps} is not a power of two that divides dynamics.shortcut.k_max {k_max}"
+            )
+        clip = self.train.dynamics.length
+        if shortcut.chunk_length is not None and clip % shortcut.chunk_length:
+            raise ValueError(
+                f"train.dynamics.length {clip} is not divisible by "
+                f"dynamics.shortcut.chunk_length {shortcut.chunk_length}"
+            )
+        if self.agent.mtp_length > self.train.agent.length:
+            raise ValueError(
+                f"agent.mtp_length {self.agent.mtp_length} reaches beyond the clips of train.agent.length "
+                f"{self.train.agent.length}"
+            )
+        return self
+
+
+def load(
+    preset: str | None = None,
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    env: str | None = None,
+    seed: int | None = None,
+    seeds: int | None = None,
+) -> Config:
+    """Builds a configuration: defaults, then the preset, then the file, then `env`, `seed` and `seeds`, then overrides.
+
+    Mappings merge key by key; any other value replaces what it meets. Nothing is adapted to the environment: a preset
+    whose patch does not divide the frames of `env` is refused when the tokenizer is built.
+
+    Args:
+        preset: a name of `PRESETS`. None: the one the file names, else `catch`.
+        file: a YAML file with any part of the tree, such as the `config.yaml` of a run.
+        overrides: assignments `a.b=c`; each value is read as YAML, so `[5, 5]`, `null` and `1e-3` mean what they say.
+        env: gymnax id, short for `env.id`.
+        seed: short for `seed`.
+        seeds: short for `seeds`.
+
+    Raises:
+        InputError: names every key that is wrong, what it got, and the rule.
+    """
+    tree = {} if file is None else parse(read(Path(file)), str(file))
+    named = tree.pop("preset", None)
+    if preset is not None and named is not None and preset != named:
+        raise InputError(
+            f"preset: got {preset}, but {file} is derived from {named}. Leave the preset out, or use its name."
+        )
+    start = _preset(next((name for name in (preset, named) if name is not None), "catch"))
+    shortcuts = {"env": None if env is None else {"id": env}, "seed": seed, "seeds": seeds}
+    tree = merge(start, tree)
+    tree = merge(tree, {key: value for key, value in shortcuts.items() if value is not None})
+    for text in overrides:
+        tree = merge(tree, assignment(text))
+    return _validate(tree)
+
+
+def to_yaml(config: Config) -> str:
+    """Writes every key of a configuration; `from_yaml` reads it back equal."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def from_yaml(text: str, source: str = "configuration") -> Config:
+    """Reads what `to_yaml` wrote. Missing keys take their defaults; `source` names the text in errors.
+
+    Raises:
+        InputError: as for `load`.
+    """
+    return _validate(parse(text, source))
+
+
+def diff(a: Config, b: Config) -> list[str]:
+    """Lists the keys in which two configurations differ, as `key: value in a -> value in b`."""
+    return [f"{key}: {show(x)} -> {show(y)}" for (key, x), (_, y) in zip(_leaves(a), _leaves(b), strict=True) if x != y]
+
+
+def _leaves(branch: Branch, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in type(branch).model_fields:
+        value = getattr(branch, name)
+        if isinstance(value, Branch):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _preset(name: Any) -> dict[str, Any]:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise InputError(f"preset: got {show(name)}, expected a preset. {nearest(str(name), PRESETS)}")
+    return {"preset": name, **PRESETS[name]}
+
+
+def _validate(tree: Mapping[str, Any]) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError("\n".join(explain(dict(e), Config) for e in error.errors())) from None
+    except RecursionError:
+        raise InputError("configuration: nested too deeply, or a YAML alias that contains itself.") from None

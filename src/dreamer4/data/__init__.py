@@ -1,0 +1,27 @@
+"""Episodes: how they are gathered, kept and drawn.
+
+An `Episode` is whole, its last frame included, and lives on the host. `collect` makes episodes from a policy and an
+environment; `write_dataset` and `read_episodes` keep them in a folder that describes and checks itself; a source turns
+them into batches.
+
+A batch is a pure function of a key. There is no loader with a position, a worker or a buffer, so training draws its
+batches inside the jitted step, a resumed run goes on as if never stopped, and two runs with one seed see the same data.
+No window crosses an episode: what a model learns to follow a frame did follow it.
+
+A source of another kind (shards streamed from disk, say) subclasses `AbstractDataSource` and keeps that one promise.
+"""
+
+from dreamer4.data.collect import RandomPolicy as RandomPolicy
+from dreamer4.data.collect import collect as collect
+from dreamer4.data.collect import random_policy as random_policy
+from dreamer4.data.episode import Episode as Episode
+from dreamer4.data.episode import find_problems as find_problems
+from dreamer4.data.format import DatasetInfo as DatasetInfo
+from dreamer4.data.format import Shard as Shard
+from dreamer4.data.format import check as check
+from dreamer4.data.format import read_episodes as read_episodes
+from dreamer4.data.format import read_info as read_info
+from dreamer4.data.format import write_dataset as write_dataset
+from dreamer4.data.source import AbstractDataSource as AbstractDataSource
+from dreamer4.data.source import BalancedSource as BalancedSource
+from dreamer4.data.source import DeviceSource as DeviceSource

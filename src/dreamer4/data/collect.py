@@ -1,0 +1,175 @@
+"""A policy in an environment gives episodes."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, UInt8
+
+from dreamer4.data.episode import Episode
+from dreamer4.envs.base import AbstractEnvironment
+from dreamer4.errors import InputError
+from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
+
+
+# Environment steps between two looks from the host; a balance of calls against steps run past the end.
+_CHUNK = 128
+
+
+class RandomPolicy(eqx.Module):
+    """Draws every class, and every point of [-1, 1], with equal chance."""
+
+    spec: ActionSpec = eqx.field(static=True)
+
+    def __call__(self, frame: UInt8[Array, "H W C"], *, key: PRNGKeyArray) -> Action:
+        """Draws an action.
+
+        Args:
+            frame: what the environment shows; not looked at.
+            key: draws the action.
+        """
+        del frame
+        discrete_key, continuous_key = jr.split(key)
+        classes = jnp.asarray(self.spec.num_classes, jnp.int32)
+        return Action(
+            jr.randint(discrete_key, classes.shape, 0, classes),
+            jr.uniform(continuous_key, (self.spec.continuous_dim,), minval=-1.0, maxval=1.0),
+        )
+
+
+def random_policy(spec: DataSpec) -> RandomPolicy:
+    """Returns the uniformly random policy for `spec`."""
+    return RandomPolicy(spec.action)
+
+
+class _Stream(eqx.Module):
+    """The newest time step of an environment, what led to it and what leads on."""
+
+    state: PyTree
+    time_step: TimeStep
+    action: Action
+    action_mask: Bool[Array, ""]
+
+
+def collect(
+    env: AbstractEnvironment,
+    policy: Callable[..., Action],
+    *,
+    episodes: int,
+    key: PRNGKeyArray,
+    num_envs: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Episode]:
+    """Plays episodes, many side by side, and returns them whole.
+
+    Each of the parallel environments plays a number of episodes that is fixed beforehand. Taking whichever end first
+    would favour short episodes.
+
+    Args:
+        env: the environment.
+        policy: called as `policy(frame, key=key)` with one frame; returns the action that leads to the next one.
+        episodes: how many to return, at least 1.
+        key: the same key, number of episodes and number of environments give the same episodes.
+        num_envs: environments played side by side, at least 1.
+        progress: called now and then with the number of finished episodes and of all.
+
+    Returns:
+        The episodes; the first of every environment, then the second of every environment, and so on.
+
+    Raises:
+        InputError: if a number is below 1, or if an episode outlasts the `max_steps` of the environment.
+    """
+    if episodes < 1 or num_envs < 1:
+        raise InputError(f"collect: got episodes={episodes} and num_envs={num_envs}, expected at least 1 of each.")
+    num_envs = min(num_envs, episodes)
+    quota = [episodes // num_envs + (slot < episodes % num_envs) for slot in range(num_envs)]
+    longest = quota[0] * (env.max_steps + 1)
+    chunk = min(_CHUNK, longest)
+    finished: list[list[Episode]] = [[] for _ in quota]
+    pieces: list[list[_Stream]] = [[] for _ in quota]
+
+    reset_key, step_key = jr.split(key)
+    stream = _start(env, num_envs, key=reset_key)
+    for done in range(0, longest, chunk):
+        stream, record = _advance(env, policy, stream, jnp.asarray(done), chunk, num_envs, key=step_key)
+        record = jax.device_get(record)
+        for slot in range(num_envs):
+            rows = jax.tree.map(lambda x, slot=slot: x[:, slot], record)
+            _cut(rows, pieces[slot], finished[slot], quota[slot])
+        total = sum(map(len, finished))
+        if progress is not None:
+            progress(total, episodes)
+        if total == episodes:
+            return [f[turn] for turn in range(quota[0]) for f in finished if turn < len(f)]
+    raise InputError(
+        f"collect: an episode of {type(env).__name__} outlasts its max_steps of {env.max_steps}. "
+        "Raise max_steps, or let the environment set is_last in time."
+    )
+
+
+@eqx.filter_jit
+def _start(env: AbstractEnvironment, num_envs: int, *, key: PRNGKeyArray) -> _Stream:
+    def start(key):
+        state, time_step = env.reset(key=key)
+        return _Stream(state, time_step, Action.null(env.spec.action), jnp.zeros((), bool))
+
+    return jax.vmap(start)(jr.split(key, num_envs))
+
+
+@eqx.filter_jit
+def _advance(
+    env: AbstractEnvironment,
+    policy: Callable[..., Action],
+    stream: _Stream,
+    done: Int[Array, ""],
+    chunk: int,
+    num_envs: int,
+    *,
+    key: PRNGKeyArray,
+) -> tuple[_Stream, _Stream]:
+    """Runs `chunk` steps; returns the newest stream, and those it passed through without their states, time leading."""
+
+    def advance(stream, key):
+        policy_key, env_key = jr.split(key)
+        action = policy(stream.time_step.frame, key=policy_key)
+        state, time_step = env.step(stream.state, action, key=env_key)
+        # The step behind a last frame ignores its action, so none led to a first frame.
+        known = ~time_step.is_first
+        action = jax.tree.map(lambda x: jnp.where(known, x, 0), action)
+        return _Stream(state, time_step, action, known)
+
+    def body(stream, time):
+        # By the number of the step, so that the episodes do not depend on the length of a chunk.
+        keys = jr.split(jr.fold_in(key, time), num_envs)
+        return jax.vmap(advance)(stream, keys), eqx.tree_at(lambda s: s.state, stream, None)
+
+    return jax.lax.scan(body, stream, done + jnp.arange(chunk))
+
+
+def _cut(rows: _Stream, pieces: list[_Stream], finished: list[Episode], quota: int) -> None:
+    """Appends the episodes that end within `rows` to `finished`, and what is left over to `pieces`."""
+    begin = 0
+    for end in np.flatnonzero(rows.time_step.is_last) + 1:
+        if len(finished) == quota:
+            return
+        pieces.append(jax.tree.map(lambda x, begin=begin, end=end: x[begin:end], rows))
+        finished.append(_episode(jax.tree.map(lambda *x: np.concatenate(x), *pieces)))
+        pieces.clear()
+        begin = end
+    if len(finished) < quota:
+        pieces.append(jax.tree.map(lambda x: x[begin:], rows))
+
+
+def _episode(stream: _Stream) -> Episode:
+    time_step, action = stream.time_step, stream.action
+    return Episode(
+        frame=np.asarray(time_step.frame),
+        discrete=np.asarray(action.discrete, np.int32),
+        continuous=np.asarray(action.continuous, np.float32),
+        action_mask=np.asarray(stream.action_mask),
+        reward=np.asarray(time_step.reward, np.float32),
+        is_terminal=bool(time_step.is_terminal[-1]),
+    )

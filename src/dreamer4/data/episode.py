@@ -1,0 +1,78 @@
+"""One episode on the host: numpy arrays, aligned by the clock of `dreamer4.types`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, UInt8
+
+from dreamer4.types import DataSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """A whole episode of `T` frames, its last frame included.
+
+    Attributes:
+        frame: pixels, 0 to 255.
+        discrete: class indices of the action that led to each frame.
+        continuous: continuous part of that action, in [-1, 1].
+        action_mask: False where the action is absent or unknown; always False at the first frame.
+        reward: reward that arrived with each frame; that of the first frame means nothing.
+        is_terminal: whether the episode ended by termination rather than by a limit.
+        task: id of the task.
+        relevant: whether cloning may learn from the episode.
+    """
+
+    frame: UInt8[np.ndarray, "T H W C"]
+    discrete: Int32[np.ndarray, "T components"]
+    continuous: Float32[np.ndarray, "T dims"]
+    action_mask: Bool[np.ndarray, " T"]
+    reward: Float32[np.ndarray, " T"]
+    is_terminal: bool
+    task: int = 0
+    relevant: bool = True
+
+    @property
+    def length(self) -> int:
+        """Number of frames; one more than the number of actions."""
+        return len(self.frame)
+
+    @property
+    def total(self) -> float:
+        """Undiscounted return, the sum of the rewards behind the first frame."""
+        return float(self.reward[1:].sum(dtype=np.float64))
+
+
+def find_problems(episode: Episode, spec: DataSpec) -> list[str]:
+    """Returns in words what keeps an episode from being one of `spec`; empty if nothing does.
+
+    Args:
+        episode: the episode, of any content.
+        spec: what it should look like.
+    """
+    if episode.length == 0:
+        return ["it has no frames"]
+    problems = []
+    if episode.frame.shape[1:] != spec.frame_shape:
+        problems.append(f"frames have shape {episode.frame.shape[1:]}, expected {spec.frame_shape}")
+    classes, dims = spec.action.num_classes, spec.action.continuous_dim
+    mask = episode.action_mask
+    if mask[0]:
+        problems.append("action_mask is True at the first frame, where no action led")
+    widths = (episode.discrete.shape[1], episode.continuous.shape[1])
+    if widths != (len(classes), dims):
+        problems.append(
+            f"actions have {widths[0]} discrete components and {widths[1]} continuous dimensions, "
+            f"expected {len(classes)} and {dims}"
+        )
+    else:
+        taken = episode.discrete[mask]
+        if np.any((taken < 0) | (taken >= np.asarray(classes, np.int32))):
+            problems.append(f"a discrete action lies outside its classes {classes}")
+        if not np.all(np.abs(episode.continuous[mask]) <= 1):
+            problems.append("a continuous action is not a number in [-1, 1]")
+    if not np.all(np.isfinite(episode.reward)):
+        problems.append("a reward is not finite")
+    if not 0 <= episode.task < spec.num_tasks:
+        problems.append(f"its task is {episode.task}, expected 0 to {spec.num_tasks - 1}")
+    return problems

@@ -1,0 +1,393 @@
+"""A data set on disk: a folder of ArrayRecord shards and one `dataset.json` that describes them.
+
+    my_data/
+        dataset.json                 what it is, where it came from, how it is split, checksums
+        shard-00000.array_record     one episode a record, see `record`
+        shard-00001.array_record
+
+The description holds everything a reader wants to know before it opens a shard, and the SHA-256 of every shard, so that
+a copy that went wrong is found when it is loaded and not in a strange loss. A folder appears whole or not at all: it is
+written beside its place under a hidden name, then renamed.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+
+from dreamer4.data.episode import Episode, find_problems
+from dreamer4.data.record import pack, unpack
+from dreamer4.errors import InputError
+from dreamer4.types import ActionSpec, DataSpec
+
+
+SCHEMA_VERSION = 1
+_MAX_DESCRIPTION = 64 * 1024 * 1024
+_MAX_LEVELS = 16
+_DESCRIPTION = "dataset.json"
+_SHARD = re.compile(r"shard-\d{5}\.array_record")
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Shard(_Closed):
+    """One file of records.
+
+    Attributes:
+        name: file name within the folder.
+        size: bytes.
+        sha256: checksum of the file.
+        episodes: records in it.
+    """
+
+    name: str
+    size: NonNegativeInt
+    sha256: str
+    episodes: PositiveInt
+
+
+class DatasetInfo(_Closed):
+    """What `dataset.json` tells about a data set.
+
+    Attributes:
+        schema_version: of the format.
+        environment: where the episodes come from, usually `id` and `kwargs`.
+        policy: name of the behaviour policy.
+        seed: of the collection and of the split.
+        frame_shape: height, width and channels.
+        num_classes: classes of each discrete action component.
+        continuous_dim: size of the continuous action.
+        num_tasks: number of tasks.
+        num_episodes: number of episodes, held-out ones included.
+        num_frames: number of frames of all episodes.
+        return_mean: mean undiscounted return over all episodes.
+        return_min: smallest return.
+        return_max: largest return.
+        action_counts: how often each class was taken, for each discrete component.
+        frame_levels: all pixel values that occur, ascending, if there are at most 16.
+        returns: undiscounted return of each episode.
+        lengths: frames of each episode.
+        held_out: indices of the episodes kept for evaluation, ascending.
+        shards: the files, in the order of the episodes.
+        fingerprint: SHA-256 over the episodes and their description; equal data has an equal one, wherever it lies.
+    """
+
+    schema_version: PositiveInt
+    environment: dict[str, Any]
+    policy: str
+    seed: NonNegativeInt
+    frame_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    num_classes: tuple[int, ...]
+    continuous_dim: int
+    num_tasks: PositiveInt
+    num_episodes: PositiveInt
+    num_frames: PositiveInt
+    return_mean: float
+    return_min: float
+    return_max: float
+    action_counts: tuple[tuple[NonNegativeInt, ...], ...]
+    frame_levels: tuple[int, ...] | None
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    held_out: tuple[int, ...]
+    shards: tuple[Shard, ...]
+    fingerprint: str
+
+    @property
+    def spec(self) -> DataSpec:
+        """The data set as a model sees it."""
+        return DataSpec(self.frame_shape, ActionSpec(self.num_classes, self.continuous_dim), self.num_tasks)
+
+    def indices(self, split: str) -> tuple[int, ...]:
+        """Returns the indices of the episodes of a split, ascending.
+
+        Args:
+            split: `train`, `held_out` or `all`.
+
+        Raises:
+            InputError: if there is no such split.
+        """
+        if split not in ("train", "held_out", "all"):
+            raise InputError(f"Unknown split: got {split!r}, expected train, held_out or all.")
+        held_out = set(self.held_out)
+        return tuple(i for i in range(self.num_episodes) if split == "all" or (i in held_out) == (split == "held_out"))
+
+
+def write_dataset(
+    path: str | Path,
+    episodes: Sequence[Episode],
+    *,
+    spec: DataSpec,
+    environment: dict[str, Any],
+    policy: str,
+    seed: int,
+    held_out: float = 0.1,
+    shard_bytes: int = 64 * 1024 * 1024,
+) -> DatasetInfo:
+    """Writes a data set to a new folder.
+
+    Args:
+        path: the folder; it must not exist. Missing parents are made.
+        episodes: at least one, all of `spec`.
+        spec: frame shape, action factors and number of tasks.
+        environment: where the episodes come from, JSON values; by custom `{"id": ..., "kwargs": {...}}`.
+        policy: name of the behaviour policy.
+        seed: of the collection; it also draws the split.
+        held_out: share of the episodes kept for evaluation, 0 to below 1. At least one episode is kept unless the share
+            is 0, and at least one is left to train on.
+        shard_bytes: a new shard is begun when one holds this many bytes of episodes.
+
+    Returns:
+        The description, as `read_info` would.
+
+    Raises:
+        InputError: if the folder exists, or if an episode or an argument is not as it must be.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists, and a data set is never overwritten. Choose another folder, or remove it.")
+    if not episodes:
+        raise InputError(f"{path}: got no episodes to write, expected at least one. Collect some.")
+    if not 0 <= held_out < 1:
+        raise InputError(f"{path}: got held_out={held_out}, expected a share of at least 0 and below 1.")
+    for index, episode in enumerate(episodes):
+        problems = find_problems(episode, spec)
+        if problems:
+            raise InputError(f"{path}: episode {index} cannot be written: {'; '.join(problems)}. Mend or drop it.")
+    try:
+        environment = json.loads(json.dumps(environment, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: got environment={environment!r}, expected JSON values.") from error
+
+    hidden = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    hidden.mkdir(parents=True)
+    try:
+        facts = _facts(episodes, spec, held_out, seed)
+        facts |= {"schema_version": SCHEMA_VERSION, "environment": environment, "policy": policy, "seed": seed}
+        shards, digests = _write_shards(hidden, episodes, shard_bytes)
+        info = DatasetInfo(**facts, shards=shards, fingerprint=_fingerprint(facts, digests))
+        (hidden / _DESCRIPTION).write_text(json.dumps(info.model_dump(mode="json"), indent=1) + "\n")
+        hidden.rename(path)
+    except BaseException:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise
+    return info
+
+
+def read_info(path: str | Path) -> DatasetInfo:
+    """Reads the description of a data set, without opening a shard.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        InputError: if there is no data set, if its description is damaged, or if it was written by a newer version.
+    """
+    path = Path(path)
+    file = path / _DESCRIPTION
+    if not file.is_file():
+        raise InputError(f"{path} is not a data set: it has no {_DESCRIPTION}. Write one with write_dataset.")
+    if file.stat().st_size > _MAX_DESCRIPTION:
+        raise InputError(f"{file} has more than {_MAX_DESCRIPTION} bytes. It is damaged; collect or copy it again.")
+    try:
+        raw = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not JSON: {error}. It is damaged; collect or copy it again.") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}, but this version of dreamer4 reads up to {SCHEMA_VERSION}. "
+            "Upgrade dreamer4."
+        )
+    try:
+        info = DatasetInfo.model_validate(raw)
+        _ = info.spec
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{file}: {place}: {first['msg']}. It is damaged; collect or copy it again.") from error
+    except InputError as error:
+        raise InputError(f"{file}: {error} It is damaged; collect or copy it again.") from error
+    return info
+
+
+def read_episodes(path: str | Path, split: str = "all") -> list[Episode]:
+    """Reads the episodes of a split, in their order.
+
+    Args:
+        path: the folder.
+        split: `train`, `held_out` or `all`.
+
+    Raises:
+        InputError: if there is no such split, or if anything that `check` looks for is wrong, save extra files; the
+            message names the first problem.
+    """
+    path = Path(path)
+    info = read_info(path)
+    wanted = info.indices(split)
+    episodes, problems = _read(path, info)
+    if problems:
+        raise InputError(f"{path}: {problems[0]}. Copy or collect the data set again; `check` lists every problem.")
+    return [episodes[i] for i in wanted]
+
+
+def check(path: str | Path) -> list[str]:
+    """Looks for everything that can be wrong with a data set.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        The problems found, each a sentence; empty if the data set is sound.
+    """
+    path = Path(path)
+    try:
+        info = read_info(path)
+    except InputError as error:
+        return [str(error)]
+    known = {_DESCRIPTION, *(shard.name for shard in info.shards)}
+    extra = [f"{file.name} is an extra file" for file in sorted(path.iterdir()) if file.name not in known]
+    return extra + _read(path, info)[1]
+
+
+def _facts(episodes: Sequence[Episode], spec: DataSpec, held_out: float, seed: int) -> dict[str, Any]:
+    """Returns what the episodes themselves say, and their split."""
+    returns = [e.total for e in episodes]
+    number = min(max(round(held_out * len(episodes)), int(held_out > 0)), len(episodes) - 1)
+    drawn = np.random.default_rng(seed).choice(len(episodes), number, replace=False)
+    return {
+        "frame_shape": spec.frame_shape,
+        "num_classes": spec.action.num_classes,
+        "continuous_dim": spec.action.continuous_dim,
+        "num_tasks": spec.num_tasks,
+        "held_out": tuple(sorted(int(i) for i in drawn)),
+        "num_episodes": len(episodes),
+        "num_frames": sum(e.length for e in episodes),
+        "return_mean": float(np.mean(returns)),
+        "return_min": min(returns),
+        "return_max": max(returns),
+        "returns": tuple(returns),
+        "lengths": tuple(e.length for e in episodes),
+        "action_counts": _action_counts(episodes, spec),
+        "frame_levels": _frame_levels(episodes),
+    }
+
+
+def _action_counts(episodes: Sequence[Episode], spec: DataSpec) -> tuple[tuple[int, ...], ...]:
+    taken = np.concatenate([e.discrete[e.action_mask] for e in episodes])
+    classes = spec.action.num_classes
+    return tuple(tuple(np.bincount(taken[:, i], minlength=n).tolist()) for i, n in enumerate(classes))
+
+
+def _frame_levels(episodes: Sequence[Episode]) -> tuple[int, ...] | None:
+    seen = np.zeros(256, bool)
+    for episode in episodes:
+        seen[episode.frame] = True
+    levels = np.flatnonzero(seen)
+    return tuple(levels.tolist()) if len(levels) <= _MAX_LEVELS else None
+
+
+def _write_shards(folder: Path, episodes: Sequence[Episode], shard_bytes: int) -> tuple[tuple[Shard, ...], list[str]]:
+    """Writes the shards; returns them and the SHA-256 of each record."""
+    groups: list[list[Episode]] = [[]]
+    held = 0
+    for episode in episodes:
+        if groups[-1] and held >= shard_bytes:
+            groups.append([])
+            held = 0
+        groups[-1].append(episode)
+        held += episode.frame.nbytes
+    shards, digests = [], []
+    for number, group in enumerate(groups):
+        name = f"shard-{number:05d}.array_record"
+        writer = ArrayRecordWriter(str(folder / name), "group_size:1")
+        for episode in group:
+            record = pack(episode)
+            digests.append(hashlib.sha256(record).hexdigest())
+            writer.write(record)
+        writer.close()
+        size, sha256 = _measure(folder / name)
+        shards.append(Shard(name=name, size=size, sha256=sha256, episodes=len(group)))
+    return tuple(shards), digests
+
+
+def _fingerprint(facts: dict[str, Any], digests: list[str]) -> str:
+    return hashlib.sha256(json.dumps([facts, digests], sort_keys=True).encode()).hexdigest()
+
+
+def _measure(file: Path) -> tuple[int, str]:
+    with file.open("rb") as stream:
+        return file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read(path: Path, info: DatasetInfo) -> tuple[list[Episode], list[str]]:
+    """Returns all episodes and all problems; the episodes are complete only if there are no problems."""
+    problems = []
+    if len({shard.name for shard in info.shards}) != len(info.shards):
+        problems.append("a shard is listed twice")
+    episodes, digests = [], []
+    for shard in info.shards:
+        records, found = _read_shard(path, shard)
+        problems += found
+        for record in records:
+            try:
+                episode = unpack(record)
+            except InputError as error:
+                problems.append(f"a record of {shard.name} is damaged: {error}")
+                continue
+            found = find_problems(episode, info.spec)
+            problems += [f"episode {len(episodes)}: {problem}" for problem in found]
+            episodes.append(episode)
+            digests.append(hashlib.sha256(record).hexdigest())
+    if not problems:
+        problems += _compare(info, episodes, digests)
+    return episodes, problems
+
+
+def _read_shard(path: Path, shard: Shard) -> tuple[list[bytes], list[str]]:
+    """Returns the records of a shard whose bytes are those it was written with."""
+    file = path / shard.name
+    if not _SHARD.fullmatch(shard.name) or file.is_symlink():
+        return [], [f"shard {shard.name!r} leaves the folder"]
+    if not file.is_file():
+        return [], [f"{shard.name} is missing"]
+    # Before the file is opened by a parser, and before it is hashed.
+    if file.stat().st_size != shard.size:
+        return [], [f"{shard.name} has {file.stat().st_size} bytes, expected {shard.size}"]
+    if _measure(file)[1] != shard.sha256:
+        return [], [f"{shard.name} does not match its SHA-256"]
+    try:
+        reader = ArrayRecordReader(str(file))
+        records = [bytes(record) for record in reader.read_all()]
+        reader.close()
+    except (RuntimeError, ValueError, OSError) as error:
+        return [], [f"{shard.name} cannot be read as ArrayRecord: {error}"]
+    if len(records) != shard.episodes:
+        return [], [f"{shard.name} holds {len(records)} episodes, expected {shard.episodes}"]
+    return records, []
+
+
+def _compare(info: DatasetInfo, episodes: list[Episode], digests: list[str]) -> list[str]:
+    """Returns where sound episodes and their description disagree."""
+    if len(episodes) != info.num_episodes:
+        return [f"the shards hold {len(episodes)} episodes, but num_episodes is {info.num_episodes}"]
+    if list(info.held_out) != sorted(set(info.held_out) & set(range(info.num_episodes))):
+        return ["held_out does not list existing episodes once each, ascending"]
+    facts = _facts(episodes, info.spec, held_out=0.0, seed=0) | {"held_out": info.held_out}
+    problems = [f"{name} disagrees with the episodes" for name, fact in facts.items() if getattr(info, name) != fact]
+    names = ("schema_version", "environment", "policy", "seed")
+    facts |= {name: getattr(info, name) for name in names}
+    if not problems and _fingerprint(facts, digests) != info.fingerprint:
+        problems.append("the fingerprint does not match the episodes and their description")
+    return problems

@@ -1,0 +1,211 @@
+"""Batches as pure functions of a key.
+
+A source holds a whole data set on the device, every episode laid end to end. A batch is then two integers a row, an
+episode and an offset, and one gather; it can be drawn inside a jitted training step, and a run that resumes needs no
+loader state, only the key of the step.
+"""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+from dreamer4.data.episode import Episode
+from dreamer4.errors import InputError
+from dreamer4.types import Action, Trajectory
+
+
+class AbstractDataSource(eqx.Module):
+    """Where training batches come from."""
+
+    @abstractmethod
+    def sample(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Trajectory:
+        """Draws a batch; the same key draws the same batch.
+
+        Args:
+            batch_size: number of rows, the leading axis B of every array returned.
+            length: number of frames of a row.
+            key: the only source of chance.
+
+        Returns:
+            Stretches of single episodes. One behind the end of its episode repeats the last frame, without action or
+            reward, and `valid` is False there.
+        """
+
+
+class DeviceSource(AbstractDataSource):
+    """A data set that lies on the device as a whole, drawn window by window.
+
+    Each window of each episode is equally likely: an episode of L frames has `L - length + 1` windows, or one padded
+    window if it is shorter than that. `uniform` is True on every row and `relevant` is the episode's flag.
+    """
+
+    frame: UInt8[Array, "N H W C"] | None
+    latent: Float[Array, "N Nz Dz"] | None
+    action: Action
+    action_mask: Bool[Array, " N"]
+    reward: Float[Array, " N"]
+    start: Int[Array, " E"]
+    length: Int[Array, " E"]
+    is_terminal: Bool[Array, " E"]
+    task: Int[Array, " E"]
+    relevant: Bool[Array, " E"]
+    max_length: int = eqx.field(static=True)
+
+    @classmethod
+    def from_episodes(cls, episodes: Sequence[Episode]) -> "DeviceSource":
+        """Puts episodes on the default device.
+
+        Args:
+            episodes: at least one, all with the same frame shape and action factors.
+
+        Raises:
+            InputError: if there is none, if they differ in shape, or if one is empty.
+        """
+        if not episodes:
+            raise InputError("DeviceSource.from_episodes: got no episodes, expected at least one. Collect more data.")
+        shapes = {(e.frame.shape[1:], e.discrete.shape[1], e.continuous.shape[1]) for e in episodes}
+        if len(shapes) > 1:
+            raise InputError(
+                f"DeviceSource.from_episodes: got unlike (frame, discrete, continuous) sizes {sorted(shapes)}, "
+                "expected one kind. Load one data set per source."
+            )
+        lengths = np.array([e.length for e in episodes], np.int32)
+        if lengths.min() == 0:
+            raise InputError(f"DeviceSource.from_episodes: episode {lengths.argmin()} has no frames. Leave it out.")
+        return cls(
+            frame=jnp.asarray(np.concatenate([e.frame for e in episodes])),
+            latent=None,
+            action=Action(
+                jnp.asarray(np.concatenate([e.discrete for e in episodes])),
+                jnp.asarray(np.concatenate([e.continuous for e in episodes])),
+            ),
+            action_mask=jnp.asarray(np.concatenate([e.action_mask for e in episodes])),
+            reward=jnp.asarray(np.concatenate([e.reward for e in episodes])),
+            start=jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32),
+            length=jnp.asarray(lengths),
+            is_terminal=jnp.asarray([e.is_terminal for e in episodes]),
+            task=jnp.asarray([e.task for e in episodes], jnp.int32),
+            relevant=jnp.asarray([e.relevant for e in episodes]),
+            max_length=int(lengths.max()),
+        )
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes."""
+        return self.start.shape[0]
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames of all episodes together, N."""
+        return self.reward.shape[0]
+
+    def with_latents(self, latent: Float[Array, "N Nz Dz"]) -> "DeviceSource":
+        """Returns the same data set with its frames replaced by their latents.
+
+        Args:
+            latent: tokens of frame n at row n, in the order of `frame`.
+
+        Raises:
+            InputError: if there is not one row per frame.
+        """
+        if latent.shape[0] != self.num_frames:
+            raise InputError(
+                f"DeviceSource.with_latents: got {latent.shape[0]} rows, expected one per frame, {self.num_frames}. "
+                "Encode every frame of this source, in order."
+            )
+        return dataclasses.replace(self, frame=None, latent=latent)
+
+    def sample(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Trajectory:
+        eligible = jnp.ones_like(self.relevant)
+        episode, offset = self._draw(eligible, batch_size, length, key=key)
+        return self._window(episode, offset, length, self.relevant[episode], eligible[episode])
+
+    def episodes(self, index: Int[Array, " B"], length: int) -> Trajectory:
+        """Returns whole episodes from their first frame, padded to `length`.
+
+        Args:
+            index: which episodes, 0 to `num_episodes - 1`.
+            length: frames of a row; an episode longer than that is cut, so `max_length` loses none.
+        """
+        return self._window(index, jnp.zeros_like(index), length, self.relevant[index], jnp.ones_like(index, bool))
+
+    def _draw(
+        self, eligible: Bool[Array, " E"], batch_size: int, length: int, *, key: PRNGKeyArray
+    ) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+        """Returns episode and offset of windows, uniform over all windows of the eligible episodes."""
+        windows = jnp.where(eligible, jnp.maximum(self.length - length + 1, 1), 0)
+        ends = jnp.cumsum(windows)
+        drawn = jr.randint(key, (batch_size,), 0, ends[-1])
+        episode = jnp.searchsorted(ends, drawn, side="right")
+        return episode, drawn - (ends - windows)[episode]
+
+    def _window(
+        self,
+        episode: Int[Array, " B"],
+        offset: Int[Array, " B"],
+        length: int,
+        relevant: Bool[Array, " B"],
+        uniform: Bool[Array, " B"],
+    ) -> Trajectory:
+        position = offset[:, None] + jnp.arange(length)[None]
+        last = self.length[episode][:, None] - 1
+        valid = position <= last
+        row = self.start[episode][:, None] + jnp.minimum(position, last)
+        is_last = position == last
+        return Trajectory(
+            frame=None if self.frame is None else self.frame[row],
+            latent=None if self.latent is None else self.latent[row],
+            action=Action(self.action.discrete[row], self.action.continuous[row]),
+            action_mask=self.action_mask[row] & valid,
+            reward=jnp.where(valid, self.reward[row], 0.0),
+            is_first=position == 0,
+            is_last=is_last,
+            is_terminal=is_last & self.is_terminal[episode][:, None],
+            valid=valid,
+            task=self.task[episode],
+            relevant=relevant,
+            uniform=uniform,
+        )
+
+
+class BalancedSource(AbstractDataSource):
+    """Half the rows from all episodes, half from the relevant ones (paper, section 3.3).
+
+    The first rows, the larger half of an odd batch, are drawn from the whole set for the world model: `uniform` True
+    and `relevant` False. The others are drawn from the episodes flagged relevant for cloning: `relevant` True and
+    `uniform` False. A set in which every episode is relevant needs no balance; sample its `DeviceSource`.
+    """
+
+    source: DeviceSource
+
+    def __init__(self, source: DeviceSource):
+        """Wraps a source.
+
+        Args:
+            source: has at least one relevant episode.
+
+        Raises:
+            InputError: if no episode is flagged relevant.
+        """
+        if not np.any(np.asarray(source.relevant)):
+            raise InputError(
+                f"BalancedSource: none of the {source.num_episodes} episodes is flagged relevant, expected at least "
+                "one. Flag the episodes worth cloning, or sample the DeviceSource itself."
+            )
+        self.source = source
+
+    def sample(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Trajectory:
+        uniform_key, relevant_key = jr.split(key)
+        source, rows = self.source, batch_size // 2
+        everything = jnp.ones_like(source.relevant)
+        uniform_rows = source._draw(everything, batch_size - rows, length, key=uniform_key)
+        relevant_rows = source._draw(source.relevant, rows, length, key=relevant_key)
+        episode, offset = (jnp.concatenate(pair) for pair in zip(uniform_rows, relevant_rows, strict=True))
+        relevant = jnp.arange(batch_size) >= batch_size - rows
+        return source._window(episode, offset, length, relevant, ~relevant)

@@ -1,0 +1,230 @@
+"""The agent and its world in one Module. The parts meet here and nowhere else.
+
+A `Dreamer` lives frame by frame in one of two worlds. `observe` takes in a real frame, `imagine_step` invents the next
+one; both advance the same `Memory` and leave the same read-out `h` in it, from which `act` chooses. Acting, evaluating
+and imagining are therefore short scans over the same three methods.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from dreamer4 import agent as agents
+from dreamer4 import checkpoint, dynamics, tokenizer
+from dreamer4.agent import ContinuationHead, PolicyHead, ScalarHead
+from dreamer4.config import Config
+from dreamer4.dynamics import AbstractDynamics, AbstractSampler, commit, corrupt
+from dreamer4.errors import InputError
+from dreamer4.nn import ActionDistribution, Categorical, Normal, Stream
+from dreamer4.tokenizer import AbstractTokenizer
+from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
+
+
+PHASES = ("tokenizer", "dynamics", "agent", "imagination")
+
+
+class Memory(eqx.Module):
+    """What an agent carries from frame to frame, in the real world and in a dream alike.
+
+    Attributes:
+        encoder: the tokenizer's past; it stands still in a dream, whose frames are latents already.
+        world: the dynamics' past.
+        h: read-out of the newest frame; zero before the first.
+        task: the task.
+    """
+
+    encoder: Stream
+    world: Stream
+    h: Float[Array, " E"]
+    task: Int[Array, ""]
+
+
+class Dreamer(eqx.Module):
+    """A tokenizer, a dynamics model, a sampler, and the heads of an agent.
+
+    `prior` is the cloned policy, frozen before imagination training; until then it equals the policy's start.
+    """
+
+    tokenizer: AbstractTokenizer
+    dynamics: AbstractDynamics
+    sampler: AbstractSampler
+    policy: PolicyHead
+    prior: PolicyHead
+    reward: ScalarHead
+    continuation: ContinuationHead
+    value: ScalarHead
+
+    @classmethod
+    def build(cls, config: Config, spec: DataSpec, *, key: PRNGKeyArray) -> "Dreamer":
+        """Builds the untrained agent that a configuration describes, for data of `spec`."""
+        key_tokenizer, key_dynamics, key_heads = jr.split(key, 3)
+        tok = tokenizer.build(config.tokenizer, spec, key=key_tokenizer)
+        dyn = dynamics.build(config.dynamics, tok.num_spatial, tok.spatial_dim, spec, key=key_dynamics)
+        heads = agents.build_heads(config.agent, dyn.agent_dim, spec.action, key=key_heads)
+        sampler = dynamics.build_sampler(config.sampler)
+        # A copy, lest the two heads share buffers that a training step donates.
+        prior = jax.tree.map(lambda leaf: leaf + 0 if eqx.is_array(leaf) else leaf, heads.policy)
+        return cls(tok, dyn, sampler, heads.policy, prior, heads.reward, heads.continuation, heads.value)
+
+    @classmethod
+    def load(cls, path: str | Path, *, member: int = 0, like: "Dreamer | None" = None) -> "Dreamer":
+        """Loads an agent from a checkpoint, which describes itself.
+
+        Arguments:
+            path: a checkpoint `<run>/checkpoints/<phase>/<step>`, a folder of such steps, or a run; of several the
+                newest of the latest phase is taken.
+            member: which of several training seeds, if the run trained more than one.
+            like: a template, needed only for parts of your own that are not registered.
+
+        Raises:
+            InputError: the checkpoint is missing or damaged, or does not fit the template.
+        """
+        step = find_checkpoint(Path(path))
+        meta = checkpoint.read_meta(step)
+        config, spec = Config.model_validate(meta["config"]), spec_from_json(meta["spec"])
+        if not 0 <= member < config.seeds:
+            raise InputError(
+                f"Dreamer.load: got member {member}, but {step} holds {config.seeds} training seeds, "
+                f"0 to {config.seeds - 1}."
+            )
+        template = eqx.filter_eval_shape(cls.build, config, spec, key=jr.key(0)) if like is None else like
+        if config.seeds == 1:
+            return checkpoint.load(step, template, at="ema")
+        dynamic, static = eqx.partition(template, lambda leaf: hasattr(leaf, "shape"))
+        stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape), x.dtype), dynamic)
+        return eqx.combine(jax.tree.map(lambda x: x[member], checkpoint.load(step, stacked, at="ema")), static)
+
+    def init(self, task: int | Int[Array, ""] = 0) -> Memory:
+        """Returns the memory of an agent that has seen nothing yet."""
+        h = jnp.zeros(self.dynamics.agent_dim)
+        return Memory(self.tokenizer.init_encoder(), self.dynamics.init_cache(), h, jnp.asarray(task, jnp.int32))
+
+    def observe(
+        self,
+        memory: Memory,
+        frame: Float[Array, "H W C"],
+        action: Action,
+        action_mask: Bool[Array, ""],
+        *,
+        key: PRNGKeyArray,
+    ) -> Memory:
+        """Takes in a real frame.
+
+        Arguments:
+            memory: the past.
+            frame: pixels in [0, 1].
+            action: action that led to the frame.
+            action_mask: False at the first frame of an episode, or where the action is unknown.
+            key: randomness of the context noise.
+        """
+        latent, encoder = self.tokenizer.encode_step(frame, memory.encoder)
+        signal = self.sampler.context_signal
+        h, world = commit(
+            self.dynamics, latent, action, action_mask, memory.task, memory.world, signal, key=key
+        )
+        return Memory(encoder, world, h, memory.task)
+
+    def recall(self, row: Trajectory, count: Int[Array, ""], *, key: PRNGKeyArray) -> Memory:
+        """Returns the memory after the first `count` latents of a clip, as if they had been observed in turn.
+
+        Arguments:
+            row: a clip of latents, no longer than the dynamics' context.
+            count: frames that happened, at least 1.
+            key: randomness of the context noise.
+        """
+        grid, length = self.dynamics.grid, row.action_mask.shape[0]
+        if row.latent is None:
+            raise InputError("Dreamer.recall: got a clip without latents. Encode its frames first.")
+        index = jnp.full(length, grid.snap(self.sampler.context_signal), jnp.int32)
+        finest = jnp.full(length, grid.finest, jnp.int32)
+        z_context = corrupt(row.latent, jr.normal(key, row.latent.shape), grid.tau(index))
+        _, h, entries = self.dynamics.prefill(z_context, index, finest, row.action, row.action_mask, row.task)
+        start = self.dynamics.init_cache()
+        world = Stream(start.cache.fill(entries, count), count)
+        return Memory(self.tokenizer.init_encoder(), world, h[count - 1], row.task)
+
+    def imagine_step(
+        self, memory: Memory, action: Action, *, sampler: AbstractSampler | None = None, key: PRNGKeyArray
+    ) -> tuple[Float[Array, "Nz Dz"], Memory]:
+        """Invents the frame that an action leads to.
+
+        Arguments:
+            memory: the past.
+            action: the action.
+            sampler: how to draw the frame; the agent's own sampler by default.
+            key: randomness of the frame.
+
+        Returns:
+            The frame's latents, and the memory that includes it.
+        """
+        sampler = self.sampler if sampler is None else sampler
+        latent, h, world = sampler(self.dynamics, memory.world, action, memory.task, key=key)
+        return latent, Memory(memory.encoder, world, h, memory.task)
+
+    def act(
+        self,
+        memory: Memory,
+        *,
+        mode: Literal["sample", "mode"] = "sample",
+        policy: Literal["policy", "prior"] = "policy",
+        temperature: float = 1.0,
+        key: PRNGKeyArray,
+    ) -> Action:
+        """Chooses the next action.
+
+        Arguments:
+            memory: the past, with at least one frame.
+            mode: draw from the policy, or take its most likely action.
+            policy: the trained policy, or the cloned prior.
+            temperature: divides the logits of discrete components, scales the spread of continuous ones.
+            key: randomness of the draw.
+        """
+        distribution = (self.policy if policy == "policy" else self.prior)(memory.h)
+        if mode == "mode":
+            return distribution.mode()
+        return _tempered(distribution, temperature).sample(key=key)
+
+
+def _tempered(distribution: ActionDistribution, temperature: float) -> ActionDistribution:
+    discrete = tuple(Categorical(part.logits / temperature) for part in distribution.discrete)
+    spread = Normal(distribution.continuous.loc, distribution.continuous.log_scale + jnp.log(temperature))
+    return ActionDistribution(discrete, spread)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Returns the checkpoint that a path means: itself, the newest step of a phase, or the latest phase of a run.
+
+    Raises:
+        InputError: there is none, or all are damaged.
+    """
+    if (path / checkpoint.MANIFEST).exists():
+        return path
+    folders = [path / "checkpoints" / phase for phase in reversed(PHASES)] + [path]
+    for folder in folders:
+        if folder.is_dir() and (step := checkpoint.Checkpoints(folder).latest_valid()) is not None:
+            return step
+    raise InputError(
+        f"No checkpoint at {path}: expected a run folder, a folder of steps, or one step with its {checkpoint.MANIFEST}."
+    )
+
+
+def spec_to_json(spec: DataSpec) -> dict:
+    """Returns a data specification as plain JSON."""
+    return {
+        "frame_shape": list(spec.frame_shape),
+        "num_classes": list(spec.action.num_classes),
+        "continuous_dim": spec.action.continuous_dim,
+        "num_tasks": spec.num_tasks,
+    }
+
+
+def spec_from_json(data: dict) -> DataSpec:
+    """Inverts `spec_to_json`."""
+    height, width, channels = data["frame_shape"]
+    action = ActionSpec(tuple(data["num_classes"]), data["continuous_dim"])
+    return DataSpec((height, width, channels), action, data["num_tasks"])

@@ -1,0 +1,179 @@
+"""Drawing the next frame: K denoise passes that read the cache, one commit pass that writes it."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from dreamer4.config import SamplerConfig
+from dreamer4.dynamics.base import AbstractDynamics
+from dreamer4.dynamics.shortcut import corrupt
+from dreamer4.errors import InputError, nearest
+from dreamer4.nn import Stream
+from dreamer4.types import Action
+
+
+# A short denoise loop is unrolled: the compiler then fuses across passes.
+UNROLLED_STEPS = 4
+
+
+def commit(
+    dynamics: AbstractDynamics,
+    z: Float[Array, "Nz Dz"],
+    action: Action,
+    action_mask: Bool[Array, ""],
+    task: Int[Array, ""],
+    stream: Stream,
+    context_signal: float,
+    *,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, " E"], Stream]:
+    """Makes a finished frame part of the past.
+
+    The frame, real or imagined, is mixed with noise down to the context's signal level, labelled with exactly that
+    level and the finest step, and passed through the model once; its entry is written and its read-out returned. The
+    paper's "signal level 0.1" of the context is an amount of noise: past frames are corrupted slightly.
+
+    Arguments:
+        dynamics: the model.
+        z: the clean frame.
+        action: action that led to it.
+        action_mask: whether it is known.
+        task: the task.
+        stream: the past.
+        context_signal: signal level, 1 is clean; snapped to the closest trained level.
+        key: randomness of the noise.
+
+    Returns:
+        The agent read-out `h` of the frame, and the past including it.
+    """
+    index = jnp.asarray(dynamics.grid.snap(context_signal), jnp.int32)
+    z_context = corrupt(z, jr.normal(key, z.shape), dynamics.grid.tau(index))
+    finest = jnp.asarray(dynamics.grid.finest, jnp.int32)
+    _, h, entry = dynamics.step(z_context, index, finest, action, action_mask, task, stream)
+    return h, Stream(stream.cache.write(entry, stream.position), stream.position + 1)
+
+
+def denoise(
+    dynamics: AbstractDynamics,
+    action: Action,
+    action_mask: Bool[Array, ""],
+    stream: Stream,
+    num_steps: int,
+    *,
+    key: PRNGKeyArray,
+) -> Float[Array, "Nz Dz"]:
+    """Draws the next frame from pure noise in `num_steps` equal steps; the cache is only read.
+
+    Each pass is labelled with the signal level its input has, and moves `z` by `d (z_hat - z) / (1 - tau)`; the last
+    one returns the prediction itself.
+
+    Arguments:
+        dynamics: the model.
+        action: action that leads to the frame.
+        action_mask: whether it is known.
+        stream: the past.
+        num_steps: K, a power of two that divides k_max.
+        key: randomness of the noise.
+    """
+    grid = dynamics.grid
+    if grid.k_max % num_steps or num_steps & (num_steps - 1):
+        raise InputError(f"sampler: got {num_steps} steps, expected a power of two that divides k_max = {grid.k_max}.")
+    step_index = jnp.asarray(num_steps.bit_length() - 1, jnp.int32)
+
+    def body(z, i):
+        tau_index = i * grid.stride(step_index)
+        z_hat, _, _ = dynamics.step(z, tau_index, step_index, action, action_mask, None, stream)
+        # d / (1 - tau) = 1 / (K - i), which is exactly 1 in the last pass.
+        return z + (z_hat - z) / (num_steps - i).astype(jnp.float32), None
+
+    noise = jr.normal(key, (dynamics.num_spatial, dynamics.spatial_dim))
+    z, _ = jax.lax.scan(body, noise, jnp.arange(num_steps), unroll=min(num_steps, UNROLLED_STEPS))
+    return z
+
+
+class AbstractSampler(eqx.Module):
+    """Advances the world by one frame."""
+
+    context_signal: eqx.AbstractVar[float]
+
+    @abstractmethod
+    def __call__(
+        self,
+        dynamics: AbstractDynamics,
+        stream: Stream,
+        action: Action,
+        task: Int[Array, ""],
+        *,
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"], Stream]:
+        """Draws the frame that an action leads to, and makes it part of the past.
+
+        Returns:
+            The frame's clean latents, its agent read-out `h`, and the past including it.
+        """
+
+
+class ShortcutSampler(AbstractSampler):
+    """K large steps, the fast sampler that shortcut forcing trains for."""
+
+    num_steps: int = eqx.field(static=True)
+    context_signal: float = eqx.field(static=True)
+
+    def __init__(self, num_steps: int = 4, context_signal: float = 0.9):
+        """Builds the sampler: `num_steps` a power of two, `context_signal` 1 for clean context."""
+        self.num_steps, self.context_signal = num_steps, context_signal
+
+    def __call__(
+        self,
+        dynamics: AbstractDynamics,
+        stream: Stream,
+        action: Action,
+        task: Int[Array, ""],
+        *,
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"], Stream]:
+        key_denoise, key_commit = jr.split(key)
+        known = jnp.array(True)
+        z = denoise(dynamics, action, known, stream, self.num_steps, key=key_denoise)
+        h, stream = commit(dynamics, z, action, known, task, stream, self.context_signal, key=key_commit)
+        return z, h, stream
+
+
+class FlowSampler(AbstractSampler):
+    """k_max smallest steps, all of them trained on data: the slow reference for `ShortcutSampler`."""
+
+    context_signal: float = eqx.field(static=True)
+
+    def __init__(self, context_signal: float = 0.9):
+        """Builds the sampler; `context_signal` is 1 for clean context."""
+        self.context_signal = context_signal
+
+    def __call__(
+        self,
+        dynamics: AbstractDynamics,
+        stream: Stream,
+        action: Action,
+        task: Int[Array, ""],
+        *,
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"], Stream]:
+        sampler = ShortcutSampler(dynamics.grid.k_max, self.context_signal)
+        return sampler(dynamics, stream, action, task, key=key)
+
+
+SAMPLERS: dict[str, Callable[[SamplerConfig], AbstractSampler]] = {
+    "shortcut": lambda config: ShortcutSampler(config.num_steps, config.context_signal),
+    "flow": lambda config: FlowSampler(config.context_signal),
+}
+
+
+def build_sampler(config: SamplerConfig) -> AbstractSampler:
+    """Builds the registered sampler that a configuration names."""
+    if config.kind not in SAMPLERS:
+        raise InputError(f"sampler.kind: unknown {config.kind!r}. {nearest(config.kind, SAMPLERS)}")
+    return SAMPLERS[config.kind](config)

@@ -1,0 +1,166 @@
+"""Shortcut forcing: which noise level and step size each frame gets, and what its prediction should be (eqs 4-8).
+
+A frame whose step size is the finest learns from the data (flow). A frame with a larger step learns from the model
+itself (bootstrap): two steps of half the size, taken under stop-gradient, say where one step should lead. The target is
+written in clean space, `z + (1 - tau) (b' + b'') / 2`; its squared distance to the prediction equals the velocity error
+times (1 - tau)^2 of eq 7, and nothing that is differentiated contains a division.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from dreamer4.config import ShortcutConfig
+from dreamer4.dynamics.base import NoiseGrid
+
+
+class Levels(eqx.Module):
+    """Noise labels of a clip, frame by frame."""
+
+    tau_index: Int[Array, "*batch T"]
+    step_index: Int[Array, "*batch T"]
+
+
+def paper_levels(grid: NoiseGrid, length: int, *, key: PRNGKeyArray) -> Levels:
+    """Draws a pair per frame as in eq 4: step size uniform over 1, 1/2, ..., 1/k_max, signal uniform on its grid."""
+    return _levels(grid, length, 0, grid.finest, key=key)
+
+
+def bootstrap_levels(grid: NoiseGrid, length: int, *, key: PRNGKeyArray) -> Levels:
+    """Draws a pair per frame among the step sizes that learn from teachers: all but the finest."""
+    return _levels(grid, length, 0, grid.finest - 1, key=key)
+
+
+def flow_levels(grid: NoiseGrid, length: int, *, key: PRNGKeyArray) -> Levels:
+    """Draws a signal level per frame at the finest step size."""
+    return _levels(grid, length, grid.finest, grid.finest, key=key)
+
+
+def context_levels(grid: NoiseGrid, length: int, context_index: int, keep: float, *, key: PRNGKeyArray) -> Levels:
+    """Draws frames as they are met at inference: context at its signal level with probability `keep`, else pure noise.
+
+    Not in the paper. In a small world almost everything about a frame can be read off the frame itself while any of it
+    shines through the noise; these rows are where a small model learns to read the past.
+    """
+    kept = jr.bernoulli(key, keep, (length,))
+    return Levels(jnp.where(kept, context_index, 0), jnp.full(length, grid.finest))
+
+
+def _levels(grid, length, coarsest, finest, *, key):
+    key_step, key_tau = jr.split(key)
+    step_index = jr.randint(key_step, (length,), coarsest, finest + 1)
+    # tau is uniform over 0, d, 2d, ..., 1 - d: 2^step_index values.
+    multiple = jnp.floor(jr.uniform(key_tau, (length,)) * (1 << step_index)).astype(jnp.int32)
+    return Levels(multiple * grid.stride(step_index), step_index)
+
+
+def corrupt(
+    z: Float[Array, "*T Nz Dz"], noise: Float[Array, "*T Nz Dz"], tau: Float[Array, "*T"]
+) -> Float[Array, "*T Nz Dz"]:
+    """Mixes latents with noise: `(1 - tau) noise + tau z`."""
+    tau = tau[..., None, None]
+    return (1.0 - tau) * noise + tau * z
+
+
+def ramp(tau: Float[Array, "*T"], *, floor: float = 0.1) -> Float[Array, "*T"]:
+    """Returns the loss weight of a signal level, eq 8: `(1 - floor) tau + floor`, with floor 0.1 in the paper."""
+    return (1.0 - floor) * tau + floor
+
+
+def bootstrap_target(
+    predict: Callable[[Float[Array, "T Nz Dz"], Int[Array, " T"], Int[Array, " T"]], Float[Array, "T Nz Dz"]],
+    grid: NoiseGrid,
+    z_noisy: Float[Array, "T Nz Dz"],
+    levels: Levels,
+) -> Float[Array, "T Nz Dz"]:
+    """Returns the clean-space target of eq 7's bootstrap branch, under stop-gradient.
+
+    All frames of the clip move half a step together, so in the second half step the past is half denoised as well.
+    Frames at the finest step have no half: they stay where they are, and their target is not to be used.
+
+    Arguments:
+        predict: the model as a function of noisy latents, signal index and step index.
+        grid: the grid of the indices.
+        z_noisy: latents at the levels of `levels`.
+        levels: signal level and step size of each frame.
+    """
+    halved = levels.step_index < grid.finest
+    half_index = jnp.minimum(levels.step_index + 1, grid.finest)
+    half = jnp.where(halved, grid.stride(half_index), 0)
+    tau = grid.tau(levels.tau_index)[:, None, None]
+    tau_half = grid.tau(levels.tau_index + half)[:, None, None]
+    # On the grid tau + d/2 <= 1 - d/2, so both divisors are at least 1/k_max.
+    first = (predict(z_noisy, levels.tau_index, half_index) - z_noisy) / (1.0 - tau)
+    z_half = z_noisy + first * grid.tau(half)[:, None, None]
+    second = (predict(z_half, levels.tau_index + half, half_index) - z_half) / (1.0 - tau_half)
+    return jax.lax.stop_gradient(z_noisy + (1.0 - tau) * 0.5 * (first + second))
+
+
+class ShortcutForcing(eqx.Module):
+    """The settings of shortcut forcing, and the draws that follow from them."""
+
+    grid: NoiseGrid
+    mode: str = eqx.field(static=True)
+    bootstrap_fraction: float = eqx.field(static=True)
+    bootstrap_start: float = eqx.field(static=True)
+    context_fraction: float = eqx.field(static=True)
+    context_keep: float = eqx.field(static=True)
+    context_index: int = eqx.field(static=True)
+    ramp_floor: float = eqx.field(static=True)
+    image_fraction: float = eqx.field(static=True)
+    chunk_length: int | None = eqx.field(static=True)
+    long_fraction: float = eqx.field(static=True)
+
+    def __init__(self, config: ShortcutConfig, *, context_signal: float):
+        """Reads the settings.
+
+        Arguments:
+            config: the branch `dynamics.shortcut`.
+            context_signal: signal level of past frames at inference, for rows that imitate it.
+        """
+        self.grid = NoiseGrid(config.k_max)
+        self.mode = config.mode
+        self.bootstrap_fraction = config.bootstrap_fraction
+        self.bootstrap_start = config.bootstrap_start
+        self.context_fraction = config.context_fraction
+        self.context_keep = config.context_keep
+        self.context_index = self.grid.snap(context_signal)
+        self.ramp_floor = config.ramp_floor
+        self.image_fraction = config.image_fraction
+        self.chunk_length = config.chunk_length
+        self.long_fraction = config.long_fraction
+
+    def bootstrap_rows(self, batch_size: int) -> int:
+        """Returns how many rows of a batch, its first ones, need teachers: all in `paper` mode."""
+        return batch_size if self.mode == "paper" else round(self.bootstrap_fraction * batch_size)
+
+    def flow_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
+        """Draws the labels of a row that learns from the data alone."""
+        key_kind, key_flow, key_context = jr.split(key, 3)
+        flow = flow_levels(self.grid, length, key=key_flow)
+        context = context_levels(self.grid, length, self.context_index, self.context_keep, key=key_context)
+        chosen = jr.bernoulli(key_kind, self.context_fraction)
+        return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), context, flow)
+
+    def bootstrap_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
+        """Draws the labels of a row that needs teachers."""
+        draw = paper_levels if self.mode == "paper" else bootstrap_levels
+        return draw(self.grid, length, key=key)
+
+    def segments(self, length: int, *, key: PRNGKeyArray) -> tuple[Int[Array, " T"], Bool[Array, ""]]:
+        """Draws what a row is: separate images, short clips, or one long clip, all of the same shape.
+
+        Returns:
+            The segment number of each frame, and whether the row is images (which have no actions either).
+        """
+        key_image, key_long = jr.split(key)
+        frame = jnp.arange(length)
+        segment = jnp.zeros(length, jnp.int32)
+        if self.chunk_length is not None:
+            segment = jnp.where(jr.bernoulli(key_long, self.long_fraction), segment, frame // self.chunk_length)
+        image = jr.bernoulli(key_image, self.image_fraction)
+        return jnp.where(image, frame, segment), image

@@ -1,0 +1,27 @@
+"""Real environments, as pure functions on the device.
+
+An environment here is two functions of a state and a key, `reset` and `step`, and one promise about time: every frame
+of an episode is returned, the last one included, and the step after a last frame opens the next episode. Many libraries
+reset inside `step` and so swap the last frame for the first one of the next episode; a world model that learns from
+such a stream learns to teleport. With dm_env's timing the stream can be cut into whole episodes afterwards, and
+scanning, vmapping and recording need no special case for ends.
+
+What an episode's end means is told apart: `is_terminal` is an end that cuts the return, a limit sets only `is_last`.
+
+`base` is the contract and `gymnax` the adapter to that library; a new outside library is one new file. `counter` and
+`probes` are tiny environments with known answers, for tests and for finding faults; `render` draws frames for people.
+"""
+
+from dreamer4.envs.base import AbstractEnvironment as AbstractEnvironment
+from dreamer4.envs.counter import CounterEnvironment as CounterEnvironment
+from dreamer4.envs.gymnax import GymnaxEnvironment as GymnaxEnvironment
+from dreamer4.envs.gymnax import make as make
+from dreamer4.envs.probes import PROBES as PROBES
+from dreamer4.envs.probes import AbstractProbe as AbstractProbe
+from dreamer4.envs.probes import ChosenReward as ChosenReward
+from dreamer4.envs.probes import ConstantReward as ConstantReward
+from dreamer4.envs.probes import DelayedReward as DelayedReward
+from dreamer4.envs.probes import MatchedReward as MatchedReward
+from dreamer4.envs.probes import ObservedReward as ObservedReward
+from dreamer4.envs.render import palette as palette
+from dreamer4.envs.render import render as render

@@ -1,0 +1,235 @@
+"""gymnax environments behind the contract of `AbstractEnvironment`.
+
+gymnax resets by itself inside `step`, and hands the true last frame aside. This adapter stands on the two functions
+beneath, `reset_env` and `step_env`, where nothing is replaced. It also mends what would surprise a model: declared and
+real dtypes disagree, states mix Python numbers with arrays, rewards may be integers, and bounds may be loose.
+
+gymnax takes seconds to import (it draws matplotlib in), so it is imported when the first environment is built.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped, UInt8
+
+from dreamer4.config import EnvConfig
+from dreamer4.envs.base import AbstractEnvironment
+from dreamer4.errors import InputError, nearest
+from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep, to_uint8
+
+
+# It fetches its images from the network into a shared temporary folder.
+_REFUSED = frozenset({"MNISTBandit-bsuite"})
+
+# Declared limits that a scan could not afford: in Catch the ball falls one row a step and then the episode is over.
+_TIGHTER_LIMIT = {"Catch-bsuite": lambda inner: inner.rows - 1}
+
+
+class GymnaxState(eqx.Module):
+    """State of a gymnax environment, and whether it stands at the last frame of an episode."""
+
+    inner: PyTree
+    ended: Bool[Array, ""]
+
+
+class GymnaxEnvironment(AbstractEnvironment):
+    """An environment of gymnax whose observation is an image or a grid, `[H W]` or `[H W C]`.
+
+    Observations in [0, 1] become frames of 0 to 255; integer grids are spread over 0 to 255 by their declared bounds. A
+    discrete action space is one discrete component; a box is a continuous vector, scaled from [-1, 1] to its bounds.
+    """
+
+    spec: DataSpec = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+    env_id: str = eqx.field(static=True)
+    _inner: Any = eqx.field(static=True)
+    _params: PyTree
+    _dtypes: tuple[str, ...] = eqx.field(static=True)
+    _range: tuple[float, float] = eqx.field(static=True)
+
+    def __init__(self, env_id: str, *, params: dict[str, Any] | None = None, **kwargs: Any):
+        """Builds the environment. Equal arguments share one gymnax object, so nothing compiles twice.
+
+        Args:
+            env_id: gymnax id, `Catch-bsuite` for example.
+            params: changes to the gymnax parameters, `{"max_steps_in_episode": 100}` for example.
+            **kwargs: arguments of `gymnax.make`, JSON values.
+
+        Raises:
+            InputError: if the id, an argument or a parameter is unknown, if the environment would download something,
+                or if its observations are not images.
+        """
+        try:
+            arguments = json.dumps(kwargs, sort_keys=True)
+        except TypeError as error:
+            raise InputError(
+                f"{env_id}: got arguments {kwargs}, expected JSON values. Use numbers, strings and lists."
+            ) from error
+        self.env_id = env_id
+        self._inner, default_params = _make(env_id, arguments)
+        self._params = _replace(env_id, default_params, params or {})
+        self.max_steps = int(self._params.max_steps_in_episode)
+        if env_id in _TIGHTER_LIMIT:
+            self.max_steps = min(self.max_steps, _TIGHTER_LIMIT[env_id](self._inner))
+        action = _action_spec(env_id, self._inner.action_space(self._params))
+        obs, self._dtypes = _trace(self._inner, self._params)
+        self._range = _pixel_range(env_id, obs, self._inner.observation_space(self._params))
+        frame_shape = (*obs.shape, 1) if len(obs.shape) == 2 else obs.shape
+        self.spec = DataSpec(frame_shape, action)
+
+    def reset(self, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
+        with _lenient():
+            obs, inner = self._inner.reset_env(key, self._params)
+        no = jnp.zeros((), bool)
+        time_step = TimeStep(self._frame(obs), jnp.zeros(()), is_first=~no, is_last=no, is_terminal=no)
+        return GymnaxState(self._cast(inner), no), time_step
+
+    def step(self, state: GymnaxState, action: Action, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
+        return jax.lax.cond(
+            state.ended,
+            lambda: self.reset(key=key),
+            lambda: self._step(state, action, key=key),
+        )
+
+    def _step(self, state: GymnaxState, action: Action, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
+        with _lenient():
+            native = self._native(action)
+            obs, inner, reward, terminated, _ = self._inner.step_env(key, state.inner, native, self._params)
+            truncated = self._inner.is_truncated(inner, self._params)
+        is_terminal = jnp.asarray(terminated, bool)
+        is_last = is_terminal | jnp.asarray(truncated, bool)
+        no = jnp.zeros((), bool)
+        time_step = TimeStep(self._frame(obs), jnp.asarray(reward, jnp.float32), no, is_last, is_terminal)
+        return GymnaxState(self._cast(inner), is_last), time_step
+
+    def _cast(self, inner: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten(inner)
+        return structure.unflatten([jnp.asarray(x, d) for x, d in zip(leaves, self._dtypes, strict=True)])
+
+    def _frame(self, obs: Shaped[Array, "H W"] | Shaped[Array, "H W C"]) -> UInt8[Array, "H W C"]:
+        low, high = self._range
+        frame = obs.reshape(self.spec.frame_shape)
+        if obs.dtype == jnp.uint8 and high == 255.0:
+            return frame
+        return to_uint8((frame.astype(jnp.float32) - low) / (high - low))
+
+    def _native(self, action: Action) -> Array:
+        space = self._inner.action_space(self._params)
+        if self.spec.action.num_classes:
+            return action.discrete[0].astype(space.dtype)
+        unit = (jnp.clip(action.continuous, -1.0, 1.0) + 1.0) / 2.0
+        low = jnp.broadcast_to(jnp.asarray(space.low, jnp.float32), space.shape)
+        high = jnp.broadcast_to(jnp.asarray(space.high, jnp.float32), space.shape)
+        return (low + unit.reshape(space.shape) * (high - low)).astype(space.dtype)
+
+
+def make(config: EnvConfig) -> AbstractEnvironment:
+    """Builds the environment that a configuration names.
+
+    Args:
+        config: id and arguments; an argument `params` holds changes to the gymnax parameters.
+
+    Raises:
+        InputError: as `GymnaxEnvironment` does.
+    """
+    kwargs = dict(config.kwargs)
+    params = kwargs.pop("params", None)
+    if not (params is None or isinstance(params, dict)):
+        raise InputError(f"env.kwargs.params: got {params!r}, expected a mapping of parameter names to numbers.")
+    return GymnaxEnvironment(config.id, params=params, **kwargs)
+
+
+@contextlib.contextmanager
+def _lenient() -> Iterator[None]:
+    # gymnax mixes dtypes and ranks freely, which a caller's strict rules must not forbid.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@functools.cache
+def _make(env_id: str, arguments: str) -> tuple[Any, Any]:
+    # Cached because gymnax objects are compared by identity: a second one would compile everything again.
+    import gymnax
+
+    usable = sorted(set(gymnax.registered_envs) - _REFUSED)
+    if env_id in _REFUSED:
+        raise InputError(f"Environment {env_id} downloads its data, so it is not offered. Use another gymnax id.")
+    if env_id not in usable:
+        raise InputError(f"Unknown environment: got {env_id!r}, expected a gymnax id. {nearest(env_id, usable)}")
+    try:
+        return gymnax.make(env_id, **json.loads(arguments))
+    except TypeError as error:
+        raise InputError(f"Environment {env_id} refused its arguments {arguments}: {error}.") from error
+
+
+def _replace(env_id: str, params: Any, changes: dict[str, Any]) -> Any:
+    known = [f.name for f in dataclasses.fields(params)]
+    for name, value in changes.items():
+        if name not in known:
+            raise InputError(f"Environment {env_id} has no parameter {name!r}. {nearest(name, known)}")
+        if not isinstance(value, bool | int | float):
+            raise InputError(f"Parameter {name} of {env_id}: got {value!r}, expected a number.")
+    return dataclasses.replace(params, **changes)
+
+
+def _trace(inner: Any, params: Any) -> tuple[Any, tuple[str, ...]]:
+    """Returns the observation's real shape and dtype, and for each leaf of the state one dtype that fits every step."""
+    key = jr.key(0)
+    with _lenient():
+        obs, first = jax.eval_shape(lambda: inner.reset_env(key, params))
+        action = inner.action_space(params).sample(key)
+        _, second, *_ = jax.eval_shape(lambda s: inner.step_env(key, s, action, params), first)
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return obs, tuple(jnp.promote_types(a.dtype, b.dtype).name for a, b in pairs)
+
+
+def _pixel_range(env_id: str, obs: Any, space: Any) -> tuple[float, float]:
+    """Returns the observation values that become pixel 0 and pixel 255."""
+    if not isinstance(obs, jax.ShapeDtypeStruct):
+        raise InputError(
+            f"Environment {env_id} observes {obs}, expected one image [H W] or [H W C]. "
+            "Write an adapter that draws it, as examples/03_own_environment.py shows."
+        )
+    if len(obs.shape) not in (2, 3) or min(obs.shape[:2]) < 2:
+        raise InputError(
+            f"Environment {env_id} observes an array of shape {tuple(obs.shape)}, expected an image [H W] or [H W C]. "
+            "Some gymnax environments have a pixel mode (FourRooms-misc: use_visual_obs=True). Otherwise write an "
+            "adapter that draws it: subclass dreamer4.envs.AbstractEnvironment, as examples/03_own_environment.py does."
+        )
+    low, high = float(np.min(space.low)), float(np.max(space.high))
+    if obs.dtype == jnp.bool_:
+        return 0.0, 1.0
+    if obs.dtype == jnp.uint8 and high > 1:
+        return 0.0, 255.0
+    # gymnax declares loosely: Pong says 2 and never exceeds 1.
+    if 0 <= low and high <= (2 if jnp.issubdtype(obs.dtype, jnp.floating) else 1):
+        return 0.0, 1.0
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(
+            f"Environment {env_id} declares observations between {low} and {high}, expected finite bounds, because "
+            "they become pixels. Write an adapter that scales them, as examples/03_own_environment.py shows."
+        )
+    return low, high
+
+
+def _action_spec(env_id: str, space: Any) -> ActionSpec:
+    from gymnax.environments import spaces
+
+    if isinstance(space, spaces.Discrete):
+        return ActionSpec((int(space.n),))
+    if isinstance(space, spaces.Box) and np.all(np.isfinite(space.low)) and np.all(np.isfinite(space.high)):
+        return ActionSpec((), math.prod(space.shape))
+    raise InputError(
+        f"Environment {env_id} has the action space {space}, expected Discrete or a bounded Box. "
+        "Write an adapter that translates it, as examples/03_own_environment.py shows."
+    )

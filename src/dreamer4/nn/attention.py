@@ -1,0 +1,246 @@
+"""Attention over one sequence, its rotary positions, and its ring cache.
+
+An attention module is called in two ways that must agree. `__call__` sees a whole sequence under an explicit mask;
+`step` sees one new token and a cache of earlier ones. `step` does not write: it returns the token's cache entry, and
+the caller decides whether the token happened (`RingCache.write`) or was only a draft, as in the denoising passes of a
+frame. So drafts cost no copy of the cache.
+
+Rotary angles are exact at any position. A frequency is stored as a whole number of 2^-32 turns, the phase of position p
+is `p * frequency mod 2^32` in integer arithmetic, and only that remainder becomes a float32 angle: its error is 2^-24
+turns at frame one and at frame one billion.
+"""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from dreamer4.nn.layers import Linear, RMSNorm
+
+
+EMPTY = -1  # position of a cache slot that holds nothing
+
+
+def rope(
+    x: Float[Array, "L N Dh"], positions: Int[Array, " L"], *, base: float = 10_000.0
+) -> Float[Array, "L N Dh"]:
+    """Rotates pairs of features by angles proportional to the position (rotary embedding).
+
+    Arguments:
+        x: one vector per token and head, with an even number of features.
+        positions: integer position of each token, of any size.
+        base: ratio of the slowest to the fastest wavelength; the fastest turns by one radian per position.
+    """
+    half = x.shape[-1] // 2
+    turns = base ** (-np.arange(half) / half) / (2 * np.pi)
+    frequency = jnp.asarray(np.round(turns * 2.0**32).astype(np.uint32))
+    phase = positions.astype(jnp.uint32)[:, None] * frequency  # wraps modulo one turn, exactly
+    angle = (phase >> 8).astype(jnp.float32) * np.float32(2 * np.pi / 2.0**24)
+    cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def attention_weights(
+    logits: Float[Array, "*heads L M"], mask: Bool[Array, "#L M"], soft_cap: float | None
+) -> Float[Array, "*heads L M"]:
+    """Turns float32 logits into weights; a query that may see nothing gets weights of zero, not uniform ones."""
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    # A finite floor keeps the softmax and its gradient finite in rows that see nothing.
+    weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1)
+    return jnp.where(mask, weights, 0.0)
+
+
+class Entry(eqx.Module):
+    """What a token leaves in a cache: its rotated key and its value."""
+
+    key: Float[Array, "*lead Nkv Dh"]
+    value: Float[Array, "*lead Nkv Dh"]
+
+
+class RingCache(eqx.Module):
+    """The last `capacity` entries of a sequence, in a ring of fixed size.
+
+    Leading axes (layers, slots of a frame) share one ring of positions.
+    """
+
+    key: Float[Array, "*lead M Nkv Dh"]
+    value: Float[Array, "*lead M Nkv Dh"]
+    position: Int[Array, " M"]
+
+    @classmethod
+    def empty(cls, lead: tuple[int, ...], capacity: int, kv_heads: int, head_dim: int, dtype) -> "RingCache":
+        """Returns a cache that holds nothing."""
+        zeros = jnp.zeros((*lead, capacity, kv_heads, head_dim), dtype)
+        return cls(zeros, zeros, jnp.full(capacity, EMPTY, jnp.int32))
+
+    @property
+    def capacity(self) -> int:
+        """Number of entries the ring can hold."""
+        return self.position.shape[0]
+
+    def write(self, entry: Entry, position: Int[Array, ""]) -> "RingCache":
+        """Returns the cache with the entry of the token at `position` in place of the oldest one."""
+        slot = position % self.capacity
+
+        def put(ring, new):
+            return jax.lax.dynamic_update_index_in_dim(ring, new.astype(ring.dtype), slot, axis=ring.ndim - 3)
+
+        return RingCache(
+            put(self.key, entry.key), put(self.value, entry.value), self.position.at[slot].set(position)
+        )
+
+    def fill(self, entries: Entry, count: Int[Array, ""]) -> "RingCache":
+        """Returns the cache as if the first `count` of T tokens, at positions 0 to T-1, had been written in turn.
+
+        Arguments:
+            entries: entries of all T tokens, time axis directly before the heads.
+            count: how many of them happened, 0 to T.
+        """
+        slots = jnp.arange(self.capacity)
+        newest = count - 1 - (count - 1 - slots) % self.capacity  # the largest position < count that maps to the slot
+        held = newest >= 0
+        source = jnp.clip(newest, 0, entries.key.shape[-3] - 1)
+
+        def pick(ring, new):
+            taken = jnp.take(new, source, axis=new.ndim - 3).astype(ring.dtype)
+            return jnp.where(held[:, None, None], taken, ring)
+
+        return RingCache(
+            pick(self.key, entries.key), pick(self.value, entries.value), jnp.where(held, newest, EMPTY)
+        )
+
+
+class Stream(eqx.Module):
+    """Where a frame-by-frame computation stands: its cache and the index of the next frame."""
+
+    cache: RingCache
+    position: Int[Array, ""]
+
+
+class AbstractAttention(eqx.Module):
+    """Self-attention over one sequence of tokens."""
+
+    kv_heads: eqx.AbstractVar[int]
+    head_dim: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def __call__(
+        self, x: Float[Array, "L D"], mask: Bool[Array, "L L"], positions: Int[Array, " L"]
+    ) -> tuple[Float[Array, "L D"], Entry]:
+        """Attends over the whole sequence.
+
+        Arguments:
+            x: normalised tokens.
+            mask: whether a token (row) sees another (column). A token that sees nothing gets an update of zero.
+            positions: rotary positions.
+
+        Returns:
+            The update of each token, and each token's cache entry with the sequence as leading axis.
+        """
+
+    @abstractmethod
+    def step(
+        self,
+        x: Float[Array, " D"],
+        cache_key: Float[Array, "M Nkv Dh"],
+        cache_value: Float[Array, "M Nkv Dh"],
+        visible: Bool[Array, " M"],
+        position: Int[Array, ""],
+    ) -> tuple[Float[Array, " D"], Entry]:
+        """Attends from one new token to the cached tokens and to itself.
+
+        Arguments:
+            x: the normalised new token.
+            cache_key: rotated keys of earlier tokens.
+            cache_value: values of earlier tokens.
+            visible: which of them the token sees.
+            position: rotary position of the token.
+
+        Returns:
+            The update of the token, and its cache entry. Nothing is written.
+        """
+
+
+class GroupedQueryAttention(AbstractAttention):
+    """Multi-head attention with shared key-value heads, RMS-normalised queries and keys, and a soft cap on the logits.
+
+    With `kv_heads == heads` this is plain multi-head attention. The paper names the ingredients (section 3.4) and gives
+    no values.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+    out: Linear
+    query_norm: RMSNorm
+    key_norm: RMSNorm
+    heads: int = eqx.field(static=True)
+    kv_heads: int = eqx.field(static=True)
+    head_dim: int = eqx.field(static=True)
+    soft_cap: float | None = eqx.field(static=True)
+
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, *, soft_cap: float | None = 50.0, key: PRNGKeyArray
+    ):
+        """Builds the attention.
+
+        Arguments:
+            width: features of a token, divisible by `heads` into heads of even size.
+            heads: query heads.
+            kv_heads: key-value heads; divides `heads`.
+            soft_cap: bound of the logits, or None for none.
+            key: randomness of the weights.
+        """
+        key_q, key_k, key_v, key_o = jr.split(key, 4)
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, width // heads
+        self.query = Linear(width, heads * self.head_dim, key=key_q)
+        self.key = Linear(width, kv_heads * self.head_dim, key=key_k)
+        self.value = Linear(width, kv_heads * self.head_dim, key=key_v)
+        self.out = Linear(heads * self.head_dim, width, key=key_o)
+        self.query_norm = RMSNorm(self.head_dim)
+        self.key_norm = RMSNorm(self.head_dim)
+        self.soft_cap = soft_cap
+
+    def _project(self, x, positions):
+        length = x.shape[0]
+        query = self.query_norm(self.query(x).reshape(length, self.heads, self.head_dim))
+        key = self.key_norm(self.key(x).reshape(length, self.kv_heads, self.head_dim))
+        value = self.value(x).reshape(length, self.kv_heads, self.head_dim)
+        query, key = rope(query, positions), rope(key, positions)
+        # Query heads g of group n share key-value head n.
+        query = query.reshape(length, self.kv_heads, self.heads // self.kv_heads, self.head_dim)
+        return query * self.head_dim**-0.5, Entry(key, value)
+
+    def __call__(
+        self, x: Float[Array, "L D"], mask: Bool[Array, "L L"], positions: Int[Array, " L"]
+    ) -> tuple[Float[Array, "L D"], Entry]:
+        query, entry = self._project(x, positions)
+        logits = jnp.einsum("lngh,mnh->nglm", query, entry.key, preferred_element_type=jnp.float32)
+        weights = attention_weights(logits, mask, self.soft_cap).astype(x.dtype)
+        out = jnp.einsum("nglm,mnh->lngh", weights, entry.value)
+        return self.out(out.reshape(x.shape[0], -1)), entry
+
+    def step(
+        self,
+        x: Float[Array, " D"],
+        cache_key: Float[Array, "M Nkv Dh"],
+        cache_value: Float[Array, "M Nkv Dh"],
+        visible: Bool[Array, " M"],
+        position: Int[Array, ""],
+    ) -> tuple[Float[Array, " D"], Entry]:
+        query, entry = self._project(x[None], position[None])
+        entry = jax.tree.map(lambda leaf: leaf[0], entry)
+        past = jnp.einsum("ngh,mnh->ngm", query[0], cache_key.astype(x.dtype), preferred_element_type=jnp.float32)
+        own = jnp.einsum("ngh,nh->ng", query[0], entry.key, preferred_element_type=jnp.float32)
+        logits = jnp.concatenate([past, own[..., None]], axis=-1)
+        mask = jnp.append(visible, True)[None]
+        weights = attention_weights(logits, mask, self.soft_cap).astype(x.dtype)
+        out = jnp.einsum("ngm,mnh->ngh", weights[..., :-1], cache_value.astype(x.dtype))
+        out = out + weights[..., -1:] * entry.value[:, None, :]
+        return self.out(out.reshape(-1)), entry

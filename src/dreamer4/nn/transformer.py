@@ -1,0 +1,324 @@
+"""The block-causal transformer of tokenizer and dynamics (arXiv 2509.24527, section 3.4).
+
+A clip is a grid of tokens, T frames by S slots. A layer attends either within each frame (space) or along each slot
+(time), never both, and every `time_every`-th layer is a time layer. What may see what inside a frame is data, a
+`TokenLayout`; what may see what through time is causality, a window, and a segment number per frame: frames of
+different segments do not see each other, which expresses separate images, short clips and long clips in one shape.
+
+The layers are stacked in groups of `time_every` and scanned, so compile time does not grow with depth.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from dreamer4.config import TransformerConfig
+from dreamer4.errors import InputError, nearest
+from dreamer4.nn.attention import EMPTY, AbstractAttention, Entry, GroupedQueryAttention, RingCache
+from dreamer4.nn.layers import TOKEN_SCALE, RMSNorm, SwiGLU
+
+
+ATTENTIONS: dict[str, Callable[..., AbstractAttention]] = {"grouped_query": GroupedQueryAttention}
+
+# Small stacks are unrolled at inference: on a CPU a rolled loop of tiny operations costs about twice the time.
+UNROLLED_GROUPS = 8
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """A run of equal slots within a frame.
+
+    Attributes:
+        name: name of the group.
+        count: number of slots.
+        sees: names of the groups whose tokens its tokens attend to within a frame.
+        through_time: whether its tokens attend to their own slot in earlier frames.
+    """
+
+    name: str
+    count: int
+    sees: tuple[str, ...]
+    through_time: bool = True
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The slots of a frame, as a table of groups in order."""
+
+    groups: tuple[TokenGroup, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of slots, S."""
+        return sum(group.count for group in self.groups)
+
+    def slots(self, name: str) -> slice:
+        """Returns the slots of a group."""
+        start = 0
+        for group in self.groups:
+            if group.name == name:
+                return slice(start, start + group.count)
+            start += group.count
+        raise KeyError(name)
+
+    def space_mask(self) -> Bool[np.ndarray, "S S"]:
+        """Returns which slot (row) sees which (column) within a frame."""
+        mask = np.zeros((self.size, self.size), bool)
+        for group in self.groups:
+            for seen in group.sees:
+                mask[self.slots(group.name), self.slots(seen)] = True
+        return mask
+
+    def through_time(self) -> tuple[bool, ...]:
+        """Returns which slots attend through time."""
+        return tuple(group.through_time for group in self.groups for _ in range(group.count))
+
+
+def time_mask(segment: Int[Array, " T"], context_length: int) -> Bool[Array, "T T"]:
+    """Returns which frame (row) sees which (column): itself and the past, within window and segment.
+
+    Arguments:
+        segment: number of the segment of each frame.
+        context_length: size of the sliding window in frames, the frame itself included.
+    """
+    frame = jnp.arange(segment.shape[0])
+    age = frame[:, None] - frame[None, :]
+    return (age >= 0) & (age < context_length) & (segment[:, None] == segment[None, :])
+
+
+class Block(eqx.Module):
+    """One layer: attention, then SwiGLU, each behind a norm and added to its input."""
+
+    attention_norm: RMSNorm
+    attention: AbstractAttention
+    mlp_norm: RMSNorm
+    mlp: SwiGLU
+
+    def __init__(
+        self, width: int, hidden: int, attention: Callable[..., AbstractAttention], *, key: PRNGKeyArray
+    ):
+        """Builds the layer around the attention that `attention(key=key)` makes."""
+        key_attention, key_mlp = jr.split(key)
+        self.attention_norm = RMSNorm(width)
+        self.attention = attention(key=key_attention)
+        self.mlp_norm = RMSNorm(width)
+        self.mlp = SwiGLU(width, hidden, key=key_mlp)
+
+    def feed_forward(self, x: Float[Array, "*dims D"]) -> Float[Array, "*dims D"]:
+        """Applies the second half of the layer."""
+        return x + self.mlp(self.mlp_norm(x))
+
+    def space(self, x: Float[Array, "T S D"], mask: Bool[Array, "S S"]) -> Float[Array, "T S D"]:
+        """Attends within each frame; slots double as rotary positions."""
+        positions = jnp.arange(x.shape[1])
+        update, _ = jax.vmap(lambda frame: self.attention(frame, mask, positions))(self.attention_norm(x))
+        return self.feed_forward(x + update)
+
+    def time(
+        self, x: Float[Array, "T S D"], mask: Bool[Array, "T T"], slots: tuple[bool, ...]
+    ) -> tuple[Float[Array, "T S D"], Entry]:
+        """Attends along each slot in `slots`; the others get an attention update of zero."""
+        positions = jnp.arange(x.shape[0])
+        index = np.flatnonzero(np.asarray(slots))
+        tokens = jnp.moveaxis(self.attention_norm(x[:, index]), 0, 1)  # (T S D) -> (S T D)
+        update, entry = jax.vmap(lambda line: self.attention(line, mask, positions))(tokens)
+        x = x.at[:, index].add(jnp.moveaxis(update, 0, 1)) if len(index) < len(slots) else x + jnp.moveaxis(update, 0, 1)
+        return self.feed_forward(x), entry
+
+    def time_step(
+        self,
+        x: Float[Array, "S D"],
+        cache_key: Float[Array, "Sc M Nkv Dh"],
+        cache_value: Float[Array, "Sc M Nkv Dh"],
+        visible: Bool[Array, " M"],
+        position: Int[Array, ""],
+        slots: tuple[bool, ...],
+    ) -> tuple[Float[Array, "S D"], Entry]:
+        """Attends from one frame to the cached frames; the cache holds the slots in `slots` only."""
+        index = np.flatnonzero(np.asarray(slots))
+        update, entry = jax.vmap(self.attention.step, in_axes=(0, 0, 0, None, None))(
+            self.attention_norm(x[index]), cache_key, cache_value, visible, position
+        )
+        x = x.at[index].add(update) if len(index) < len(slots) else x + update
+        return self.feed_forward(x), entry
+
+
+class LayerGroup(eqx.Module):
+    """`time_every` layers: space layers, then one time layer."""
+
+    space: tuple[Block, ...]
+    time: Block
+
+
+class Transformer(eqx.Module):
+    """A stack of layer groups over the slots of a `TokenLayout`.
+
+    Every method accepts a prefix of the slots: groups at the end of the layout that nothing earlier sees may be left
+    out, and what remains is computed exactly as with them.
+    """
+
+    slot: Float[Array, "S D"]
+    groups: LayerGroup
+    norm: RMSNorm
+    layout: TokenLayout = eqx.field(static=True)
+    num_groups: int = eqx.field(static=True)
+    context_length: int = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
+    dtype: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        layout: TokenLayout,
+        *,
+        width: int,
+        depth: int,
+        time_every: int,
+        context_length: int,
+        attention: Callable[..., AbstractAttention],
+        hidden: int | None = None,
+        remat: bool = False,
+        dtype: str = "float32",
+        key: PRNGKeyArray,
+    ):
+        """Builds the stack.
+
+        Arguments:
+            layout: the slots of a frame.
+            width: features of a token, D.
+            depth: number of layers, a multiple of `time_every`.
+            time_every: the last of every so many layers attends through time.
+            context_length: frames that a frame sees, itself included.
+            attention: makes one attention module, called with `key=`.
+            hidden: width of the feed-forward layers; 8/3 of `width` by default.
+            remat: whether the backward pass recomputes activations, to save memory.
+            dtype: type of the activations; parameters and norms are float32.
+            key: randomness of the weights.
+        """
+        if depth % time_every:
+            raise InputError(f"Transformer: got depth {depth}, expected a multiple of time_every {time_every}.")
+        key_slot, key_groups = jr.split(key)
+        hidden = int(width * 8 / 3) if hidden is None else hidden
+
+        def make_group(key):
+            keys = jr.split(key, time_every)
+            *space, time = (Block(width, hidden, attention, key=k) for k in keys)
+            return LayerGroup(tuple(space), time)
+
+        self.slot = TOKEN_SCALE * jr.normal(key_slot, (layout.size, width))
+        self.num_groups = depth // time_every
+        self.groups = eqx.filter_vmap(make_group)(jr.split(key_groups, self.num_groups))
+        self.norm = RMSNorm(width)
+        self.layout = layout
+        self.context_length = context_length
+        self.remat = remat
+        self.dtype = dtype
+
+    def _slots(self, count):
+        return self.layout.through_time()[:count]
+
+    def _scan(self, body, x, extra):
+        arrays, static = eqx.partition(self.groups, eqx.is_array)
+
+        def call(x, scanned):
+            arrays, extra = scanned
+            return body(x, eqx.combine(arrays, static), extra)
+
+        return call, (arrays, extra)
+
+    def _run(self, x, segment, collect):
+        space = jnp.asarray(self.layout.space_mask()[: x.shape[1], : x.shape[1]])
+        time = time_mask(segment, self.context_length)
+        slots = self._slots(x.shape[1])
+
+        def body(x, group, _):
+            for block in group.space:
+                x = block.space(x, space)
+            x, entry = group.time.time(x, time, slots)
+            return x, (entry if collect else None)
+
+        call, scanned = self._scan(body, x, None)
+        if self.remat:
+            call = jax.checkpoint(call)
+        x = (x + self.slot[: x.shape[1]]).astype(self.dtype)
+        x, entries = jax.lax.scan(call, x, scanned)
+        return self.norm(x).astype(jnp.float32), entries
+
+    def __call__(
+        self, x: Float[Array, "T S D"], segment: Int[Array, " T"] | None = None
+    ) -> Float[Array, "T S D"]:
+        """Transforms a clip.
+
+        Arguments:
+            x: tokens of the clip; learned slot embeddings are added here.
+            segment: number of the segment of each frame; None: one segment.
+        """
+        segment = jnp.zeros(x.shape[0], jnp.int32) if segment is None else segment
+        return self._run(x, segment, collect=False)[0]
+
+    def prefill(self, x: Float[Array, "T S D"]) -> tuple[Float[Array, "T S D"], Entry]:
+        """Transforms a clip and returns the cache entries of all its frames, `[groups slots T ...]`."""
+        return self._run(x, jnp.zeros(x.shape[0], jnp.int32), collect=True)
+
+    def init_cache(self, slots: int | None = None) -> RingCache:
+        """Returns an empty cache of `context_length` frames for the first `slots` slots (all by default)."""
+        attention = self.groups.time.attention
+        lead = (self.num_groups, sum(self._slots(self.layout.size if slots is None else slots)))
+        return RingCache.empty(lead, self.context_length, attention.kv_heads, attention.head_dim, jnp.dtype(self.dtype))
+
+    def step(
+        self, x: Float[Array, "S D"], cache: RingCache, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "S D"], Entry]:
+        """Transforms one frame that follows the cached ones; nothing is written.
+
+        Arguments:
+            x: tokens of the frame.
+            cache: earlier frames.
+            position: index of the frame, larger than every index in the cache.
+
+        Returns:
+            The transformed tokens, and the entry with which `cache.write(entry, position)` remembers the frame.
+        """
+        space = jnp.asarray(self.layout.space_mask()[: x.shape[0], : x.shape[0]])
+        slots = self._slots(x.shape[0])
+        held = sum(slots)
+        visible = (cache.position != EMPTY) & (position - cache.position < self.context_length)
+
+        def body(x, group, ring):
+            for block in group.space:
+                x = block.space(x[None], space)[0]
+            return group.time.time_step(x, *ring, visible, position, slots)
+
+        call, scanned = self._scan(body, x, (cache.key[:, :held], cache.value[:, :held]))
+        x = (x + self.slot[: x.shape[0]]).astype(self.dtype)
+        x, entries = jax.lax.scan(call, x, scanned, unroll=min(self.num_groups, UNROLLED_GROUPS))
+        return self.norm(x).astype(jnp.float32), entries
+
+
+def build(layout: TokenLayout, config: TransformerConfig, *, key: PRNGKeyArray) -> Transformer:
+    """Builds the transformer that a configuration describes."""
+    if config.attention not in ATTENTIONS:
+        raise InputError(f"attention: unknown kind {config.attention!r}. {nearest(config.attention, ATTENTIONS)}")
+
+    def attention(*, key):
+        return ATTENTIONS[config.attention](
+            config.width, config.heads, config.kv_heads, soft_cap=config.soft_cap, key=key
+        )
+
+    return Transformer(
+        layout,
+        width=config.width,
+        depth=config.depth,
+        time_every=config.time_every,
+        context_length=config.context_length,
+        attention=attention,
+        hidden=round(config.width * config.mlp_ratio),
+        remat=config.remat,
+        dtype=config.dtype,
+        key=key,
+    )

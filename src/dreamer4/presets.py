@@ -1,0 +1,131 @@
+"""The named starting points of a configuration, as plain nested data over the defaults of `dreamer4.config`.
+
+A preset says only what differs from the defaults, in the keys a YAML file would use, so this file can be read (and a
+user's own file written) without knowing any code. `dreamer4 config show --preset NAME` prints one with every key.
+"""
+
+from typing import Any
+
+
+def catch() -> dict[str, Any]:
+    """The demo: Catch from random data, minutes on two CPU cores."""
+    return {
+        "env": {"id": "Catch-bsuite"},
+        "data": {"episodes": 2000},
+    }
+
+
+def tiny() -> dict[str, Any]:
+    """Catch at the smallest size that still runs every code path: for tests and a first look, learns nothing."""
+    transformer = {"width": 32, "depth": 2, "heads": 2, "kv_heads": 1, "time_every": 2, "context_length": 8}
+    phase = {"steps": 4, "batch_size": 4, "length": 8}
+    return {
+        "env": {"id": "Catch-bsuite"},
+        "data": {"episodes": 32, "held_out": 0.25},
+        "tokenizer": {
+            "num_latents": 2,
+            "latent_dim": 4,
+            "num_spatial": 2,
+            "encoder": {**transformer, "kv_heads": 2},
+            "decoder": {**transformer, "kv_heads": 2},
+        },
+        "dynamics": {"transformer": transformer, "num_registers": 1, "shortcut": {"k_max": 8}},
+        "sampler": {"num_steps": 2},
+        "agent": {"hidden": 32, "mtp_length": 4, "num_bins": 31},
+        "imagination": {"horizon": 4},
+        "train": {
+            **{name: phase for name in ("tokenizer", "dynamics", "agent", "imagination")},
+            "log_every": 2,
+            "save_every": 4,
+        },
+        "evaluation": {"episodes": 16, "batch_size": 16},
+    }
+
+
+def minatar(env_id: str) -> dict[str, Any]:
+    """One of the MinAtar games: 10x10 frames of 4 to 10 channels, cut into four patches."""
+    transformer = {"width": 192, "depth": 8, "heads": 6, "kv_heads": 6, "time_every": 4, "context_length": 32}
+    return {
+        "env": {"id": env_id},
+        "data": {"episodes": 5000},
+        "tokenizer": {
+            "patch": [5, 5],
+            "num_latents": 8,
+            "latent_dim": 16,
+            "num_spatial": 8,
+            "encoder": {**transformer, "depth": 4},
+            "decoder": {**transformer, "depth": 4},
+        },
+        "dynamics": {"transformer": {**transformer, "kv_heads": 2}, "num_registers": 4},
+        "agent": {"hidden": 192},
+        "imagination": {"horizon": 24},
+        "train": {
+            "tokenizer": {"steps": 10_000, "length": 32},
+            "dynamics": {"steps": 20_000, "length": 64},
+            "agent": {"steps": 5_000, "length": 64},
+            "imagination": {"steps": 3_000, "batch_size": 128, "length": 16},
+            "log_every": 100,
+            "save_every": 2_000,
+        },
+    }
+
+
+def paper() -> dict[str, Any]:
+    """The Minecraft model of arXiv 2509.24527 at full size: about 0.4 B + 1.6 B parameters.
+
+    The paper states the patch (16x16 of a 360x640 frame padded to 384x640), both bottleneck shapes, the context of 192
+    frames, clips of 64 and 256, the share of images, K = 4, the loss weights and the discount. Depths, widths, heads,
+    registers, step counts and learning rates are our best reading: the sizes reproduce the two parameter counts, with a
+    depth that the time layers divide. It needs an own environment adapter and data set, and many accelerators.
+    """
+    common = {"time_every": 4, "mlp_ratio": 4.0, "soft_cap": 50.0, "remat": True, "dtype": "bfloat16"}
+    tokenizer = {"width": 1024, "depth": 12, "heads": 16, "kv_heads": 16, "context_length": 32, **common}
+    optimizer = {"learning_rate": 3e-4, "weight_decay": 0.1, "warmup": 0.01, "decay": 0.2}
+    return {
+        "env": {"id": "Minecraft"},
+        "data": {"path": "data/minecraft"},
+        "tokenizer": {
+            "patch": [16, 16],
+            "num_latents": 512,
+            "latent_dim": 16,
+            "num_spatial": 256,
+            "encoder": tokenizer,
+            "decoder": tokenizer,
+            "perceptual": "random_features",
+            "perceptual_weight": 0.2,
+        },
+        "dynamics": {
+            "transformer": {"width": 1920, "depth": 32, "heads": 30, "kv_heads": 3, "context_length": 192, **common},
+            "num_registers": 32,
+            "shortcut": {
+                "k_max": 64,
+                "mode": "paper",
+                "bootstrap_start": 0.0,
+                "context_fraction": 0.0,
+                "ramp_floor": 0.1,
+                "image_fraction": 0.3,
+                "chunk_length": 64,
+                "long_fraction": 0.1,
+            },
+        },
+        "sampler": {"num_steps": 4, "context_signal": 0.9},
+        "agent": {"hidden": 1920, "mtp_length": 8},
+        "imagination": {"horizon": 32, "discount": 0.997, "objective": {"alpha": 0.5, "beta": 0.3}},
+        "train": {
+            "tokenizer": {"steps": 200_000, "batch_size": 256, "length": 64, "optimizer": optimizer},
+            "dynamics": {"steps": 200_000, "batch_size": 256, "length": 256, "optimizer": optimizer},
+            "agent": {"steps": 50_000, "batch_size": 256, "length": 256, "optimizer": optimizer},
+            "imagination": {"steps": 10_000, "batch_size": 256, "length": 192, "optimizer": optimizer},
+            "log_every": 100,
+            "save_every": 1_000,
+        },
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "catch": catch(),
+    "tiny": tiny(),
+    "breakout": minatar("Breakout-MinAtar"),
+    "minatar": minatar("Asterix-MinAtar"),
+    "paper": paper(),
+}

@@ -1,0 +1,120 @@
+"""The folder of one run: where everything it writes lies, and the rule that nothing in it is overwritten.
+
+    config.yaml                    the resolved configuration; its presence is what makes a folder a run folder
+    data/                          the data set, if the run collected its own
+    metrics.jsonl                  one line of metrics each
+    checkpoints/<phase>/<step>/    numbered checkpoints of each phase
+    results.json, report.html      what came out
+
+A folder belongs to one configuration for good. Continuing a run is asked for, never assumed, and continuing it with
+other settings is refused key by key: half a run of each of two configurations is a result of neither.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamer4.checkpoint import Checkpoints
+from dreamer4.config import Config, diff, from_yaml, to_yaml
+from dreamer4.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run, and its opening.
+
+    Attributes:
+        path: the folder; it need not exist before `open`.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration, YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The metrics, one JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results_file(self) -> Path:
+        """The results, JSON."""
+        return self.path / "results.json"
+
+    @property
+    def report_file(self) -> Path:
+        """The report, HTML."""
+        return self.path / "report.html"
+
+    @property
+    def data(self) -> Path:
+        """The folder of the data set that the run collected."""
+        return self.path / "data"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.config_file.is_file()
+
+    def checkpoints(self, phase: str, *, keep: int | None = None) -> Checkpoints:
+        """Returns the checkpoints of a phase, of which the newest `keep` stay (None: all)."""
+        return Checkpoints(self.path / "checkpoints" / phase, keep=keep)
+
+    def open(self, config: Config, *, resume: bool = False) -> None:
+        """Starts a run here, or continues the one that is here.
+
+        Args:
+            config: the resolved configuration of the run.
+            resume: whether to continue. Then the run must exist and have this very configuration.
+
+        Raises:
+            InputError: if the folder holds something else, another configuration, or a run that `resume` does not ask
+                for; or if there is nothing to resume.
+        """
+        if self.is_run:
+            self._refuse_other(config)
+            if not resume:
+                raise InputError(
+                    f"{self.path} holds a run. Continue it with --resume, or choose another folder with --run."
+                )
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file, expected a folder. Choose another one with --run.")
+        partial = self.config_file.with_suffix(".tmp")  # may be left over from a start that was killed
+        if self.path.is_dir() and any(entry != partial for entry in self.path.iterdir()):
+            raise InputError(
+                f"{self.path} is not empty and not a run folder (it has no {self.config_file.name}). "
+                "Choose another one with --run; nothing was changed."
+            )
+        if resume:
+            raise InputError(
+                f"There is no run to resume in {self.path}. Check --run, or leave out --resume to start one."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial.write_text(to_yaml(config), encoding="utf-8")
+        os.replace(partial, self.config_file)
+
+    def read_config(self) -> Config:
+        """Returns the configuration of the run.
+
+        Raises:
+            InputError: if no run is here, or this version cannot read its configuration.
+        """
+        if not self.is_run:
+            raise InputError(f"{self.path} is not a run folder: it has no {self.config_file.name}.")
+        try:
+            text = self.config_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"Cannot read {self.config_file}: {error}.") from None
+        return from_yaml(text, str(self.config_file))
+
+    def _refuse_other(self, config: Config) -> None:
+        if changes := diff(self.read_config(), config):
+            raise InputError(
+                f"{self.path} holds a run of another configuration (the run's -> yours):\n"
+                + "".join(f"  {change}\n" for change in changes)
+                + "Choose another folder with --run, or continue this one with --resume and its own settings."
+            )

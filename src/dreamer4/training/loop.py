@@ -1,0 +1,176 @@
+"""The one training loop of all phases.
+
+A step is a pure function of the state, the data and the step's key, and the key is a pure function of seed, phase and
+step number. So a run that resumes needs nothing but its `TrainState`, and several seeds train side by side under one
+`vmap`.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from dreamer4.config import Config, PhaseConfig
+from dreamer4.data import AbstractDataSource, BalancedSource, DeviceSource
+from dreamer4.dreamer import PHASES, Dreamer
+from dreamer4.training.phases import AbstractPhase, Metrics
+from dreamer4.training.state import RunningRMS, TrainState, build_optimizer, ema_decay
+from dreamer4.types import to_float
+
+
+# Streams of randomness below a seed's root key. Appending is safe; reordering changes every run.
+STREAMS = ("init", *PHASES, "collect", "evaluate")
+
+EPISODES_AT_ONCE = 128  # encoded side by side
+
+
+def stream(seed: int | Int[Array, ""], name: str) -> PRNGKeyArray:
+    """Returns the root key of a named stream of a seed."""
+    return jr.fold_in(jr.key(seed), STREAMS.index(name))
+
+
+def over_seeds(function: Callable, seeds: int, in_axes: tuple) -> Callable:
+    """Returns a function that runs once, or side by side over a leading seed axis of the arguments at axis 0."""
+    return function if seeds == 1 else eqx.filter_vmap(function, in_axes=in_axes)
+
+
+def init_dreamer(config: Config, spec) -> Dreamer:
+    """Builds the untrained agent of a run; with several seeds every array has a leading seed axis."""
+    keys = [stream(config.seed + i, "init") for i in range(config.seeds)]
+    build = eqx.filter_jit(over_seeds(lambda key: Dreamer.build(config, spec, key=key), config.seeds, (0,)))
+    return build(keys[0] if config.seeds == 1 else jnp.stack(keys))
+
+
+def init_state(phase: AbstractPhase, dreamer: Dreamer, config: PhaseConfig, seeds: int = 1) -> TrainState:
+    """Returns the state at the start of a phase."""
+    optimizer = build_optimizer(config.optimizer, config.steps)
+
+    def init(dreamer):
+        trained = eqx.filter(dreamer, phase.trainable(dreamer))
+        scales = {name: RunningRMS.init() for name in phase.weights}
+        copy = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, dreamer)
+        return TrainState(dreamer, copy, optimizer.init(trained), scales, jnp.zeros((), jnp.int32))
+
+    return eqx.filter_jit(over_seeds(init, seeds, (eqx.if_array(0),)))(dreamer)
+
+
+def train_step(
+    phase: AbstractPhase,
+    optimizer: optax.GradientTransformation,
+    config: PhaseConfig,
+    state: TrainState,
+    source: AbstractDataSource,
+    key: PRNGKeyArray,
+) -> tuple[TrainState, Metrics]:
+    """Takes one optimiser step.
+
+    Arguments:
+        phase: what to train on which loss.
+        optimizer: made by `build_optimizer`.
+        config: settings of the phase.
+        state: where training stands.
+        source: the data.
+        key: root key of the phase; the step's own key is derived from it by step number.
+
+    Returns:
+        The state after the step, and metrics of the step.
+    """
+    key_batch, key_loss = jr.split(jr.fold_in(key, state.step))
+    batch = source.sample(config.batch_size, config.length, key=key_batch)
+    progress = state.step.astype(jnp.float32) / config.steps
+    trained, frozen = eqx.partition(state.model, phase.trainable(state.model))
+
+    @partial(jax.value_and_grad, has_aux=True)
+    def gradient(trained):
+        terms, metrics = phase.loss(eqx.combine(trained, frozen), batch, progress, key=key_loss)
+        scales = {name: state.loss_scale[name].update(term) for name, term in terms.items()}
+        parts = [
+            weight * (terms[name] / scales[name].value() if phase.normalise else terms[name])
+            for name, weight in phase.weights.items()
+        ]
+        return jnp.asarray(sum(parts)), (scales, terms | metrics)
+
+    (_, (scales, metrics)), gradients = gradient(trained)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+    trained = eqx.apply_updates(trained, updates)
+    decay = ema_decay(config.ema, config.steps, state.step)
+    averaged, rest = eqx.partition(state.ema, phase.trainable(state.ema))
+    averaged = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, averaged, trained)
+    metrics["gradient_norm"] = optax.global_norm(gradients)
+    state = TrainState(
+        eqx.combine(trained, frozen), eqx.combine(averaged, rest), opt_state, scales, state.step + 1
+    )
+    return state, metrics
+
+
+def train(
+    phase: AbstractPhase,
+    config: PhaseConfig,
+    state: TrainState,
+    source: DeviceSource,
+    *,
+    seed: int,
+    seeds: int = 1,
+    latents: Float[Array, "*seeds N Nz Dz"] | None = None,
+    balanced: bool = True,
+) -> Iterator[tuple[TrainState, Metrics]]:
+    """Yields the state and the metrics after each step, until the phase is done. The state given is consumed.
+
+    Arguments:
+        phase: the phase.
+        config: its settings.
+        state: where it stands.
+        source: the data set.
+        seed: first training seed.
+        seeds: number of seeds side by side.
+        latents: the data set's latents, where the phase trains on latents; one set per seed.
+        balanced: whether half the rows are drawn from relevant episodes, if only some are relevant.
+    """
+    optimizer = build_optimizer(config.optimizer, config.steps)
+    mixed = phase.name != "tokenizer" and balanced and not bool(jnp.all(source.relevant))
+
+    def step(given, state):
+        source, latents, key = given
+        data = source if latents is None else source.with_latents(latents)
+        return train_step(phase, optimizer, config, state, BalancedSource(data) if mixed else data, key)
+
+    run = over_seeds(step, seeds, ((None, eqx.if_array(0), 0), eqx.if_array(0)))
+    jitted = eqx.filter_jit(run, donate="all-except-first")  # the state's buffers are reused for the next state
+    keys = [stream(seed + i, phase.name) for i in range(seeds)]
+    key = keys[0] if seeds == 1 else jnp.stack(keys)
+    done = int(jnp.max(state.step))
+    for _ in range(done, config.steps):
+        state, metrics = jitted((source, latents, key), state)
+        yield state, metrics
+
+
+@eqx.filter_jit
+def _encode_batch(tokenizer, frames):
+    def encode(frames):
+        def body(stream, frame):
+            latent, stream = tokenizer.encode_step(to_float(frame), stream)
+            return stream, latent
+
+        return jax.lax.scan(body, tokenizer.init_encoder(), frames)[1]
+
+    return jax.vmap(encode)(frames)
+
+
+def encode_source(dreamer: Dreamer, source: DeviceSource) -> Float[Array, "N Nz Dz"]:
+    """Encodes every frame of a data set, each episode from its start, as an acting agent would."""
+    latents = jnp.zeros((source.num_frames, dreamer.tokenizer.num_spatial, dreamer.tokenizer.spatial_dim))
+    for first in range(0, source.num_episodes, EPISODES_AT_ONCE):
+        # The last batch repeats the last episode, so that every batch has one shape.
+        index = jnp.minimum(jnp.arange(first, first + EPISODES_AT_ONCE), source.num_episodes - 1)
+        frames = source.episodes(index, source.max_length).frame
+        encoded = _encode_batch(dreamer.tokenizer, frames)
+        time = jnp.arange(source.max_length)
+        row = source.start[index][:, None] + time
+        row = jnp.where(time < source.length[index][:, None], row, source.num_frames)  # beyond the end: dropped
+        latents = latents.at[row].set(encoded, mode="drop")
+    return latents

@@ -1,0 +1,217 @@
+"""What a run says about itself while it trains: a log for programs and a progress bar for people.
+
+The log is the contract for tests and reports: one JSON object per line, with `phase`, `step` (training step), `time`
+(seconds since 1970) and the metrics by name. A line is written at once and whole lines only are kept, so the log of a
+run that was killed can be read, and continued without a gap or a step told twice.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from dreamer4.errors import InputError
+
+
+# JSON has no number for these; as strings they stay what they are, and the line stays JSON.
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_RESERVED = ("phase", "step", "time")
+
+
+class MetricLog:
+    """Appends metrics to a file, one JSON object per line.
+
+    Args:
+        path: the file. If it exists, it is continued; a last line that was cut off by a crash is dropped.
+    """
+
+    path: Path
+
+    def __init__(self, path: Path):
+        self.path = path
+        if path.exists():
+            whole, torn = _split_torn(path.read_bytes())
+            if torn:
+                _replace(path, whole)
+
+    def append(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes one line and hands it to the operating system.
+
+        Args:
+            phase: phase of the training.
+            step: training step that the metrics were measured at.
+            metrics: numbers, strings or arrays (as nested lists) by name; what is not finite is written as a string.
+        """
+        if clash := [name for name in _RESERVED if name in metrics]:
+            raise ValueError(f"Metrics named {', '.join(clash)}: these names belong to the line itself.")
+        record = {"phase": phase, "step": int(step), "time": round(time.time(), 3)}
+        record |= {name: _to_json(value) for name, value in metrics.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, allow_nan=False) + "\n")
+
+    def truncate(self, phase: str, step: int) -> None:
+        """Drops the lines of `phase` behind `step`: a run that resumes at `step` will write them again."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        records = read_metrics(self.path)
+        kept = [line for line, r in zip(lines, records, strict=False) if r["phase"] != phase or r["step"] <= step]
+        if len(kept) < len(lines):
+            _replace(self.path, b"".join(kept))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a metric log in order; a last line that was cut off is passed over.
+
+    Raises:
+        InputError: if there is no such file, or a line in it is not one of ours.
+    """
+    try:
+        whole, _ = _split_torn(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"Cannot read metrics {path}: {error.strerror}.") from None
+    records = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            records.append({name: _from_json(record[name]) for name in ("phase", "step", *record)})
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"Line {number} of {path} is not a line of metrics: {line[:80]!r}.") from None
+    return records
+
+
+class Progress:
+    """A progress bar of one phase: what, how far, how fast, how long, and one short text.
+
+    Where the output is not a terminal there is one line at the start and one at the end, so that logs stay readable.
+
+        with Progress("tokenizer", total=1000) as progress:
+            progress.advance(20, text="loss 0.031")
+
+    Args:
+        description: name of the phase.
+        total: number of units to do, those already done included.
+        completed: number of units done before, by the run that this one continues.
+        unit: what is counted, in the plural.
+        console: where to print; None is the standard output.
+    """
+
+    def __init__(
+        self, description: str, *, total: int, completed: int = 0, unit: str = "steps", console: Console | None = None
+    ):
+        self.description = description
+        self.total = total
+        self.completed = completed
+        self.unit = unit
+        self.text = ""
+        self._console = console or Console()
+        self._before = completed
+        self._started = time.monotonic()
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> "Progress":
+        self._started = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("[bold]{task.description:<12}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                _RateColumn(self.unit),
+                TimeElapsedColumn(),
+                TextColumn("[dim]left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}", style="dim", markup=False),
+                console=self._console,
+            )
+            self._bar.add_task(self.description, total=self.total, completed=self.completed, text="")
+            self._bar.start()
+        else:
+            self._print(f"{self.description}: {self.completed}/{self.total} {self.unit}")
+        return self
+
+    def advance(self, count: int = 1, text: str | None = None) -> None:
+        """Counts `count` more units as done, and shows `text` from now on if one is given."""
+        self.completed += count
+        if text is not None:
+            self.text = text
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.completed, text=self.text)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            return
+        seconds = time.monotonic() - self._started
+        rate = _rate((self.completed - self._before) / max(seconds, 1e-9), self.unit)
+        stopped = "" if kind is None else "stopped at "
+        text = f", {self.text}" if self.text else ""
+        done = f"{self.completed}/{self.total} {self.unit}"
+        self._print(f"{self.description}: {stopped}{done} in {seconds:.1f} s ({rate}){text}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _RateColumn(ProgressColumn):
+    def __init__(self, unit: str):
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(_rate(speed, self._unit) if speed else f"- {self._unit}/s", style="cyan")
+
+
+def _rate(speed: float, unit: str) -> str:
+    return f"{speed:,.1f} {unit}/s" if speed < 100 else f"{speed:,.0f} {unit}/s"
+
+
+def _to_json(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, list | tuple):
+        return [_to_json(v) for v in value]
+    return _to_json(np.asarray(value).tolist())
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(v) for v in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _split_torn(raw: bytes) -> tuple[bytes, bytes]:
+    """Returns the whole lines and the rest behind the last line end."""
+    end = raw.rfind(b"\n") + 1
+    return raw[:end], raw[end:]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".tmp")
+    partial.write_bytes(content)
+    os.replace(partial, path)

@@ -1,0 +1,325 @@
+"""The command line: what it hands to the library, and that bad input ends in one message and exit code 2."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import types
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import dreamer4_cli
+from dreamer4.config import PRESETS, load, to_yaml
+from dreamer4.errors import InputError
+from dreamer4_cli.app import app
+
+
+COMMANDS = ["demo", "collect", "train", "evaluate", "info", "config", "data"]
+LEAVES = ["demo", "collect", "train", "evaluate", "info", "config show", "data check"]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list:
+    """Replaces `dreamer4_cli.run` by a recorder of calls, so that no command does any work."""
+    recorded = []
+    fake = types.ModuleType("dreamer4_cli.run")
+    for name in ("collect", "train", "evaluate", "demo", "dry_run", "info", "check_data"):
+        setattr(fake, name, lambda *args, _name=name, **kwargs: recorded.append((_name, args, kwargs)))
+    monkeypatch.setitem(sys.modules, "dreamer4_cli.run", fake)
+    monkeypatch.setattr(dreamer4_cli, "run", fake, raising=False)
+    return recorded
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def invoke(*args: str):
+    return CliRunner().invoke(app, list(args), env={"NO_COLOR": "1", "COLUMNS": "100", "TERM": "dumb"})
+
+
+def refused(*args: str) -> str:
+    """Runs a command line that must be refused, and returns its one message."""
+    result = invoke(*args)
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    return result.stderr
+
+
+def shell(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "dreamer4_cli", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **kwargs)
+
+
+class TestCalls:
+    def test_demo(self, calls):
+        assert invoke("demo", "--preset", "tiny", "--seed", "3").exit_code == 0
+        config = load("tiny", seed=3)
+        assert calls == [("demo", (config, Path("runs/tiny-Catch-bsuite-seed3")), {"resume": False})]
+
+    def test_demo_takes_every_common_option(self, calls, tmp_path):
+        (tmp_path / "mine.yaml").write_text("train: {log_every: 7}\n")
+        line = "demo --preset tiny --config mine.yaml --set seeds=2 --set train.keep=5 --env Breakout-MinAtar"
+        assert invoke(*line.split(), "--run", "here", "--seed", "1", "--seeds", "4", "--resume").exit_code == 0
+        (_, (config, folder), options) = calls[0]
+        assert (config.train.log_every, config.train.keep, config.seed, config.seeds) == (7, 5, 1, 2)
+        assert config.env.id == "Breakout-MinAtar"
+        assert (folder, options) == (Path("here"), {"resume": True})
+
+    @pytest.mark.parametrize("phase", ["tokenizer", "dynamics", "agent", "imagination"])
+    def test_train_one_phase(self, calls, phase):
+        assert invoke("train", phase, "--preset", "tiny").exit_code == 0
+        assert calls == [("train", (load("tiny"), Path("runs/tiny-Catch-bsuite-seed0"), (phase,)), {"resume": False})]
+
+    def test_train_all_phases_in_order(self, calls):
+        assert invoke("train", "all", "--resume").exit_code == 0
+        assert calls[0][1][2] == ("tokenizer", "dynamics", "agent", "imagination")
+        assert calls[0][2] == {"resume": True}
+
+    @pytest.mark.parametrize("line", ["demo", "train all", "train dynamics"])
+    def test_dry_run_does_nothing_else(self, calls, line):
+        assert invoke(*line.split(), "--preset", "paper", "--dry-run").exit_code == 0
+        assert calls == [("dry_run", (load("paper"),), {})]
+
+    def test_collect(self, calls):
+        assert invoke("collect", "--preset", "tiny").exit_code == 0
+        assert invoke("collect", "--preset", "tiny", "--run", "here").exit_code == 0
+        assert invoke("collect", "--preset", "tiny", "--out", "there").exit_code == 0
+        assert [args for _, args, _ in calls] == [
+            (load("tiny"), Path("runs/tiny-Catch-bsuite-seed0/data")),
+            (load("tiny"), Path("here/data")),
+            (load("tiny"), Path("there")),
+        ]
+
+    def test_paths(self, calls):
+        for line in ("evaluate .", "evaluate --run . --episodes 5 --seed 2", "info .", "data check ."):
+            assert invoke(*line.split()).exit_code == 0
+        assert calls == [
+            ("evaluate", (Path(),), {"episodes": None, "seed": 0}),
+            ("evaluate", (Path(),), {"episodes": 5, "seed": 2}),
+            ("info", (Path(),), {}),
+            ("check_data", (Path(),), {}),
+        ]
+
+    def test_a_run_folder_knows_its_configuration(self, calls, tmp_path):
+        config = load("tiny", overrides=["train.log_every=3"], seed=5)
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here/config.yaml").write_text(to_yaml(config))
+        assert invoke("train", "dynamics", "--run", "here").exit_code == 0
+        assert invoke("train", "dynamics", "--run", "here", "--preset", "tiny").exit_code == 0
+        assert invoke("train", "dynamics", "--run", "here", "--set", "seed=6").exit_code == 0
+        assert [args[0] for _, args, _ in calls] == [config, load("tiny"), config.model_copy(update={"seed": 6})]
+
+    @pytest.mark.parametrize("env", ["../../up", "a/b", "/etc/x", "sp ace", "\N{SNOWMAN}", "a\nb"])
+    def test_an_id_never_leaves_the_runs_folder(self, calls, env):
+        assert invoke("demo", "--env", env).exit_code == 0
+        folder = calls[0][1][1]
+        assert folder.parent == Path("runs")
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", folder.name)
+
+
+class TestShow:
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_output_is_a_file_that_reads_back(self, tmp_path, preset):
+        result = invoke("config", "show", "--preset", preset, "--set", "seed=7")
+        assert result.exit_code == 0
+        (tmp_path / "shown.yaml").write_text(result.stdout)
+        assert load(file=tmp_path / "shown.yaml") == load(preset, seed=7)
+
+    def test_of_a_run(self, tmp_path):
+        (tmp_path / "config.yaml").write_text(to_yaml(load("tiny", seed=4)))
+        assert invoke("config", "show", "--run", ".").stdout == to_yaml(load("tiny", seed=4))
+
+
+REFUSED = [
+    ("demo --preset catsh", "Did you mean catch?"),
+    ("demo --config missing.yaml", "missing.yaml: cannot read the configuration file"),
+    ("demo --config .", "cannot read the configuration file (Is a directory)"),
+    ("demo --set train.dynamics.step=3", "train.dynamics.step: unknown key. Did you mean steps?"),
+    ("demo --set train.dynamics.steps", "expected key=value"),
+    ("demo --set", "--set"),
+    ("demo --seed -1", "seed: got -1, expected greater than or equal to 0"),
+    ("demo --seed one", "--seed"),
+    ("demo --seeds 0", "seeds: got 0, expected greater than 0"),
+    ("demo --sed 1", "--sed"),
+    ("demo extra", "extra"),
+    ("train", "phase"),
+    ("train everything", "everything"),
+    ("train all --set tokenizer.encoder.width=65", "tokenizer.encoder: width 65 is not divisible by heads"),
+    ("train all --set tokenizer.patch=[0,1]", "tokenizer.patch.0: got 0"),
+    ("train all --set sampler.num_steps=3", "sampler.num_steps 3 is not a power of two"),
+    ("train all --dry-run --set agent.num_bins=4", "agent: num_bins 4 is even"),
+    ("train all --preset tiny --preset paper --set zzz=1", "zzz: unknown key"),
+    ("collect --set data.policy=expert", 'data.policy: got "expert"'),
+    ("collect --set data.episodes=0", "data.episodes: got 0, expected greater than 0"),
+    ("collect --seeds 2", "--seeds"),
+    ("evaluate", "got neither PATH nor --run"),
+    ("evaluate . --run .", "got both PATH . and --run ."),
+    ("evaluate missing", "missing: no such file or folder"),
+    ("evaluate . --episodes 0", "--episodes"),
+    ("evaluate . --episodes many", "--episodes"),
+    ("evaluate . --seed -1", "--seed"),
+    ("info", "path"),
+    ("info missing", "missing: no such file or folder"),
+    ("info " + "x" * 5000, "no such file or folder"),
+    ("data check missing", "missing: no such file or folder"),
+    ("data chek .", "chek"),
+    ("config show --preset nothing", 'preset: got "nothing", expected a preset'),
+    ("config show --run missing", "config.yaml: no such file or folder"),
+    ("config show --env", "--env"),
+    ("config shw", "shw"),
+    ("traim all", "traim"),
+    ("--versoin", "--versoin"),
+]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("line", "expected"), REFUSED, ids=[line[:40] for line, _ in REFUSED])
+    def test_a_bad_command_line(self, calls, line, expected):
+        assert expected.lower() in refused(*line.split()).lower()
+        assert not calls
+        assert not list(Path().iterdir()), "nothing is written"
+
+    @pytest.mark.parametrize("command", ["demo", "train all", "collect", "evaluate .", "info .", "data check ."])
+    def test_bad_input_found_by_the_library(self, calls, monkeypatch, command):
+        def refuse(*args, **kwargs):
+            raise InputError("the data set is damaged: shard 3 [bold]has[/bold] a wrong hash.\nRun data check.")
+
+        for name in ("demo", "train", "collect", "evaluate", "info", "check_data"):
+            monkeypatch.setattr(sys.modules["dreamer4_cli.run"], name, refuse)
+        expected = "Error: the data set is damaged: shard 3 [bold]has[/bold] a wrong hash.\nRun data check.\n"
+        assert refused(*command.split()) == expected
+
+    def test_a_long_message_stays_in_one_piece(self, tmp_path):
+        path = "x" * 300 + ".yaml"
+        assert path in refused("demo", "--config", path)
+
+    def test_control_codes_are_shown_and_not_obeyed(self):
+        text = refused("demo", "--config", "\x1b[2Jgone\x07.yaml")
+        assert "\x1b" not in text
+        assert "\\x1b[2Jgone\\x07.yaml" in text
+
+    def test_markup_is_not_interpreted(self):
+        assert "[red]a[/red]: unknown key" in refused("demo", "--set", "[red]a[/red]=1")
+
+    def test_an_interrupt_is_told_in_a_word(self, calls, monkeypatch):
+        def interrupt(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sys.modules["dreamer4_cli.run"], "demo", interrupt)
+        result = invoke("demo")
+        assert (result.exit_code, result.stdout, result.stderr) == (130, "", "Interrupted.\n")
+
+    def test_a_defect_of_ours_keeps_its_traceback(self, calls, monkeypatch):
+        def fail(*args, **kwargs):
+            raise ZeroDivisionError("ours")
+
+        monkeypatch.setattr(sys.modules["dreamer4_cli.run"], "demo", fail)
+        assert isinstance(invoke("demo").exception, ZeroDivisionError)
+
+
+class TestHelp:
+    def test_command_names(self):
+        text = invoke("--help").stdout
+        assert re.findall(r"^│ (\w+)  ", text, re.MULTILINE) == COMMANDS
+
+    @pytest.mark.parametrize("command", ["", *LEAVES, "config", "data"])
+    def test_every_command_explains_itself(self, command):
+        result = invoke(*command.split(), "--help")
+        assert result.exit_code == 0
+        assert "Usage:" in result.stdout
+        assert "--help" in result.stdout
+
+    @pytest.mark.parametrize("command", ["demo", "train", "collect", "config show"])
+    def test_options_of_a_configuration_are_the_same_everywhere(self, command):
+        text = invoke(*command.split(), "--help").stdout
+        assert {"--preset", "--config", "--set", "--env", "--run", "--seed"} <= set(re.findall(r"--[a-z-]+", text))
+
+    def test_the_presets_in_the_help_are_the_presets(self):
+        text = re.sub(r"[\s│]+", " ", invoke("demo", "--help").stdout)
+        assert "catch (default), tiny, breakout, minatar, paper." in text
+        assert list(PRESETS) == ["catch", "tiny", "breakout", "minatar", "paper"]
+
+    def test_version(self):
+        result = invoke("--version")
+        assert result.exit_code == 0
+        assert re.fullmatch(r"dreamer4 \d+\.\d+\.\d+\S*\n", result.stdout)
+
+    @pytest.mark.parametrize("command", ["", *LEAVES])
+    def test_help_imports_nothing_heavy(self, command):
+        script = """
+            import json, sys
+            sys.argv = ["dreamer4", *sys.argv[1:], "--help"]
+            from dreamer4_cli.app import main
+            try:
+                main()
+            except SystemExit as end:
+                print(json.dumps([end.code, sorted(m for m in sys.modules if "." not in m)]), file=sys.stderr)
+        """
+        command_line = [sys.executable, "-c", textwrap.dedent(script), *command.split()]
+        done = subprocess.run(command_line, capture_output=True, text=True, timeout=60)
+        code, loaded = json.loads(done.stderr)
+        assert code == 0
+        # Not pydantic, which typer itself imports.
+        heavy = {"jax", "jaxlib", "equinox", "numpy", "optax", "orbax", "gymnax", "matplotlib", "yaml"}
+        assert sorted(heavy & set(loaded)) == []
+
+    def test_help_answers_at_once(self):
+        def seconds() -> float:
+            before = os.times()
+            assert shell("train", "--help").returncode == 0
+            after = os.times()
+            return after.children_user - before.children_user + after.children_system - before.children_system
+
+        # Processor time, and the best of three: other work on the machine is not the command's.
+        assert min(seconds() for _ in range(3)) < 0.5
+
+
+class TestProcess:
+    """The same through a real process, where nothing catches what `main` lets through."""
+
+    @pytest.mark.parametrize(
+        "line", ["demo --set train.dynamics.step=3", "demo --preset catsh", "train nothing", "info x"]
+    )
+    def test_refusals(self, line):
+        done = shell(*line.split())
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_a_closed_pipe_is_no_error_message(self):
+        command = f"{sys.executable} -m dreamer4_cli config show | head -n 1"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+        assert (done.stdout, done.stderr) == ("preset: catch\n", "")
+
+    def test_an_interrupt_ends_cleanly(self):
+        script = """
+            import sys, time, types
+            run = types.ModuleType("dreamer4_cli.run")
+            def demo(*args, **kwargs):
+                print("working", flush=True)
+                time.sleep(60)
+            run.demo = demo
+            import dreamer4_cli
+            dreamer4_cli.run = sys.modules["dreamer4_cli.run"] = run
+            from dreamer4_cli.app import main
+            sys.argv = ["dreamer4", "demo"]
+            main()
+        """
+        command = [sys.executable, "-c", textwrap.dedent(script)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "working\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=10)
+        assert (process.returncode, errors) == (130, "Interrupted.\n")

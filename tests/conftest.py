@@ -1,0 +1,40 @@
+"""Settings and fixtures of the whole suite."""
+
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+
+# Before jax is imported, and inherited by the processes that tests start.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import jax.random as jr  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import PRNGKeyArray, install_import_hook  # noqa: E402
+
+
+# Shapes and types of every function of ours are checked at each call. Not by jaxtyping's pytest option, which splits
+# its argument at the wrong comma when there are two packages and a configured checker.
+_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook(["dreamer4", "dreamer4_cli"], _CHECKER)
+
+# A plugin may have imported jax before this file, so the settings are made here too.
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def getkey(request: pytest.FixtureRequest) -> Callable[[], PRNGKeyArray]:
+    """Returns a function that gives a fresh key at each call, the same ones in every run of the test."""
+    root = jr.key(zlib.crc32(request.node.nodeid.encode()) & 0x7FFFFFFF)
+    count = 0
+
+    def fresh() -> PRNGKeyArray:
+        nonlocal count
+        count += 1
+        return jr.fold_in(root, count)
+
+    return fresh

@@ -1,0 +1,166 @@
+"""Sources: no window crosses an episode, every window is as likely, and the key decides."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from dreamer4.data import BalancedSource, DeviceSource, Episode
+from dreamer4.errors import InputError
+
+
+LENGTHS = (3, 10, 1, 7, 4)
+
+
+def episode(number, length, **flags):
+    """Pixels tell the episode, rewards tell the index; actions are index and number."""
+    index = np.arange(length)
+    return Episode(
+        frame=np.full((length, 1, 2, 1), number, np.uint8),
+        discrete=index[:, None].astype(np.int32),
+        continuous=np.full((length, 1), number / 10, np.float32),
+        action_mask=index > 0,
+        reward=index.astype(np.float32),
+        **{"is_terminal": number % 2 == 0, **flags},
+    )
+
+
+@pytest.fixture(scope="module")
+def source():
+    return DeviceSource.from_episodes([episode(i, n, task=i, relevant=i in (1, 3)) for i, n in enumerate(LENGTHS)])
+
+
+@eqx.filter_jit
+def draw(source, batch_size, length, key):
+    return source.sample(batch_size, length, key=key)
+
+
+def sample(source, batch_size, length, seed):
+    return draw(source, batch_size, length, jr.key(seed))
+
+
+def leaves_equal(a, b):
+    return jax.tree.all(jax.tree.map(lambda x, y: (np.asarray(x) == np.asarray(y)).all(), a, b))
+
+
+def test_no_window_crosses_an_episode_in_100_000(source):
+    batch = jax.tree.map(np.asarray, sample(source, 100_000, 4, 0))
+    number = batch.task
+    length = np.array(LENGTHS)[number][:, None]
+    assert (batch.frame == number[:, None, None, None, None]).all()
+    position = batch.reward[:, :1] + np.arange(4)
+    np.testing.assert_array_equal(batch.valid, position < length)
+    np.testing.assert_array_equal(batch.reward, np.where(batch.valid, position, 0))
+    np.testing.assert_array_equal(batch.action.discrete[..., 0], np.minimum(position, length - 1))
+    np.testing.assert_array_equal(batch.is_first, position == 0)
+    np.testing.assert_array_equal(batch.is_last, position == length - 1)
+    np.testing.assert_array_equal(batch.is_terminal, batch.is_last & (number % 2 == 0)[:, None])
+    np.testing.assert_array_equal(batch.action_mask, (position > 0) & batch.valid)
+    np.testing.assert_array_equal(batch.relevant, np.isin(number, (1, 3)))
+    assert batch.uniform.all()
+
+
+def test_every_window_is_equally_likely(source):
+    batch = sample(source, 60_000, 4, 1)
+    windows = [max(n - 3, 1) for n in LENGTHS]
+    counts = np.zeros((len(LENGTHS), 7))
+    np.add.at(counts, (np.asarray(batch.task), np.asarray(batch.reward[:, 0], int)), 1)
+    expected = 60_000 / sum(windows)
+    for number, n in enumerate(windows):
+        # Five standard deviations.
+        np.testing.assert_allclose(counts[number, :n], expected, atol=5 * expected**0.5)
+        assert not counts[number, n:].any()
+
+
+def test_an_episode_shorter_than_the_window_is_padded_with_its_last_frame(source):
+    batch = sample(source, 300, 12, 2)
+    lengths = np.array(LENGTHS)[batch.task]
+    np.testing.assert_array_equal(batch.valid.sum(axis=1), lengths)
+    assert batch.is_first[:, 0].all()
+    np.testing.assert_array_equal(batch.is_last.sum(axis=1), 1)
+    padding = ~np.asarray(batch.valid)
+    for name in ("reward", "is_first", "is_last", "is_terminal", "action_mask"):
+        assert not np.asarray(getattr(batch, name))[padding].any()
+    assert (batch.frame == batch.task[:, None, None, None, None]).all()
+
+
+def test_the_same_key_draws_the_same_batch(source):
+    assert leaves_equal(source.sample(32, 3, key=jr.key(0)), sample(source, 32, 3, 0))
+    assert not leaves_equal(sample(source, 32, 3, 0), sample(source, 32, 3, 1))
+
+
+def test_a_source_is_an_argument_of_a_jitted_function(source):
+    traces = []
+
+    @eqx.filter_jit
+    def step(source, key):
+        traces.append(None)
+        return source.sample(4, 3, key=key)
+
+    step(source, jr.key(0))
+    step(source, jr.key(1))
+    assert len(traces) == 1
+
+
+def test_latents_take_the_place_of_their_frames(source):
+    latent = jnp.arange(source.num_frames, dtype=jnp.float32)[:, None, None] * jnp.ones((1, 2, 3))
+    tokenized = source.with_latents(latent)
+    plain, tokens = sample(source, 50, 4, 3), sample(tokenized, 50, 4, 3)
+    assert tokens.frame is None
+    assert tokens.latent.shape == (50, 4, 2, 3)
+    starts = np.cumsum((0, *LENGTHS))[:-1]
+    row = starts[plain.task][:, None] + np.asarray(plain.action.discrete[..., 0])
+    np.testing.assert_array_equal(tokens.latent[..., 0, 0], row)
+    np.testing.assert_array_equal(tokens.reward, plain.reward)
+    assert (tokenized.max_length, tokenized.num_episodes) == (source.max_length, source.num_episodes)
+    with pytest.raises(InputError, match="one per frame, 25"):
+        source.with_latents(latent[1:])
+
+
+def test_whole_episodes_come_from_their_first_frame(source):
+    assert (source.num_episodes, source.max_length, source.num_frames) == (5, 10, 25)
+    whole = eqx.filter_jit(source.episodes)(jnp.arange(5), source.max_length)
+    np.testing.assert_array_equal(whole.valid.sum(axis=1), LENGTHS)
+    np.testing.assert_array_equal(whole.reward.sum(axis=1), [n * (n - 1) / 2 for n in LENGTHS])
+    np.testing.assert_array_equal(whole.is_last.sum(axis=1), 1)
+    cut = eqx.filter_jit(source.episodes)(jnp.array([1, 0]), 5)
+    np.testing.assert_array_equal(cut.valid.sum(axis=1), [5, 3])
+    np.testing.assert_array_equal(cut.is_last.any(axis=1), [False, True])
+
+
+@pytest.mark.parametrize("batch_size", [1, 9, 64])
+def test_a_balanced_batch_is_half_uniform_half_relevant(source, batch_size):
+    batch = sample(BalancedSource(source), batch_size, 4, 0)
+    half = batch_size // 2
+    assert (batch.relevant.sum(), batch.uniform.sum()) == (half, batch_size - half)
+    assert not (batch.relevant & batch.uniform).any()
+    assert np.isin(batch.task[np.asarray(batch.relevant)], (1, 3)).all()
+
+
+def test_the_uniform_half_of_a_balanced_batch_sees_every_episode(source):
+    batch = sample(BalancedSource(source), 400, 4, 0)
+    assert set(np.asarray(batch.task)[np.asarray(batch.uniform)]) == set(range(5))
+    assert leaves_equal(batch, sample(BalancedSource(source), 400, 4, 0))
+
+
+def test_balance_needs_something_relevant():
+    with pytest.raises(InputError, match="flagged relevant"):
+        BalancedSource(DeviceSource.from_episodes([episode(0, 3, relevant=False)]))
+
+
+def test_a_set_that_is_relevant_as_a_whole_trains_both():
+    batch = sample(DeviceSource.from_episodes([episode(0, 3), episode(1, 4)]), 8, 2, 0)
+    assert batch.relevant.all()
+    assert batch.uniform.all()
+
+
+def test_episodes_that_cannot_be_laid_end_to_end_are_refused():
+    with pytest.raises(InputError, match="no episodes"):
+        DeviceSource.from_episodes([])
+    with pytest.raises(InputError, match="episode 1 has no frames"):
+        DeviceSource.from_episodes([episode(0, 2), episode(1, 0)])
+    other = Episode(**{**vars(episode(0, 2)), "frame": np.zeros((2, 3, 3, 1), np.uint8)})
+    with pytest.raises(InputError, match="sizes"):
+        DeviceSource.from_episodes([episode(0, 2), other])

@@ -1,0 +1,78 @@
+"""Pictures show the pixels they are given, and mark those that differ."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamer4.errors import InputError
+from dreamer4.reporting import gif, media, png, side_by_side, to_rgb
+
+
+def blank(length=4, channels=1):
+    return np.zeros((length, 5, 3, channels), np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_any_number_of_channels_becomes_rgb_in_squares(channels):
+    frames = blank(2, channels)
+    frames[1, 2, 1, channels - 1] = 255
+    image = to_rgb(frames, scale=3)
+    assert image.shape == (2, 15, 9, 3) and image.dtype == np.uint8
+    assert not image[0].any()
+    assert (image[1, 6:9, 3:6] == image[1, 6, 3]).all() and image[1, 6, 3].any()
+    assert not image[1, :6].any() and not image[1, 9:].any()
+
+
+def test_png_is_lossless():
+    image = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    assert (np.asarray(Image.open(io.BytesIO(png(image)))) == image).all()
+
+
+def test_gif_keeps_every_frame_its_time_and_few_colours_exactly():
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (200, 3), dtype=np.uint8)
+    frames = colours[rng.integers(0, 200, (6, 16, 16))]
+    image = Image.open(io.BytesIO(gif(frames, fps=5)))
+    assert image.n_frames == 6 and image.info["loop"] == 0
+    for t in range(6):
+        image.seek(t)
+        assert image.info["duration"] == 200
+        assert (np.asarray(image.convert("RGB")) == frames[t]).all()
+
+
+@pytest.mark.parametrize("length, fps", [(0, 5), (1, 0), (1, 51)])
+def test_impossible_films_are_refused(length, fps):
+    with pytest.raises(InputError, match="gif"):
+        gif(np.zeros((length, 2, 2, 3), np.uint8), fps=fps)
+
+
+def test_differing_pixels_are_red_in_the_third_panel_only():
+    truth, dream = blank(), blank()
+    dream[3, 1, 1] = 255
+    film = side_by_side(truth, dream, context_length=2, scale=4)
+    panel = film.shape[2] // 3
+    is_red = (film == np.array(media._WRONG)).all(axis=-1)
+    assert is_red[3, :, 2 * panel :].sum() >= 16  # the pixel, a square of 4
+    assert not is_red[3, :, :panel].any()
+    assert not is_red[:3].any()
+
+
+def test_frames_are_judged_behind_the_context_only():
+    truth, dream = blank(5), blank(5)
+    dream[0, 0, 0] = dream[3, 0, 0] = 200
+    dream[4, 0, 0] = 100
+    colours = media.frame_colours(truth, dream, 2)
+    assert colours == [media._CONTEXT, media._CONTEXT, media.RIGHT, media._WRONG, media.RIGHT]
+
+
+def test_sheets_have_a_row_per_strip():
+    strip = to_rgb(blank(6), scale=2)
+    one = media.film_strip(strip)
+    assert media.contact_sheet([strip, strip, strip]).shape == (3 * one.shape[0], one.shape[1], 3)
+
+
+@pytest.mark.parametrize("shape, scale", [((10, 5, 1), 13), ((64, 64, 3), 2), ((360, 640, 3), 1)])
+def test_scale_brings_any_frame_near_the_wanted_size(shape, scale):
+    assert media.fitting_scale(shape, 128) == scale

@@ -1,0 +1,147 @@
+"""A report is one safe file: nothing fetched, nothing executed, nothing unescaped, small."""
+
+import re
+from dataclasses import fields
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from dreamer4.reporting import Report, write_report
+from dreamer4.reporting.report import render_report
+
+
+NAN, INF = float("nan"), float("inf")
+EVIL = "<script>alert('x')</script>\"&"
+LINKS = {"src", "href", "srcset", "action", "data", "xlink:href", "background", "poster"}
+VOID = {"meta", "img", "source", "line", "circle", "polyline", "br"}
+
+
+def frames(length, shape=(10, 5, 1), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (length, *shape), dtype=np.uint8)
+
+
+def full(text="plain", shape=(10, 5, 1), count=3):
+    row = {"mean": 0.5, "low": 0.4, "high": 0.6, "episodes": 1000}
+    return Report(
+        title=text,
+        run={"env": text, "seed": 0, "minutes": 6.25, text: text},
+        packages={text: text},
+        returns={"random": row, "data": {**row, "mean": -0.6}, "imagination": row, text: row},
+        metrics=[
+            {
+                "phase": text,
+                "step": s,
+                "time": 0.0,
+                f"{text}/loss": 10.0**-s,
+                "b": [1.0, NAN],
+                "c": text,
+                "d": None,
+            }
+            for s in range(5)
+        ],
+        reconstructions=[tuple(frames(3, shape, i)) for i in range(count)],
+        dreams=[(frames(8, shape, i), frames(8, shape, i + 1), 3) for i in range(count)],
+        dream_accuracy={1: [0.9, 0.8], 4: [1.0, 0.95]},
+        dream_controls={text: [0.1, 0.0]},
+        notes=[text],
+        config=text,
+    )
+
+
+class Page(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.text, self.links = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [
+            value for name, value in attributes if name in ("src", "href", "srcset", "action", "data", "xlink:href")
+        ]
+        assert not any(name.startswith("on") for name, _ in attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_everything_is_inside_the_file():
+    html = render_report(full())
+    page = Page(html)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"data:image[^\"]*", "", html))
+    assert page.links and all(re.match(r"data:image/(png|gif);base64,[A-Za-z0-9+/=]+$", link) for link in page.links)
+    assert "script" not in page.tags and "link" not in page.tags and "iframe" not in page.tags
+    assert "default-src 'none'" in html
+
+
+def test_tags_close_in_order():
+    assert Page(render_report(full())).open == []
+
+
+def test_text_of_others_is_shown_and_never_obeyed():
+    html = render_report(full(EVIL))
+    page = Page(html)
+    assert "<script" not in html and "script" not in page.tags
+    shown = "".join(page.text)
+    # title (twice), a fact and its name, package, policy, phase, control, note, configuration
+    assert shown.count(EVIL) >= 10
+    assert page.open == []
+
+
+def test_the_numbers_are_there():
+    shown = "".join(Page(render_report(full())).text)
+    for text in ("+0.50", "−0.60", "+0.40 to +0.60", "1,000", "+1.10", "97.5%", "6.2"):
+        assert text in shown, text
+
+
+def test_a_report_of_nothing_but_a_title_has_no_empty_sections():
+    page = Page(render_report(Report(title="Empty")))
+    assert page.open == []
+    assert not {"section", "h2", "table", "img", "svg"} & set(page.tags)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Report) if f.name != "title"])
+def test_each_part_stands_alone(name):
+    page = Page(render_report(Report(title="One", **{name: getattr(full(), name)})))
+    assert page.open == [] and "section" in page.tags
+
+
+def test_a_metric_that_explodes_does_not_break_the_page():
+    values = [1.0, INF, NAN, -INF, 1e300, -1e300, 0.0]
+    metrics = [{"phase": "p", "step": s, "time": 0.0, "loss": v} for s, v in enumerate(values)]
+    metrics += [{"phase": "p", "step": s, "time": 0.0, "never": NAN, "odd": [0.0] * s} for s in range(3)]
+    page = Page(render_report(Report(title="t", metrics=metrics)))
+    assert page.open == [] and "3 not finite" in "".join(page.text)
+
+
+def test_large_pictures_are_left_out_and_counted_rather_than_sent():
+    report = full(shape=(96, 96, 3), count=40)
+    html = render_report(report)
+    assert len(html.encode()) < 10e6
+    assert re.search(r"Shown: \d+ of 40", html)
+
+
+def test_long_runs_stay_small():
+    rng = np.random.default_rng(0)
+    metrics = [
+        {"phase": phase, "step": s, "time": 0.0, **{f"m{i}": float(v) for i, v in enumerate(rng.random(12))}}
+        for phase in "abcd"
+        for s in range(1500)
+    ]
+    assert len(render_report(Report(title="t", metrics=metrics))) < 1e6
+
+
+def test_the_file_is_whole_and_replaces_the_last(tmp_path):
+    path = tmp_path / "run" / "report.html"
+    write_report(path, Report(title="the earlier"))
+    write_report(path, Report(title="the later"))
+    text = path.read_text(encoding="utf-8")
+    assert "the later" in text and "the earlier" not in text
+    assert [f.name for f in path.parent.iterdir()] == ["report.html"]

@@ -1,0 +1,112 @@
+"""A run folder belongs to one configuration and is never overwritten."""
+
+import pytest
+
+from dreamer4.config import Config
+from dreamer4.errors import InputError
+from dreamer4.training.folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "runs" / "catch")
+
+
+def contents(path):
+    return {f.relative_to(path): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+
+def test_a_new_run_writes_its_configuration_and_reads_it_back(folder):
+    config = Config(seed=3)
+    folder.open(config)
+    assert folder.is_run
+    assert folder.read_config() == config
+    assert [f.name for f in folder.path.iterdir()] == ["config.yaml"]
+
+
+def test_an_empty_folder_may_become_a_run(folder):
+    folder.path.mkdir(parents=True)
+    folder.open(Config())
+    assert folder.is_run
+
+
+def test_paths_lie_inside(folder):
+    for path in (
+        folder.metrics_file,
+        folder.results_file,
+        folder.report_file,
+        folder.data,
+        folder.checkpoints("agent").root,
+    ):
+        assert folder.path in path.parents
+
+
+def test_a_run_is_continued_only_when_asked(folder):
+    folder.open(Config())
+    before = contents(folder.path)
+    with pytest.raises(InputError, match="--resume"):
+        folder.open(Config())
+    folder.open(Config(), resume=True)
+    assert contents(folder.path) == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_configuration_is_refused_key_by_key(folder, resume):
+    folder.open(Config())
+    before = contents(folder.path)
+    other = Config(seed=4, sampler=Config().sampler.model_copy(update={"num_steps": 2}))
+    with pytest.raises(InputError) as caught:
+        folder.open(other, resume=resume)
+    message = str(caught.value)
+    assert "seed: 0 -> 4" in message
+    assert "sampler.num_steps: 4 -> 2" in message
+    assert "agent" not in message.replace(str(folder.path), "")
+    assert "--run" in message and "--resume" in message
+    assert contents(folder.path) == before
+
+
+def test_a_key_of_another_version_is_named(folder):
+    folder.open(Config())
+    folder.config_file.write_text(folder.config_file.read_text().replace("seed: 0\n", "sead: 0\n"))
+    for read in (folder.read_config, lambda: folder.open(Config(), resume=True)):
+        with pytest.raises(InputError, match="sead"):
+            read()
+
+
+def test_a_folder_of_something_else_is_refused_untouched(folder):
+    folder.path.mkdir(parents=True)
+    (folder.path / "thesis.tex").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(InputError, match="not a run folder"):
+            folder.open(Config(), resume=resume)
+    assert [f.name for f in folder.path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(folder):
+    folder.path.parent.mkdir(parents=True)
+    folder.path.write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        folder.open(Config())
+
+
+def test_resuming_nothing_is_refused(folder):
+    with pytest.raises(InputError, match="no run to resume"):
+        folder.open(Config(), resume=True)
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n", "seed: x\n"])
+def test_a_damaged_configuration_is_one_clear_error(folder, text):
+    folder.open(Config())
+    folder.config_file.write_text(text)
+    with pytest.raises(InputError, match=r"config\.yaml|seed"):
+        folder.read_config()
+    with pytest.raises(InputError):
+        folder.open(Config(), resume=True)
+
+
+def test_a_start_that_was_killed_can_be_repeated(folder):
+    folder.path.mkdir(parents=True)
+    (folder.path / "config.tmp").write_text("preset: ca")
+    folder.open(Config())
+    assert folder.read_config() == Config()
