@@ -63,7 +63,10 @@ def save(path: Path, tree: PyTree, *, meta: Mapping[str, Any]) -> None:
             "schema": SCHEMA,
             "meta": dict(meta),
             "libraries": _library_versions(),
-            "leaves": {name: _describe_leaf(leaf) for name, leaf in leaves.items()},
+            "leaves": {
+                name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "sha256": _hash_leaf(leaf)}
+                for name, leaf in leaves.items()
+            },
             "files": {str(f.relative_to(temporary)): _describe_file(f) for f in _files(temporary)},
         }
         (temporary / MANIFEST).write_bytes(_encode(manifest))
@@ -115,11 +118,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def read_leaves(path: Path, *, at: str = "") -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shape and the type of every saved leaf by its dotted path, without reading an array.
-
-    Raises:
-        InputError: if there is no checkpoint at `path`, or its manifest is damaged.
-    """
+    """Returns the shape and the type of every saved leaf by its dotted path; raises as `read_meta`."""
     leaves = _within(_read_manifest(path)["leaves"], at)
     return {name: jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"]) for name, leaf in leaves.items()}
 
@@ -218,9 +217,8 @@ class Checkpoints:
 
 def _named_arrays(tree: PyTree, at: str = "") -> dict[str, Any]:
     """Returns the array leaves of a tree by dotted path, each path beginning with `at`."""
-    arrays = eqx.filter(tree, _is_abstract_array)
     named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(tree, _is_abstract_array)):
         name = ".".join(part for part in (at, jax.tree_util.keystr(path, simple=True, separator=".")) if part) or "leaf"
         if name in named:
             raise InputError(
@@ -358,10 +356,6 @@ def _describe_file(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"bytes": file.stat().st_size, "sha256": digest}
-
-
-def _describe_leaf(leaf: Any) -> dict[str, Any]:
-    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "sha256": _hash_leaf(leaf)}
 
 
 def _hash_leaf(leaf: Any) -> str:

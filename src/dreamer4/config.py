@@ -50,6 +50,15 @@ class EnvConfig(Branch):
     kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="arguments of gymnax.make")
 
 
+class SpecConfig(Branch):
+    """What data looks like, declared where neither environment nor data set is at hand to tell."""
+
+    frame_shape: tuple[int, int, int] = Field(description="height, width, channels")
+    num_classes: tuple[int, ...] = Field(default=(), description="classes of each discrete action component")
+    continuous_dim: int = Field(default=0, ge=0, description="size of the continuous action")
+    num_tasks: int = Field(default=1, gt=0)
+
+
 class DataConfig(Branch):
     """The offline data set."""
 
@@ -57,6 +66,7 @@ class DataConfig(Branch):
     episodes: int = Field(default=2000, gt=0, description="episodes to collect")
     policy: Literal["random"] = Field(default="random", description="behaviour policy of the collection")
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of episodes kept for evaluation")
+    spec: SpecConfig | None = Field(default=None, description="shapes for a dry run without data; training reads the data's own")
 
     @model_validator(mode="after")
     def _both_parts(self):

@@ -83,7 +83,10 @@ def paper() -> dict[str, Any]:
     optimizer = {"learning_rate": 3e-4, "weight_decay": 0.1, "warmup": 0.01, "decay": 0.2}
     return {
         "env": {"id": "Minecraft"},
-        "data": {"path": "data/minecraft"},
+        "data": {
+            "path": "data/minecraft",
+            "spec": {"frame_shape": [384, 640, 3], "num_classes": [2] * 23 + [121], "num_tasks": 20},
+        },
         "tokenizer": {
             "patch": [16, 16],
             "num_latents": 512,

@@ -87,7 +87,7 @@ class PolicyGradient(AbstractPolicyObjective):
         self.beta = beta
 
     def __call__(self, batch: PolicyBatch) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        advantage = jax.lax.stop_gradient(batch.advantage)
+        advantage = jnp.where(batch.mask, jax.lax.stop_gradient(batch.advantage), 0.0)
         size = jnp.sqrt(masked_mean(jnp.square(advantage), batch.mask))
         kl = masked_mean(batch.prior_kl, batch.mask)
         gain = masked_mean(batch.logp * advantage / jnp.maximum(size, 1e-8), batch.mask)

@@ -117,12 +117,11 @@ def _header(text: bytes) -> dict[str, Any]:
         if not isinstance(field, list) or len(field) != 3 or field[:2] != [name, dtype]:
             raise InputError(f"its header does not describe {name} as {dtype}")
         shape = field[2]
-        if (
-            not isinstance(shape, list)
-            or len(shape) != axes
-            or not all(type(n) is int and 0 <= n < 2**31 for n in shape)
-        ):
+        if not isinstance(shape, list) or len(shape) != axes or not all(type(n) is int and n >= 0 for n in shape):
             raise InputError(f"the shape of {name} is not {axes} sizes")
+        # Sizes of 0 count as 1, since numpy also refuses an empty array whose other sizes are absurd.
+        if math.prod(max(n, 1) for n in shape) > _MAX_RECORD:
+            raise InputError(f"the shape of {name} is more than a record can hold")
         if shape[0] != fields[0][2][0]:
             raise InputError(f"{name} has {shape[0]} steps, but there are {fields[0][2][0]} frames")
     return header

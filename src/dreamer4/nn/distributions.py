@@ -4,7 +4,7 @@ Parameters are float32 and the event axes come last, so that leading axes are wh
 """
 
 from abc import abstractmethod
-from typing import Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -46,8 +46,8 @@ class AbstractDistribution(eqx.Module):
         """Returns the (differential) entropy, in nats."""
 
     @abstractmethod
-    def kl(self, other: Self) -> Float[Array, "..."]:
-        """Returns the exact divergence KL[self || other], in nats."""
+    def kl(self, other: Any) -> Float[Array, "..."]:
+        """Returns the exact divergence KL[self || other], in nats; `other` is of the same kind."""
 
 
 class Categorical(AbstractDistribution):
@@ -75,7 +75,7 @@ class Categorical(AbstractDistribution):
         log_probs = self._log_probs()
         return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
-    def kl(self, other: Self) -> Float[Array, "*batch"]:
+    def kl(self, other: "Categorical") -> Float[Array, "*batch"]:
         own, theirs = self._log_probs(), other._log_probs()
         return jnp.sum(jnp.exp(own) * (own - theirs), axis=-1)
 
@@ -102,7 +102,7 @@ class Bernoulli(AbstractDistribution):
         mean = self.mean()
         return -mean * jax.nn.log_sigmoid(self.logit) - (1 - mean) * jax.nn.log_sigmoid(-self.logit)
 
-    def kl(self, other: Self) -> Float[Array, "*batch"]:
+    def kl(self, other: "Bernoulli") -> Float[Array, "*batch"]:
         mean = self.mean()
         yes = jax.nn.log_sigmoid(self.logit) - jax.nn.log_sigmoid(other.logit)
         no = jax.nn.log_sigmoid(-self.logit) - jax.nn.log_sigmoid(-other.logit)
@@ -132,7 +132,7 @@ class Normal(AbstractDistribution):
     def entropy(self) -> Float[Array, "*batch"]:
         return jnp.sum(self.log_scale + 0.5 * np.log(2 * np.pi * np.e), axis=-1)
 
-    def kl(self, other: Self) -> Float[Array, "*batch"]:
+    def kl(self, other: "Normal") -> Float[Array, "*batch"]:
         ratio = jnp.exp(2 * (self.log_scale - other.log_scale))
         shift = jnp.square((self.loc - other.loc) * jnp.exp(-other.log_scale))
         return jnp.sum(0.5 * (ratio + shift - 1) + other.log_scale - self.log_scale, axis=-1)
@@ -196,7 +196,7 @@ class SymexpTwoHot(AbstractDistribution):
     def entropy(self) -> Float[Array, "*batch"]:
         return Categorical(self.logits).entropy()
 
-    def kl(self, other: Self) -> Float[Array, "*batch"]:
+    def kl(self, other: "SymexpTwoHot") -> Float[Array, "*batch"]:
         return Categorical(self.logits).kl(Categorical(other.logits))
 
 
@@ -229,6 +229,6 @@ class ActionDistribution(AbstractDistribution):
     def entropy(self) -> Float[Array, "*batch"]:
         return sum((d.entropy() for d in self.discrete), self.continuous.entropy())
 
-    def kl(self, other: Self) -> Float[Array, "*batch"]:
+    def kl(self, other: "ActionDistribution") -> Float[Array, "*batch"]:
         parts = (d.kl(o) for d, o in zip(self.discrete, other.discrete, strict=True))
         return sum(parts, self.continuous.kl(other.continuous))

@@ -12,6 +12,8 @@ So a training step is a pure function, which is why a run resumes exactly, and w
 from dreamer4.training.loop import encode_source as encode_source
 from dreamer4.training.loop import init_dreamer as init_dreamer
 from dreamer4.training.loop import init_state as init_state
+from dreamer4.training.loop import member as member
+from dreamer4.training.loop import stack_members as stack_members
 from dreamer4.training.loop import stream as stream
 from dreamer4.training.loop import train as train
 from dreamer4.training.loop import train_step as train_step

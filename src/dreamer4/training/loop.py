@@ -5,7 +5,7 @@ step number. So a run that resumes needs nothing but its `TrainState`, and sever
 `vmap`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import equinox as eqx
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.config import Config, PhaseConfig
 from dreamer4.data import AbstractDataSource, BalancedSource, DeviceSource
@@ -37,6 +37,18 @@ def stream(seed: int | Int[Array, ""], name: str) -> PRNGKeyArray:
 def over_seeds(function: Callable, seeds: int, in_axes: tuple) -> Callable:
     """Returns a function that runs once, or side by side over a leading seed axis of the arguments at axis 0."""
     return function if seeds == 1 else eqx.filter_vmap(function, in_axes=in_axes)
+
+
+def member(tree: PyTree, index: int, seeds: int) -> PyTree:
+    """Returns one training seed's part of a tree; with a single seed, the tree itself."""
+    return tree if seeds == 1 else jax.tree.map(lambda x: x[index] if eqx.is_array(x) else x, tree)
+
+
+def stack_members(trees: Sequence[PyTree]) -> PyTree:
+    """Inverts `member`: stacks one tree per training seed; a single one stays as it is."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *xs: jnp.stack(xs) if eqx.is_array(xs[0]) else xs[0], *trees)
 
 
 def init_dreamer(config: Config, spec) -> Dreamer:

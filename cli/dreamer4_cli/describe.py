@@ -1,0 +1,163 @@
+"""Telling what something is without training it: a configuration, a run, a checkpoint, a data set."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dreamer4 import checkpoint, data, envs
+from dreamer4.config import Config
+from dreamer4.dreamer import PHASES, Dreamer, spec_from_json
+from dreamer4.errors import InputError
+from dreamer4.nn import Transformer
+from dreamer4.training import build_phase
+from dreamer4.training.folder import RunFolder
+from dreamer4.types import ActionSpec, DataSpec
+
+
+console = Console()
+
+
+def data_spec(config: Config) -> DataSpec:
+    """Returns what the data of a run looks like: as declared, as its data set says, or as its environment says."""
+    if config.data.spec is not None:
+        declared = config.data.spec
+        action = ActionSpec(declared.num_classes, declared.continuous_dim)
+        return DataSpec(declared.frame_shape, action, declared.num_tasks)
+    if config.data.path is not None:
+        return data.read_info(Path(config.data.path)).spec
+    return envs.make(config.env).spec
+
+
+def count(tree) -> int:
+    """Returns the number of parameters of a tree of arrays or shapes."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree) if hasattr(leaf, "shape"))
+
+
+def forward_flops(transformer: Transformer) -> float:
+    """Returns the operations of one frame through a transformer, matrix products and attention, one pass."""
+    tokens, width = transformer.slot.shape
+    weights = count(transformer.groups)
+    layers = transformer.num_groups * (len(transformer.groups.space) + 1)
+    attention = 4.0 * tokens * width * (tokens * (layers - transformer.num_groups))
+    attention += 4.0 * tokens * width * transformer.context_length * transformer.num_groups
+    return 2.0 * weights * tokens + attention
+
+
+def dry_run(config: Config) -> None:
+    """Checks a configuration whole and prints parameters, operations and memory; trains nothing, writes nothing."""
+    spec = data_spec(config)
+    dreamer = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))
+    phases = [build_phase(name, config, spec) for name in PHASES]
+    parts = Table("part", "parameters", title=f"{config.preset}: {config.env.id}, frames {spec.frame_shape}")
+    for name in ("tokenizer", "dynamics", "policy", "reward", "continuation", "value"):
+        parts.add_row(name, f"{count(getattr(dreamer, name)):,}")
+    parts.add_row("all", f"{count(dreamer):,}", style="bold")
+    console.print(parts)
+
+    total = count(dreamer)
+    tokenizer = forward_flops(dreamer.tokenizer.encoder) + forward_flops(dreamer.tokenizer.decoder)
+    dynamics = forward_flops(dreamer.dynamics.transformer)
+    forcing = config.dynamics.shortcut
+    taught = 1.0 if forcing.mode == "paper" else forcing.bootstrap_fraction
+    # A training pass costs three forward passes; a taught row adds two forward passes of its teachers.
+    costs = {
+        "tokenizer": 3 * tokenizer,
+        "dynamics": (3 + 2 * taught) * dynamics,
+        "agent": (3 + 2 * taught) * dynamics,
+    }
+    table = Table("phase", "steps", "trained", "GFLOP per step", "state, MB")
+    for name, phase in zip(PHASES, phases, strict=True):
+        settings = getattr(config.train, name)
+        trained = count(eqx.filter(dreamer, phase.trainable(dreamer)))
+        frames = settings.batch_size * settings.length
+        if name == "imagination":
+            passes = (config.sampler.num_steps + 1) * config.imagination.horizon + settings.length
+            flops = settings.batch_size * passes * dynamics
+        else:
+            flops = frames * costs[name]
+        # Weights and their average, two moments and the gradient of what is trained, in float32, per training seed.
+        megabytes = 4 * config.seeds * (2 * total + 3 * trained) / 1e6
+        table.add_row(name, str(settings.steps), f"{trained:,}", f"{config.seeds * flops / 1e9:,.2f}", f"{megabytes:,.1f}")
+    console.print(table)
+    console.print("Operations count matrix products; memory is the training state without activations.")
+
+
+def info(path: Path) -> None:
+    """Prints what a run folder, a checkpoint or a data set is."""
+    if (path / "dataset.json").is_file():
+        _data_info(path)
+    elif (path / checkpoint.MANIFEST).is_file():
+        _checkpoint_info(path)
+    elif RunFolder(path).is_run:
+        _run_info(RunFolder(path))
+    else:
+        raise InputError(
+            f"{path} is neither a data set (dataset.json), a checkpoint ({checkpoint.MANIFEST}) nor a run (config.yaml)."
+        )
+
+
+def _facts(title: str, rows: dict[str, object]) -> None:
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+def _data_info(path: Path) -> None:
+    about = data.read_info(path)
+    _facts(
+        f"data set {path}",
+        {
+            "environment": about.environment.get("id", about.environment),
+            "policy": about.policy,
+            "episodes": f"{about.num_episodes} ({len(about.held_out)} held out)",
+            "frames": f"{about.num_frames} of {about.frame_shape}",
+            "actions": f"classes {about.num_classes}, {about.continuous_dim} continuous",
+            "return": f"{about.return_mean:.3f} (from {about.return_min:.3f} to {about.return_max:.3f})",
+            "fingerprint": about.fingerprint[:16],
+        },
+    )
+
+
+def _checkpoint_info(path: Path) -> None:
+    meta = checkpoint.read_meta(path)
+    config = Config.model_validate(meta["config"])
+    problems = checkpoint.verify(path)
+    _facts(
+        f"checkpoint {path}",
+        {
+            "phase": meta.get("phase", "?"),
+            "step": path.name,
+            "preset": config.preset,
+            "environment": config.env.id,
+            "training seeds": config.seeds,
+            "frames": spec_from_json(meta["spec"]).frame_shape,
+            "parameters": f"{count(checkpoint.read_leaves(path, at='ema')):,}",
+            "state": "; ".join(problems) if problems else "whole",
+        },
+    )
+
+
+def _run_info(run: RunFolder) -> None:
+    config = run.read_config()
+    rows: dict[str, object] = {"preset": config.preset, "environment": config.env.id, "seed": config.seed}
+    for phase in PHASES:
+        steps = run.checkpoints(phase).steps()
+        wanted = getattr(config.train, phase).steps
+        rows[phase] = f"step {steps[-1]} of {wanted}" if steps else "not begun"
+    rows["results"] = run.results_file if run.results_file.exists() else "none yet"
+    _facts(f"run {run.path}", rows)
+
+
+def check_data(path: Path) -> None:
+    """Reads a whole data set; raises with the list of problems if there are any."""
+    problems = data.check(path)
+    if problems:
+        raise InputError(f"{path} has {len(problems)} problems:\n" + "\n".join(f"  {p}" for p in problems))
+    about = data.read_info(path)
+    console.print(f"{path}: {about.num_episodes} episodes, {about.num_frames} frames, no problems.", soft_wrap=True)

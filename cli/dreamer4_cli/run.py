@@ -1,0 +1,395 @@
+"""What the commands do: configuration to parts, parts to training, training to files a person can look at."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dreamer4 import checkpoint, data, envs
+from dreamer4.config import Config, to_yaml
+from dreamer4.data import DeviceSource
+from dreamer4.dreamer import PHASES, Dreamer, spec_to_json
+from dreamer4.envs import AbstractEnvironment
+from dreamer4.errors import InputError
+from dreamer4.evaluation import evaluate as play
+from dreamer4.reporting import Report, summarise, write_report
+from dreamer4.reporting.dreams import DreamQuality, measure_dreams
+from dreamer4.training import (
+    TrainState,
+    build_phase,
+    encode_source,
+    init_dreamer,
+    init_state,
+    measure_latents,
+    member,
+    stack_members,
+    stream,
+)
+from dreamer4.training import train as train_phase
+from dreamer4.training.folder import RunFolder
+from dreamer4.training.metrics import MetricLog, Progress, read_metrics
+from dreamer4.types import DataSpec
+from dreamer4_cli.describe import check_data as check_data
+from dreamer4_cli.describe import dry_run as dry_run
+from dreamer4_cli.describe import info as info
+
+
+console = Console()
+
+_POLICY_NAMES = {
+    "random": "random actions",
+    "data": "behaviour data",
+    "cloned": "cloned policy",
+    "imagination": "imagination policy",
+}
+
+
+def collect(config: Config, out: Path) -> None:
+    """Collects the data set that a configuration describes into the new folder `out`."""
+    if out.exists():
+        raise InputError(f"{out} exists, and a data set is never overwritten. Choose another folder with --out.")
+    info = _collect(config, envs.make(config.env), out)
+    _say(f"{out}: {info.num_episodes} episodes, {info.num_frames} frames, mean return {info.return_mean:.3f}")
+
+
+def _collect(config: Config, env: AbstractEnvironment, out: Path) -> data.DatasetInfo:
+    with Progress("collect", total=config.data.episodes, unit="episodes", console=console) as bar:
+        episodes = data.collect(
+            env,
+            data.random_policy(env.spec),
+            episodes=config.data.episodes,
+            key=stream(config.seed, "collect"),
+            progress=lambda done, _: bar.advance(done - bar.completed),
+        )
+    return data.write_dataset(
+        out,
+        episodes,
+        spec=env.spec,
+        environment={"id": config.env.id, "kwargs": config.env.kwargs},
+        policy=config.data.policy,
+        seed=config.seed,
+        held_out=config.data.held_out,
+    )
+
+
+def _dataset(config: Config, folder: RunFolder) -> Path:
+    """Returns the data set of a run, collecting it first if the run brings none."""
+    if config.data.path is not None:
+        return Path(config.data.path)
+    if not folder.data.exists():
+        _collect(config, envs.make(config.env), folder.data)
+    return folder.data
+
+
+def train(config: Config, folder: Path, phases: tuple[str, ...], *, resume: bool) -> None:
+    """Trains phases in a run folder, each from the end of the one before it."""
+    run = RunFolder(folder)
+    _check_paths(config)
+    begun = any(run.checkpoints(phase).steps() for phase in phases)
+    for earlier in PHASES[: PHASES.index(phases[0])]:
+        if not run.checkpoints(earlier).steps():
+            raise InputError(f"{folder} has no {earlier} phase, which {phases[0]} starts from. Train {earlier} first.")
+    run.open(config, resume=resume or (run.is_run and not begun))
+    _train(config, run, phases)
+
+
+def _check_paths(config: Config) -> None:
+    """Refuses what can be refused before anything is written: the environment, the data set, the sizes."""
+    if config.data.path is None:
+        spec = envs.make(config.env).spec
+    else:
+        spec = data.read_info(Path(config.data.path)).spec
+    for phase in PHASES:
+        build_phase(phase, config, spec)
+    eqx.filter_eval_shape(Dreamer.build, config, spec, key=jax.random.key(0))
+    longest = config.dynamics.transformer.context_length
+    if config.train.imagination.length > longest:
+        raise InputError(
+            f"train.imagination.length: got {config.train.imagination.length}, more than the {longest} frames of "
+            "dynamics.transformer.context_length. A dream starts from a context that the dynamics can hold."
+        )
+
+
+def _train(config: Config, run: RunFolder, phases: tuple[str, ...]) -> None:
+    path = _dataset(config, run)
+    info = data.read_info(path)
+    source = DeviceSource.from_episodes(data.read_episodes(path, "train"))
+    log = MetricLog(run.metrics_file)
+    meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(info.spec), "data": info.fingerprint}
+    latents = None
+    for name in phases:
+        phase, settings = build_phase(name, config, info.spec), getattr(config.train, name)
+        steps = run.checkpoints(name, keep=config.train.keep)
+        newest = steps.latest_valid()
+        if newest is not None and int(newest.name) == settings.steps:
+            _say(f"{name}: done before")
+            continue
+        start = _start(config, run, name, info.spec)
+        state = init_state(phase, start, settings, config.seeds)
+        if newest is not None:
+            _check_data_unchanged(newest, info.fingerprint)
+            state = checkpoint.load(newest, state)
+        if name != "tokenizer" and latents is None:
+            latents = _encode(config, start, source)
+        state = _run_phase(config, phase, settings, state, source, latents, steps, log, meta)
+        finished = _finish(config, phase, state, source)
+        steps.save(settings.steps, finished, meta | {"phase": name})
+
+
+def _run_phase(config, phase, settings, state, source, latents, steps, log, meta) -> TrainState:
+    done = int(jnp.max(state.step))
+    log.truncate(phase.name, done)
+    waiting: list[dict[str, Any]] = []
+    started = time.monotonic()
+    with Progress(phase.name, total=settings.steps, completed=done, console=console) as bar:
+        training = train_phase(
+            phase,
+            settings,
+            state,
+            source,
+            seed=config.seed,
+            seeds=config.seeds,
+            latents=latents,
+            balanced=config.agent.balanced,
+        )
+        for state, metrics in training:  # noqa: B020, the newest state is what is wanted
+            done += 1
+            waiting.append(metrics)
+            text = None
+            if done % config.train.log_every == 0 or done == settings.steps:
+                means = _mean_over(waiting, config.seeds)
+                waiting = []
+                log.append(phase.name, done, means | {"seconds": round(time.monotonic() - started, 2)})
+                text = "  ".join(f"{name} {np.mean(means[name]):.3g}" for name in list(phase.weights)[:3])
+            bar.advance(1, text)
+            if done % config.train.save_every == 0 and done < settings.steps:
+                steps.save(done, state, meta | {"phase": phase.name})
+    return state
+
+
+def _mean_over(waiting: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
+    host = jax.device_get(waiting)
+    means = {name: np.mean([metrics[name] for metrics in host], axis=0) for name in host[0]}
+    return {name: float(value) if seeds == 1 else [float(x) for x in value] for name, value in means.items()}
+
+
+def _finish(config: Config, phase, state: TrainState, source: DeviceSource) -> TrainState:
+    """Returns the last state of a phase, with the averaged weights as the phase leaves them."""
+    agents = []
+    for i in range(config.seeds):
+        dreamer = phase.finish(member(state.ema, i, config.seeds))
+        if phase.name == "tokenizer":
+            dreamer, _ = measure_latents(dreamer, lambda d: encode_source(d, source))
+        agents.append(dreamer)
+    return eqx.tree_at(lambda s: s.ema, state, stack_members(agents))
+
+
+def _start(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer:
+    """Returns the agent that a phase starts from: untrained, or the averaged weights of the phase before."""
+    dreamer = init_dreamer(config, spec)
+    if name == PHASES[0]:
+        return dreamer
+    before = PHASES[PHASES.index(name) - 1]
+    path = run.checkpoints(before).latest_valid()
+    wanted = getattr(config.train, before).steps
+    if path is None or int(path.name) < wanted:
+        reached = "no checkpoint" if path is None else f"step {path.name}"
+        raise InputError(
+            f"{name} starts from the end of {before}, step {wanted}, but {run.path} has {reached}. "
+            f"Run: dreamer4 train {before} --run {run.path} --resume"
+        )
+    return checkpoint.load(path, dreamer, at="ema")
+
+
+def _encode(config: Config, dreamer: Dreamer, source: DeviceSource):
+    agents = [member(dreamer, i, config.seeds) for i in range(config.seeds)]
+    if not all(bool(agent.tokenizer.stats.measured) for agent in agents):
+        raise InputError("The tokenizer's latent statistics were never measured. Train the tokenizer phase to its end.")
+    return stack_members([encode_source(agent, source) for agent in agents])
+
+
+def _check_data_unchanged(path: Path, fingerprint: str) -> None:
+    if (saved := checkpoint.read_meta(path).get("data")) != fingerprint:
+        raise InputError(
+            f"The data set changed since {path} was saved (fingerprint {str(saved)[:12]}, now {fingerprint[:12]}). "
+            "Restore the data set, or start a new run."
+        )
+
+
+def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
+    """Plays a trained agent in the real environment and prints its returns."""
+    from dreamer4.dreamer import find_checkpoint
+
+    meta = checkpoint.read_meta(find_checkpoint(path))
+    config = Config.model_validate(meta["config"])
+    env = envs.make(config.env)
+    agents = [Dreamer.load(path, member=i) for i in range(config.seeds)]
+    count = episodes or config.evaluation.episodes
+    table = Table("policy", "acting by", "return", "95 % interval", "episodes")
+    for policy, name in (("prior", "cloned"), ("policy", "imagination")):
+        if name == "imagination" and meta.get("phase") != "imagination":
+            continue
+        for mode in ("sample", "mode"):
+            returns = [_play(config, agent, env, count, policy, mode, seed) for agent in agents]
+            row = _summary(returns)
+            table.add_row(_POLICY_NAMES[name], mode, *_cells(row))
+    console.print(table)
+
+
+def _play(config: Config, agent: Dreamer, env, episodes: int, policy, mode, seed: int) -> np.ndarray:
+    with Progress(f"play {policy}", total=episodes, unit="episodes", console=console) as bar:
+        played = play(
+            agent,
+            env,
+            episodes=episodes,
+            batch_size=min(config.evaluation.batch_size, episodes),
+            mode=mode,
+            policy=policy,
+            temperature=config.evaluation.temperature,
+            progress=lambda done, _: bar.advance(done - bar.completed),
+            key=stream(seed, "evaluate"),
+        )
+    return np.asarray(played.returns)
+
+
+def _summary(returns: list[np.ndarray]) -> dict[str, Any]:
+    """Summarises returns over the episodes of one training seed, or over the means of several training seeds."""
+    if len(returns) == 1:
+        return summarise(returns[0])
+    means = np.array([r.mean() for r in returns])
+    return summarise(means) | {"episodes": int(sum(map(len, returns))), "seeds": [round(float(m), 4) for m in means]}
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, str, str]:
+    return f"{row['mean']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}", str(row["episodes"])
+
+
+def demo(config: Config, folder: Path, *, resume: bool) -> None:
+    """Runs the whole loop and writes `results.json` and `report.html`."""
+    started = time.monotonic()
+    run = RunFolder(folder)
+    _check_paths(config)
+    run.open(config, resume=resume)
+    _train(config, run, PHASES)
+
+    env = envs.make(config.env)
+    path = _dataset(config, run)
+    info = data.read_info(path)
+    agents = [Dreamer.load(folder, member=i) for i in range(config.seeds)]
+    count, seed = config.evaluation.episodes, config.seed
+    by_chance = data.collect(env, data.random_policy(env.spec), episodes=count, key=stream(seed, "evaluate"))
+    returns = {
+        "random": summarise(np.array([episode.total for episode in by_chance])),
+        "data": summarise(np.array(info.returns)),
+        "cloned": _summary([_play(config, a, env, count, "prior", "sample", seed) for a in agents]),
+        "imagination": _summary([_play(config, a, env, count, "policy", "sample", seed) for a in agents]),
+    }
+    _say("measuring dreams on held-out episodes")
+    held_out = DeviceSource.from_episodes(data.read_episodes(path, "held_out"))
+    levels = [level / 255 for level in (info.frame_levels or range(256))]
+    qualities = [
+        measure_dreams(agent, held_out, encode_source(agent, held_out), levels=levels, key=stream(seed + i, "evaluate"))
+        for i, agent in enumerate(agents)
+    ]
+    minutes = (time.monotonic() - started) / 60
+    results = {
+        "env": config.env.id,
+        "seed": seed,
+        "seeds": config.seeds,
+        "minutes": round(minutes, 2),
+        "returns": returns,
+        "world_model": _world_model(qualities),
+        "device": _device(),
+        "commit": _commit(),
+    }
+    run.results_file.write_text(json.dumps(results, indent=1) + "\n")
+    write_report(run.report_file, _report(config, run, results, qualities[0]))
+    _print_results(config, results, run)
+
+
+def _world_model(qualities: list[DreamQuality]) -> dict[str, Any]:
+    def mean(values):
+        return [round(float(x), 4) for x in np.mean(values, axis=0)]
+
+    first = qualities[0]
+    return {
+        "tokenizer_psnr": round(float(np.mean([q.tokenizer_psnr for q in qualities])), 2),
+        "tokenizer_exact": round(float(np.mean([q.tokenizer_exact for q in qualities])), 5),
+        "context_length": first.context_length,
+        "episodes": first.episodes,
+        "exact_frames": {str(k): mean([q.accuracy[k] for q in qualities]) for k in first.accuracy},
+        "controls": {name: mean([q.controls[name] for q in qualities]) for name in first.controls},
+    }
+
+
+def _report(config: Config, run: RunFolder, results: dict[str, Any], quality: DreamQuality) -> Report:
+    facts = {
+        "environment": results["env"],
+        "preset": config.preset,
+        "seed": results["seed"],
+        "minutes": results["minutes"],
+        "device": results["device"],
+    }
+    if results["commit"]:
+        facts["commit"] = results["commit"]
+    return Report(
+        title=f"Dreamer 4 on {config.env.id}",
+        run=facts,
+        packages={"python": platform.python_version(), "jax": jax.__version__, "equinox": eqx.__version__},
+        returns=results["returns"],
+        metrics=read_metrics(run.metrics_file),
+        reconstructions=quality.reconstructions,
+        dreams=[(t, d, quality.context_length) for t, d in zip(quality.truth, quality.dream, strict=True)],
+        dream_accuracy=quality.accuracy,
+        dream_controls=quality.controls,
+        config=to_yaml(config),
+    )
+
+
+def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> None:
+    over = "episodes" if config.seeds == 1 else f"{config.seeds} training seeds"
+    table = Table("policy", "mean return", "95 % interval", "episodes", title=f"{config.env.id}, interval over {over}")
+    for name, row in results["returns"].items():
+        table.add_row(_POLICY_NAMES[name], *_cells(row), style="bold" if name == "imagination" else "")
+    console.print(table)
+    world = results["world_model"]
+    own = str(config.sampler.num_steps)
+    if own in world["exact_frames"]:
+        dreamt = 100 * float(np.mean(world["exact_frames"][own]))
+        _say(f"world model: {dreamt:.1f} % of dreamt frames exactly right; tokenizer {world['tokenizer_psnr']} dB")
+    _say(f"{results['minutes']:.1f} minutes on {results['device']}")
+    _say(f"results: {run.results_file}")
+    _say(f"report:  {run.report_file}")
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores"
+
+
+def _commit() -> str | None:
+    """Returns the commit of a source checkout, marked if it has changes; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,194 @@
+"""Parts whose behaviour is known exactly, for tests of what is built on them.
+
+`oracle` is an agent whose world model is not learned but written down: the latent of a frame is its state, and the next
+one is a function of state and action. It never looks at the noise, so dreams are exact at any number of steps.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from dreamer4.agent import build_heads
+from dreamer4.config import AgentConfig
+from dreamer4.dreamer import Dreamer
+from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutSampler
+from dreamer4.nn import Entry, RingCache, Stream
+from dreamer4.tokenizer import AbstractTokenizer, LatentStats
+from dreamer4.types import Action, DataSpec
+
+
+# Context noise at the highest trained level is then a millionth, and states survive rounding.
+K_MAX = 1 << 20
+
+
+class OracleTokenizer(AbstractTokenizer):
+    """Reads the state off a frame, by a function that the test gives."""
+
+    read: Callable = eqx.field(static=True)
+    stats: LatentStats
+    frame_shape: tuple[int, int, int] = eqx.field(static=True)
+    num_spatial: int = eqx.field(static=True)
+    spatial_dim: int = eqx.field(static=True)
+
+    def __init__(self, read: Callable, frame_shape: tuple[int, int, int], size: int):
+        self.read, self.frame_shape, self.num_spatial, self.spatial_dim = read, frame_shape, 1, size
+        self.stats = LatentStats.identity(1, size)
+
+    def encode(self, video: Float[Array, "T H W C"]) -> Float[Array, "T Nz Dz"]:
+        return jax.vmap(self.read)(video)[:, None]
+
+    def decode(self, latent: Float[Array, "T Nz Dz"]) -> Float[Array, "T H W C"]:
+        return jnp.zeros((latent.shape[0], *self.frame_shape))
+
+    def reconstruct(
+        self, video: Float[Array, "T H W C"], *, key: PRNGKeyArray
+    ) -> tuple[Float[Array, "T H W C"], Bool[Array, "T P"]]:
+        return video, jnp.zeros((video.shape[0], 1), bool)
+
+    def init_encoder(self) -> Stream:
+        return Stream(RingCache.empty((), 1, 1, 1, jnp.float32), jnp.zeros((), jnp.int32))
+
+    def encode_step(self, frame: Float[Array, "H W C"], stream: Stream) -> tuple[Float[Array, "Nz Dz"], Stream]:
+        return self.read(frame)[None], Stream(stream.cache, stream.position + 1)
+
+    def init_decoder(self) -> Stream:
+        return self.init_encoder()
+
+    def decode_step(self, latent: Float[Array, "Nz Dz"], stream: Stream) -> tuple[Float[Array, "H W C"], Stream]:
+        return jnp.zeros(self.frame_shape), stream
+
+
+class OracleDynamics(AbstractDynamics):
+    """Knows the next state; its read-out is the state, the action that led to it, and whether there was one."""
+
+    transition: Callable = eqx.field(static=True)
+    gain: Float[Array, ""]
+    grid: NoiseGrid
+    num_spatial: int = eqx.field(static=True)
+    spatial_dim: int = eqx.field(static=True)
+    agent_dim: int = eqx.field(static=True)
+    context_length: int = eqx.field(static=True)
+
+    def __init__(self, transition: Callable, size: int, action_size: int, context_length: int = 8):
+        self.transition, self.gain, self.grid = transition, jnp.ones(()), NoiseGrid(K_MAX)
+        self.num_spatial, self.spatial_dim, self.context_length = 1, size, context_length
+        self.agent_dim = size + action_size + 1
+
+    def _read_out(self, state, action, known):
+        led = jnp.where(known, jnp.concatenate([action.discrete.astype(jnp.float32), action.continuous]), 0.0)
+        return self.gain * jnp.concatenate([state, led, known.astype(jnp.float32)[None]])
+
+    def __call__(
+        self,
+        z_noisy: Float[Array, "T Nz Dz"],
+        tau_index: Int[Array, " T"],
+        step_index: Int[Array, " T"],
+        action: Action,
+        action_mask: Bool[Array, " T"],
+        task: Int[Array, ""] | None,
+        segment: Int[Array, " T"] | None = None,
+    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None]:
+        h = jax.vmap(self._read_out)(snap(z_noisy[:, 0]), action, action_mask)
+        return z_noisy, None if task is None else h
+
+    def prefill(
+        self,
+        z_noisy: Float[Array, "T Nz Dz"],
+        tau_index: Int[Array, " T"],
+        step_index: Int[Array, " T"],
+        action: Action,
+        action_mask: Bool[Array, " T"],
+        task: Int[Array, ""],
+    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"], Entry]:
+        z, h = self(z_noisy, tau_index, step_index, action, action_mask, task)
+        return z, h, Entry(snap(z_noisy), snap(z_noisy))
+
+    def init_cache(self) -> Stream:
+        cache = RingCache.empty((), self.context_length, 1, self.spatial_dim, jnp.float32)
+        return Stream(cache, jnp.zeros((), jnp.int32))
+
+    def step(
+        self,
+        z_noisy: Float[Array, "Nz Dz"],
+        tau_index: Int[Array, ""],
+        step_index: Int[Array, ""],
+        action: Action,
+        action_mask: Bool[Array, ""],
+        task: Int[Array, ""] | None,
+        stream: Stream,
+    ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"] | None, Entry]:
+        newest = stream.cache.key[(stream.position - 1) % self.context_length, 0]
+        prediction = self.gain * self.transition(newest, action)[None]
+        h = None if task is None else self._read_out(snap(z_noisy[0]), action, action_mask)
+        return prediction, h, Entry(snap(z_noisy), snap(z_noisy))
+
+
+def snap(state: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+    """Removes the trace of context noise: states are multiples of 1/64. The gradient passes as if nothing happened."""
+    return state + jax.lax.stop_gradient(jnp.round(64.0 * state) / 64.0 - state)
+
+
+class Known(eqx.Module):
+    """A distribution, as far as dreams ask: its mean."""
+
+    value: Float[Array, "*dims"]
+
+    def mean(self) -> Float[Array, "*dims"]:
+        return self.value
+
+
+class OracleHead(eqx.Module):
+    """A reward or continuation head that evaluates a written function of one read-out."""
+
+    function: Callable = eqx.field(static=True)
+    gain: Float[Array, ""]
+
+    def __init__(self, function: Callable):
+        self.function, self.gain = function, jnp.ones(())
+
+    def __call__(self, h: Float[Array, "*dims E"]) -> Known:
+        flat = h.reshape(-1, h.shape[-1])
+        return Known(self.gain * jax.vmap(self.function)(flat).reshape(h.shape[:-1]))
+
+
+def oracle(
+    spec: DataSpec,
+    *,
+    size: int,
+    read: Callable,
+    transition: Callable,
+    reward: Callable,
+    continuation: Callable,
+    agent: AgentConfig | None = None,
+) -> Dreamer:
+    """Builds an agent in a known world, with policy and value heads that learn.
+
+    Arguments:
+        spec: of the environment.
+        size: numbers of a state.
+        read: state of a frame in [0, 1].
+        transition: state after a state and an action.
+        reward: of a read-out `[state, action, known]`.
+        continuation: of a read-out.
+        agent: sizes of the heads.
+    """
+    agent = AgentConfig(hidden=16, mtp_length=1, num_bins=41, bin_limit=2.0) if agent is None else agent
+    dynamics = OracleDynamics(transition, size, len(spec.action.num_classes) + spec.action.continuous_dim)
+    heads = eqx.filter_jit(build_heads)(agent, dynamics.agent_dim, spec.action, key=jr.key(0))
+    prior = jax.tree.map(lambda x: x + 0 if eqx.is_array(x) else x, heads.policy)
+    dreamer = Dreamer(
+        OracleTokenizer(read, spec.frame_shape, size),
+        dynamics,
+        ShortcutSampler(1, context_signal=1.0),
+        heads.policy,
+        prior,
+        heads.reward,
+        heads.continuation,
+        heads.value,
+    )
+    known = (OracleHead(reward), OracleHead(continuation))
+    return eqx.tree_at(lambda d: (d.reward, d.continuation), dreamer, known)

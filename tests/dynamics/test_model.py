@@ -1,0 +1,234 @@
+"""The laws of every registered dynamics, and the tokens of TransformerDynamics in particular."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import distance, equal, generic, influence
+
+from dreamer4.config import DynamicsConfig
+from dreamer4.dynamics import DYNAMICS, ActionEncoder, build, dynamics_layout
+from dreamer4.nn import Stream
+from dreamer4.types import Action, ActionSpec, DataSpec
+
+
+FRAMES, WINDOW, K_MAX, NZ, DZ = 11, 4, 8, 2, 3  # the ring of 4 wraps twice over 11 frames
+SPEC = DataSpec((4, 4, 1), ActionSpec((3, 2), 2), num_tasks=3)
+TASK = jnp.array(1)
+
+
+@pytest.fixture(scope="module", params=DYNAMICS)
+def dynamics(request):
+    config = DynamicsConfig.model_validate(
+        {
+            "kind": request.param,
+            "transformer": {
+                "width": 16, "depth": 4, "heads": 2, "kv_heads": 1, "time_every": 2, "context_length": WINDOW
+            },
+            "num_registers": 1,
+            "num_agent_tokens": 2,
+            "shortcut": {"k_max": K_MAX},
+        }
+    )  # fmt: skip
+    return generic(build, config, NZ, DZ, SPEC, key=jr.key(0))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """Noisy latents, labels, actions and their mask; the arguments of a dynamics before the task."""
+    random = np.random.default_rng(3)
+    action = Action(
+        jnp.asarray(np.stack([random.integers(0, 3, FRAMES), random.integers(0, 2, FRAMES)], -1), jnp.int32),
+        jnp.asarray(random.uniform(-0.9, 0.9, (FRAMES, 2)), jnp.float32),
+    )
+    return (
+        jnp.asarray(random.normal(size=(FRAMES, NZ, DZ)), jnp.float32),
+        jnp.asarray(random.integers(0, K_MAX, FRAMES), jnp.int32),
+        jnp.asarray(random.integers(0, 4, FRAMES), jnp.int32),
+        action,
+        jnp.asarray([False, True, True, False, True, True, True, True, True, False, True]),
+    )
+
+
+@eqx.filter_jit
+def run(dynamics, clip, task, segment=None):
+    return dynamics(*clip, task, segment)
+
+
+@pytest.fixture(scope="module")
+def whole(dynamics, clip):
+    return run(dynamics, clip, TASK)
+
+
+def change(clip, path, index, value):
+    return eqx.tree_at(path, clip, path(clip).at[index].set(value))
+
+
+# ---- time
+
+
+def test_nothing_depends_on_later_latents(dynamics, clip):
+    def both(z):
+        z_hat, h = dynamics(z, *clip[1:], TASK)
+        return jnp.concatenate([z_hat.reshape(FRAMES, -1), h], axis=-1)
+
+    acts = influence(both, clip[0])
+    assert not np.triu(acts, 1).any()
+    age = np.subtract.outer(np.arange(FRAMES), np.arange(FRAMES))
+    assert np.array_equal(acts > 0, (age >= 0) & (age <= 2 * (WINDOW - 1)))
+
+
+CHANGES = {
+    "latent": (lambda c: c[0], 7.0),
+    "tau_index": (lambda c: c[1], K_MAX),
+    "step_index": (lambda c: c[2], 3),
+    "discrete": (lambda c: c[3].discrete, 0),
+    "continuous": (lambda c: c[3].continuous, 1.0),
+    "action_mask": (lambda c: c[4], False),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_input_of_a_frame_acts_on_this_frame_and_later_ones_alone(dynamics, clip, whole, name):
+    path, value = CHANGES[name]
+    clip = change(clip, lambda c: c[3].discrete, 6, 1)
+    clip = change(clip, lambda c: c[2], 6, 1)
+    before, after = run(dynamics, clip, TASK), run(dynamics, change(clip, path, 6, value), TASK)
+    for a, b in zip(before, after, strict=True):
+        moved = np.abs(a - b).reshape(FRAMES, -1).max(-1)
+        assert not moved[:6].any()
+        assert (moved[6:] > 1e-6).all()
+
+
+def test_segments_do_not_see_each_other(dynamics, clip):
+    whole = run(dynamics, clip, TASK, jnp.arange(FRAMES))
+    moved = run(dynamics, change(clip, lambda c: c[0], 4, 7.0), TASK, jnp.arange(FRAMES))
+    for a, b in zip(whole, moved, strict=True):
+        assert equal(np.delete(a, 4, axis=0), np.delete(b, 4, axis=0))
+        assert distance(a[4], b[4]) > 1e-3
+
+
+@eqx.filter_jit
+def stepwise(dynamics, clip, task):
+    def body(stream, frame):
+        z_hat, h, entry = dynamics.step(*frame, task, stream)
+        return Stream(stream.cache.write(entry, stream.position), stream.position + 1), (z_hat, h)
+
+    return jax.lax.scan(body, dynamics.init_cache(), clip)
+
+
+def test_step_equals_call_at_every_position_through_two_wraps(dynamics, clip, whole):
+    stream, out = stepwise(dynamics, clip, TASK)
+    assert distance(out, whole) < 1e-5
+    assert int(stream.position) == FRAMES
+
+
+def test_step_without_agent_predicts_the_same_world_from_the_same_cache(dynamics, clip, whole):
+    stream, _ = stepwise(dynamics, jax.tree.map(lambda leaf: leaf[:-1], clip), TASK)
+    last = jax.tree.map(lambda leaf: leaf[-1], clip)
+    z_hat, h, _ = eqx.filter_jit(dynamics.step)(*last, None, stream)
+    assert h is None
+    assert distance(z_hat, whole[0][-1]) < 1e-5
+
+
+def test_prefill_equals_call_and_leaves_the_cache_of_steps(dynamics, clip, whole):
+    z_hat, h, entries = eqx.filter_jit(dynamics.prefill)(*clip, TASK)
+    assert distance((z_hat, h), whole) < 1e-5
+    filled = dynamics.init_cache().cache.fill(entries, jnp.array(FRAMES))
+    assert distance(filled, stepwise(dynamics, clip, TASK)[0].cache) < 1e-5
+
+
+# ---- the one-way agent
+
+
+def test_the_world_does_not_depend_on_task_or_agent_tokens(dynamics, clip, whole):
+    z_hat, h = run(dynamics, clip, jnp.array(2))
+    assert equal(z_hat, whole[0])
+    assert (np.abs(h - whole[1]).max(-1) > 1e-3).all()
+    alone, nothing = run(dynamics, clip, None)
+    assert nothing is None
+    assert distance(alone, whole[0]) < 1e-5
+
+
+def test_agent_parameters_get_no_gradient_from_the_world(dynamics, clip):
+    agent = dynamics.transformer.layout.slots("agent")
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(dynamics, part):
+        return jnp.sum(dynamics(*clip, TASK)[part] ** 3)
+
+    from_world, from_agent = gradient(dynamics, 0), gradient(dynamics, 1)
+    assert not from_world.task.table.any()
+    assert not from_world.transformer.slot[agent].any()
+    assert from_world.transformer.slot[: agent.start].any(axis=-1).all()
+    assert from_agent.task.table[1].any() and not from_agent.task.table[0].any()
+    assert from_agent.transformer.slot.any(axis=-1).all()
+
+
+def test_the_agent_sees_the_frame_the_past_and_the_action(dynamics, clip, whole):
+    acts = influence(lambda z: dynamics(z, *clip[1:], TASK)[1], clip[0])
+    assert (np.diag(acts) > 0).all() and (np.diag(acts, -1) > 0).all()
+    moved = run(dynamics, change(clip, lambda c: c[3].continuous, 10, -clip[3].continuous[10]), TASK)
+    assert distance(moved[1][10], whole[1][10]) > 1e-3
+
+
+def test_the_layout_is_one_way():
+    layout = dynamics_layout(3, 2, 2)
+    mask, agent = layout.space_mask(), layout.slots("agent")
+    assert layout.size == agent.stop == 9
+    assert mask[:, : agent.start].all()
+    assert not mask[: agent.start, agent].any()
+    assert mask[agent].all()
+    assert all(layout.through_time())
+
+
+# ---- tokens
+
+
+def test_actions_count_only_where_they_are_known(dynamics, clip, whole):
+    hidden = np.flatnonzero(~clip[4])
+    moved = change(clip, lambda c: c[3].discrete, hidden, 1)
+    moved = change(moved, lambda c: c[3].continuous, hidden, 0.77)
+    assert equal(run(dynamics, moved, TASK), whole)
+    masked = run(dynamics, change(clip, lambda c: c[4], 10, False), TASK)
+    assert distance(masked[0][10], whole[0][10]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "spec", [ActionSpec((3,)), ActionSpec((2, 5, 2)), ActionSpec((), 4), ActionSpec((3, 2), 1)], ids=str
+)
+def test_an_action_is_a_base_plus_the_sum_of_its_components(spec):
+    encoder = generic(ActionEncoder, spec, 8, key=jr.key(0))
+    random = np.random.default_rng(0)
+    discrete = np.stack([random.integers(0, n, 6) for n in spec.num_classes], -1) if spec.num_classes else np.zeros((6, 0))
+    continuous = random.uniform(-2, 2, (6, spec.continuous_dim))
+    action = Action(jnp.asarray(discrete, jnp.int32), jnp.asarray(continuous, jnp.float32))
+    mask = jnp.array([True, False, True, True, False, True])
+    expected = np.tile(np.asarray(encoder.base, np.float64), (6, 1))
+    for t in np.flatnonzero(mask):
+        for i, table in enumerate(encoder.discrete):
+            expected[t] += np.asarray(table.table)[int(discrete[t, i])]
+        if spec.continuous_dim:
+            expected[t] += np.clip(continuous[t], -1, 1) @ np.asarray(encoder.continuous.weight, np.float64)
+    tokens = encoder(action, mask)
+    assert distance(tokens, expected) < 1e-6
+    assert equal(tokens[1], encoder.base)
+
+
+def test_signal_and_step_size_share_one_token(dynamics):
+    layout, width = dynamics.transformer.layout, dynamics.transformer.slot.shape[-1]
+    shortcut = layout.slots("shortcut")
+    assert shortcut.stop - shortcut.start == 1
+    assert dynamics.signal.table.shape == (K_MAX + 1, width // 2)
+    assert dynamics.step_size.table.shape == (4, width // 2)
+    null = Action.null(SPEC.action)
+
+    def token(tau_index, step_index):
+        inputs = jnp.zeros((NZ, DZ)), jnp.array(tau_index), jnp.array(step_index), null, jnp.array(False), TASK
+        return dynamics._tokens(*inputs)[shortcut][0]
+
+    expected = np.concatenate([dynamics.signal.table[5], dynamics.step_size.table[2]])
+    assert equal(token(5, 2), expected)

@@ -1,0 +1,241 @@
+"""Noise levels, targets and segments of shortcut forcing (eqs 4-8)."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import distance
+from scipy.stats import chisquare
+
+from dreamer4.config import ShortcutConfig
+from dreamer4.dynamics import (
+    Levels,
+    NoiseGrid,
+    ShortcutForcing,
+    bootstrap_levels,
+    bootstrap_target,
+    context_levels,
+    corrupt,
+    flow_levels,
+    paper_levels,
+    ramp,
+)
+
+
+GRID = NoiseGrid(8)
+DRAWS = 20_000
+# Every (signal, step) pair of the grid: step sizes 1, 1/2, 1/4, 1/8, signals 0, d, ..., 1 - d.
+PAIRS = [(i * (8 >> s), s) for s in range(4) for i in range(1 << s)]
+
+
+def fits(counts, shares=None):
+    """Whether counts fit equal (or given) shares; one key in ten thousand fails by chance, and the key is fixed."""
+    counts = np.asarray(counts, float)
+    expected = None if shares is None else counts.sum() * np.asarray(shares)
+    return chisquare(counts, expected).pvalue > 1e-4
+
+
+# ---- the grid and eq 4
+
+
+def test_the_grid():
+    assert GRID.finest == 3 and NoiseGrid(64).finest == 6
+    assert GRID.tau(jnp.arange(9)).tolist() == [i / 8 for i in range(9)]
+    assert GRID.stride(jnp.arange(4)).tolist() == [8, 4, 2, 1]
+    assert [NoiseGrid(64).snap(signal) for signal in (0.0, 0.5, 0.9, 0.99, 1.0)] == [0, 32, 58, 63, 63]
+    assert GRID.snap(0.9) == 7
+
+
+@pytest.mark.parametrize(
+    ("draw", "coarsest", "finest"), [(paper_levels, 0, 3), (bootstrap_levels, 0, 2), (flow_levels, 3, 3)]
+)
+def test_levels_are_uniform_over_step_sizes_and_over_the_signals_each_step_reaches(draw, coarsest, finest):
+    levels = draw(GRID, DRAWS, key=jr.key(0))
+    tau, step = np.asarray(levels.tau_index), np.asarray(levels.step_index)
+    assert {(t, s) for t, s in zip(tau.tolist(), step.tolist(), strict=True)} == {
+        (t, s) for t, s in PAIRS if coarsest <= s <= finest
+    }
+    assert (tau / 8 <= 1 - 2.0**-step).all()
+    sizes = np.bincount(step, minlength=4)[coarsest : finest + 1]
+    assert len(sizes) == 1 or fits(sizes)
+    for s in range(max(coarsest, 1), finest + 1):
+        assert fits(np.bincount(tau[step == s] // (8 >> s), minlength=1 << s))
+
+
+def test_every_frame_has_a_pair_of_its_own():
+    levels = paper_levels(GRID, DRAWS, key=jr.key(1))
+    for values in (levels.tau_index, levels.step_index):
+        values = np.asarray(values, float)
+        assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.03
+
+
+def test_context_levels_are_context_or_pure_noise():
+    levels = context_levels(GRID, DRAWS, 7, 0.8, key=jr.key(0))
+    assert set(np.unique(levels.tau_index)) == {0, 7}
+    assert set(np.unique(levels.step_index)) == {GRID.finest}
+    assert fits(np.bincount(np.asarray(levels.tau_index) // 7), [0.2, 0.8])
+
+
+def test_signal_one_is_clean_and_signal_zero_is_noise():
+    z, noise = jr.normal(jr.key(0), (3, 2, 4)), jr.normal(jr.key(1), (3, 2, 4))
+    mixed = corrupt(z, noise, jnp.array([0.0, 1.0, 0.25]))
+    assert distance(mixed, np.stack([noise[0], z[1], 0.75 * noise[2] + 0.25 * z[2]])) < 1e-6
+
+
+def test_the_ramp_is_eq_8():
+    tau = jnp.linspace(0, 1, 9)
+    assert distance(ramp(tau), 0.9 * np.linspace(0, 1, 9) + 0.1) < 1e-6
+    assert distance(ramp(tau, floor=1.0), np.ones(9)) < 1e-6
+
+
+# ---- eq 7
+
+MIX = np.random.default_rng(0).normal(size=(3, 3))
+
+
+def arbitrary(z, tau_index, step_index, xp=jnp):
+    """A model that reads all frames, the signal and the step size; the same in NumPy and JAX."""
+    past = xp.cumsum(z, axis=0) / xp.arange(1, z.shape[0] + 1)[:, None, None]
+    tau, step = tau_index[:, None, None] / 8.0, step_index[:, None, None] * 1.0
+    return xp.tanh((z + past) @ xp.asarray(MIX, z.dtype) + 2.0 * tau - xp.sin(1.0 + step)) * 1.5
+
+
+@pytest.fixture(scope="module")
+def example():
+    """One frame of every pair, in mixed order."""
+    order = np.random.default_rng(1).permutation(len(PAIRS))
+    tau_index, step_index = (np.array([PAIRS[i][n] for i in order]) for n in (0, 1))
+    z = np.random.default_rng(2).normal(size=(len(PAIRS), 2, 3))
+    return z, tau_index, step_index
+
+
+def reference_target(z, tau_index, step_index):
+    """The velocities of both half steps and their mean as a point in clean space, by eq 7 in float64."""
+    coarse = (step_index < 3)[:, None, None]
+    tau, size = tau_index[:, None, None] / 8, np.where(coarse, 0.5 ** step_index[:, None, None], 0)
+    half_index = np.minimum(step_index + 1, 3)
+    first_clean = arbitrary(z, tau_index, half_index, np)
+    first = (first_clean - z) / (1 - tau)
+    moved = z + first * size / 2
+    tau_moved = tau + size / 2
+    second_clean = arbitrary(moved, np.round(tau_moved[:, 0, 0] * 8).astype(int), half_index, np)
+    second = (second_clean - moved) / (1 - tau_moved)
+    return (first + second) / 2, z + (1 - tau) * (first + second) / 2, (first_clean + second_clean) / 2
+
+
+def levels(tau_index, step_index):
+    return Levels(jnp.asarray(tau_index, jnp.int32), jnp.asarray(step_index, jnp.int32))
+
+
+@pytest.fixture(scope="module")
+def target(example):
+    z, tau_index, step_index = example
+    labels = levels(tau_index, step_index)
+    return jax.jit(lambda z: bootstrap_target(arbitrary, GRID, z, labels))(jnp.asarray(z, jnp.float32))
+
+
+def test_the_target_is_the_mean_velocity_of_two_half_steps_of_the_whole_clip(example, target):
+    _, expected, _ = reference_target(*example)
+    coarse = example[2] < 3
+    assert distance(np.asarray(target)[coarse], expected[coarse]) < 1e-5
+
+
+def test_averaging_clean_predictions_would_be_another_target(example, target):
+    _, _, averaged = reference_target(*example)
+    coarse = example[2] < 3
+    assert distance(np.asarray(target)[coarse], averaged[coarse]) > 0.1
+
+
+def test_clean_space_error_is_velocity_error_times_the_squared_remaining_noise(example, target):
+    z, tau_index, step_index = example
+    velocity, _, _ = reference_target(*example)
+    predicted = arbitrary(z, tau_index, step_index, np)
+    tau = tau_index[:, None, None] / 8
+    in_velocities = (1 - tau) ** 2 * ((predicted - z) / (1 - tau) - velocity) ** 2
+    coarse = step_index < 3
+    assert distance(((predicted - np.asarray(target)) ** 2)[coarse], in_velocities[coarse]) < 1e-4
+
+
+def test_teachers_are_asked_at_half_the_step_and_at_the_level_they_have_reached(example):
+    z, tau_index, step_index = example
+    calls = []
+
+    def spy(z, tau_index, step_index):
+        calls.append((np.asarray(z), np.asarray(tau_index), np.asarray(step_index)))
+        return arbitrary(z, tau_index, step_index)
+
+    bootstrap_target(spy, GRID, jnp.asarray(z, jnp.float32), levels(tau_index, step_index))
+    (z_1, tau_1, step_1), (z_2, tau_2, step_2) = calls
+    coarse = step_index < 3
+    half = np.where(coarse, 8 >> np.minimum(step_index + 1, 3), 0)
+    assert np.array_equal(step_1[coarse], step_index[coarse] + 1) and np.array_equal(step_1, step_2)
+    # Below twice the finest step the teacher is the branch that learns from data.
+    assert (step_1[step_index == 2] == GRID.finest).all()
+    assert np.array_equal(tau_1, tau_index) and np.array_equal(tau_2, tau_index + half)
+    assert {(t, s) for t, s in zip(tau_2[coarse], step_2[coarse], strict=True)} <= set(PAIRS)
+    # All coarse frames move together, the finest stay.
+    moved = np.abs(z_2 - z_1).max(axis=(1, 2)) > 1e-6
+    assert np.array_equal(moved, coarse)
+
+
+def test_no_gradient_reaches_model_or_input_through_the_target(example):
+    z, tau_index, step_index = example
+    labels = levels(tau_index, step_index)
+
+    def loss(scale, z):
+        return jnp.sum(bootstrap_target(lambda *a: scale * arbitrary(*a), GRID, z, labels) ** 2)
+
+    by_scale, by_z = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.array(1.3), jnp.asarray(z, jnp.float32))
+    assert by_scale == 0.0 and not by_z.any()
+
+
+def test_a_model_without_curvature_is_its_own_target(example):
+    z, tau_index, step_index = example
+    clean = jr.normal(jr.key(5), z.shape)
+    target = bootstrap_target(lambda *_: clean, GRID, jnp.asarray(z, jnp.float32), levels(tau_index, step_index))
+    assert distance(target, clean) < 1e-5
+
+
+# ---- the draws of a batch
+
+
+def forcing(**settings):
+    return ShortcutForcing(ShortcutConfig(k_max=8, **settings), context_signal=0.9)
+
+
+def test_paper_mode_teaches_every_row_and_split_mode_a_share():
+    paper, split = forcing(mode="paper"), forcing(mode="split", bootstrap_fraction=0.25)
+    assert paper.bootstrap_rows(12) == 12 and split.bootstrap_rows(12) == 3
+    draw = jax.vmap(lambda f, k: f.bootstrap_row(100, key=k), in_axes=(None, 0))
+    keys = jr.split(jr.key(0), 20)
+    assert set(np.unique(draw(paper, keys).step_index)) == {0, 1, 2, 3}
+    assert set(np.unique(draw(split, keys).step_index)) == {0, 1, 2}
+
+
+def test_flow_rows_are_context_rows_in_the_share_asked_for():
+    settings = forcing(context_fraction=0.3, context_keep=0.5)
+    rows = jax.jit(jax.vmap(lambda k: settings.flow_row(40, key=k)))(jr.split(jr.key(0), 2000))
+    assert set(np.unique(rows.step_index)) == {GRID.finest}
+    context = np.isin(rows.tau_index, [0, 7]).all(-1)
+    assert fits(np.bincount(context), [0.7, 0.3])
+    plain = jax.vmap(lambda k: forcing().flow_row(40, key=k))(jr.split(jr.key(0), 50))
+    assert set(np.unique(plain.tau_index)) == set(range(8))
+
+
+def test_rows_are_images_chunks_or_long_clips_in_the_shares_asked_for():
+    settings = forcing(image_fraction=0.3, chunk_length=4, long_fraction=0.1)
+    draw = eqx.filter_jit(eqx.filter_vmap(lambda f, k: f.segments(12, key=k), in_axes=(None, 0)))
+    segment, image = (np.asarray(x) for x in draw(settings, jr.split(jr.key(0), 4000)))
+    separate = (segment == np.arange(12)).all(-1)
+    chunks = (segment == np.arange(12) // 4).all(-1)
+    long = (segment == segment[:, :1]).all(-1)
+    assert np.array_equal(separate, image)
+    assert (separate | chunks | long).all()
+    assert fits([separate.sum(), chunks.sum(), long.sum()], [0.3, 0.63, 0.07])
+
+
+def test_without_chunks_or_images_a_row_is_one_clip():
+    segment, image = forcing(image_fraction=0.0).segments(6, key=jr.key(0))
+    assert segment.tolist() == [0] * 6 and not image
