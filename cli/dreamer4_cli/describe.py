@@ -82,7 +82,9 @@ def dry_run(config: Config) -> None:
             flops = frames * costs[name]
         # Weights and their average, two moments and the gradient of what is trained, in float32, per training seed.
         megabytes = 4 * config.seeds * (2 * total + 3 * trained) / 1e6
-        table.add_row(name, str(settings.steps), f"{trained:,}", f"{config.seeds * flops / 1e9:,.2f}", f"{megabytes:,.1f}")
+        table.add_row(
+            name, str(settings.steps), f"{trained:,}", f"{config.seeds * flops / 1e9:,.2f}", f"{megabytes:,.1f}"
+        )
     console.print(table)
     console.print("Operations count matrix products; memory is the training state without activations.")
 
@@ -97,7 +99,7 @@ def info(path: Path) -> None:
         _run_info(RunFolder(path))
     else:
         raise InputError(
-            f"{path} is neither a data set (dataset.json), a checkpoint ({checkpoint.MANIFEST}) nor a run (config.yaml)."
+            f"{path} is no data set (dataset.json), no checkpoint ({checkpoint.MANIFEST}) and no run (config.yaml)."
         )
 
 

@@ -66,7 +66,9 @@ class DataConfig(Branch):
     episodes: int = Field(default=2000, gt=0, description="episodes to collect")
     policy: Literal["random"] = Field(default="random", description="behaviour policy of the collection")
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of episodes kept for evaluation")
-    spec: SpecConfig | None = Field(default=None, description="shapes for a dry run without data; training reads the data's own")
+    spec: SpecConfig | None = Field(
+        default=None, description="shapes for a dry run without data; training reads the data's own"
+    )
 
     @model_validator(mode="after")
     def _both_parts(self):

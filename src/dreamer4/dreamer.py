@@ -75,7 +75,7 @@ class Dreamer(eqx.Module):
     def load(cls, path: str | Path, *, member: int = 0, like: "Dreamer | None" = None) -> "Dreamer":
         """Loads an agent from a checkpoint, which describes itself.
 
-        Arguments:
+        Args:
             path: a checkpoint `<run>/checkpoints/<phase>/<step>`, a folder of such steps, or a run; of several the
                 newest of the latest phase is taken.
             member: which of several training seeds, if the run trained more than one.
@@ -115,7 +115,7 @@ class Dreamer(eqx.Module):
     ) -> Memory:
         """Takes in a real frame.
 
-        Arguments:
+        Args:
             memory: the past.
             frame: pixels in [0, 1].
             action: action that led to the frame.
@@ -124,15 +124,13 @@ class Dreamer(eqx.Module):
         """
         latent, encoder = self.tokenizer.encode_step(frame, memory.encoder)
         signal = self.sampler.context_signal
-        h, world = commit(
-            self.dynamics, latent, action, action_mask, memory.task, memory.world, signal, key=key
-        )
+        h, world = commit(self.dynamics, latent, action, action_mask, memory.task, memory.world, signal, key=key)
         return Memory(encoder, world, h, memory.task)
 
     def recall(self, row: Trajectory, count: Int[Array, ""], *, key: PRNGKeyArray) -> Memory:
         """Returns the memory after the first `count` latents of a clip, as if they had been observed in turn.
 
-        Arguments:
+        Args:
             row: a clip of latents, no longer than the dynamics' context.
             count: frames that happened, at least 1.
             key: randomness of the context noise.
@@ -144,6 +142,7 @@ class Dreamer(eqx.Module):
         finest = jnp.full(length, grid.finest, jnp.int32)
         z_context = corrupt(row.latent, jr.normal(key, row.latent.shape), grid.tau(index))
         _, h, entries = self.dynamics.prefill(z_context, index, finest, row.action, row.action_mask, row.task)
+        assert h is not None  # there is a task
         start = self.dynamics.init_cache()
         world = Stream(start.cache.fill(entries, count), count)
         return Memory(self.tokenizer.init_encoder(), world, h[count - 1], row.task)
@@ -153,7 +152,7 @@ class Dreamer(eqx.Module):
     ) -> tuple[Float[Array, "Nz Dz"], Memory]:
         """Invents the frame that an action leads to.
 
-        Arguments:
+        Args:
             memory: the past.
             action: the action.
             sampler: how to draw the frame; the agent's own sampler by default.
@@ -177,7 +176,7 @@ class Dreamer(eqx.Module):
     ) -> Action:
         """Chooses the next action.
 
-        Arguments:
+        Args:
             memory: the past, with at least one frame.
             mode: draw from the policy, or take its most likely action.
             policy: the trained policy, or the cloned prior.
@@ -209,7 +208,7 @@ def find_checkpoint(path: Path) -> Path:
         if folder.is_dir() and (step := checkpoint.Checkpoints(folder).latest_valid()) is not None:
             return step
     raise InputError(
-        f"No checkpoint at {path}: expected a run folder, a folder of steps, or one step with its {checkpoint.MANIFEST}."
+        f"No checkpoint at {path}: expected a run folder, a folder of steps, or a step with {checkpoint.MANIFEST}."
     )
 
 

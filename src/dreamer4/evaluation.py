@@ -85,7 +85,7 @@ def evaluate(
 
     Episode i depends on `key` and i alone, so two agents evaluated with one key meet the same starts.
 
-    Arguments:
+    Args:
         dreamer: the agent.
         env: the real environment.
         episodes: number of episodes.

@@ -45,7 +45,7 @@ def imagine(
 
     No gradient flows through a dream: the paper trains policy and value on its read-outs only.
 
-    Arguments:
+    Args:
         dreamer: the agent.
         memory: the past, with at least one frame that does not end its episode.
         horizon: number of imagined frames, H.

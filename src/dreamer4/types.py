@@ -21,7 +21,7 @@ from dreamer4.errors import InputError
 class ActionSpec:
     """The factors of an action: any mix of discrete components and one continuous vector.
 
-    Catch is `ActionSpec((3,))`, Minecraft `ActionSpec((2,) * 23 + (121,))`, a walker with six joints `ActionSpec((), 6)`.
+    Catch is `ActionSpec((3,))`, Minecraft `ActionSpec((2,) * 23 + (121,))`, a six-joint walker `ActionSpec((), 6)`.
 
     Attributes:
         num_classes: number of classes of each discrete component.

@@ -1,6 +1,6 @@
-"""Parts whose behaviour is known exactly, for tests of what is built on them.
+"""Agents for tests: a real one at the smallest sizes, and one whose world is known exactly.
 
-`oracle` is an agent whose world model is not learned but written down: the latent of a frame is its state, and the next
+`build_tiny` gives the real one; every file asks for the same sizes, so that it is compiled once. `oracle` is an agent whose world model is not learned but written down: the latent of a frame is its state, and the next
 one is a function of state and action. It never looks at the noise, so dreams are exact at any number of steps.
 """
 
@@ -10,15 +10,52 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.agent import build_heads
-from dreamer4.config import AgentConfig
+from dreamer4.config import AgentConfig, Config
 from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutSampler
 from dreamer4.nn import Entry, RingCache, Stream
 from dreamer4.tokenizer import AbstractTokenizer, LatentStats
-from dreamer4.types import Action, DataSpec
+from dreamer4.types import Action, ActionSpec, DataSpec
+
+
+TINY_SPEC = DataSpec((4, 4, 1), ActionSpec((3,), 2), num_tasks=2)
+_TRANSFORMER = {"width": 16, "depth": 2, "heads": 2, "kv_heads": 2, "time_every": 2, "context_length": 5}
+TINY = Config.model_validate(
+    {
+        "tokenizer": {
+            "patch": [2, 2],
+            "num_latents": 2,
+            "latent_dim": 4,
+            "num_spatial": 2,
+            "encoder": _TRANSFORMER,
+            "decoder": _TRANSFORMER,
+        },
+        "dynamics": {"transformer": _TRANSFORMER, "num_registers": 1, "shortcut": {"k_max": 8}},
+        "sampler": {"num_steps": 2},
+        "agent": {"hidden": 8, "mtp_length": 2, "num_bins": 11, "bin_limit": 2.0},
+    }
+)
+
+
+@eqx.filter_jit
+def build_tiny() -> Dreamer:
+    """Builds the untrained agent of `TINY` for data of `TINY_SPEC`."""
+    return Dreamer.build(TINY, TINY_SPEC, key=jr.key(0))
+
+
+def randomised(dreamer: Dreamer) -> Dreamer:
+    """Returns the agent with read-outs that are no longer zero, and with a policy that differs from its prior."""
+
+    def where(d):
+        heads = (d.policy, d.prior, d.reward, d.continuation, d.value)
+        return [head.mlp.readout.weight for head in heads] + [d.dynamics.flow_head.weight]
+
+    rng = np.random.default_rng(0)
+    return eqx.tree_at(where, dreamer, [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in where(dreamer)])
 
 
 # Context noise at the highest trained level is then a millionth, and states survive rounding.
@@ -142,17 +179,23 @@ class Known(eqx.Module):
 
 
 class OracleHead(eqx.Module):
-    """A reward or continuation head that evaluates a written function of one read-out."""
+    """A reward or continuation head that evaluates a written function of one read-out.
+
+    What varies between worlds can be handed over as `table`, the function's second argument, so that they share one
+    compilation.
+    """
 
     function: Callable = eqx.field(static=True)
     gain: Float[Array, ""]
+    table: Float[Array, "..."] | None
 
-    def __init__(self, function: Callable):
-        self.function, self.gain = function, jnp.ones(())
+    def __init__(self, function: Callable, table: Float[Array, "..."] | None = None):
+        self.function, self.gain, self.table = function, jnp.ones(()), table
 
     def __call__(self, h: Float[Array, "*dims E"]) -> Known:
         flat = h.reshape(-1, h.shape[-1])
-        return Known(self.gain * jax.vmap(self.function)(flat).reshape(h.shape[:-1]))
+        known = self.function if self.table is None else lambda h: self.function(h, self.table)
+        return Known(self.gain * jax.vmap(known)(flat).reshape(h.shape[:-1]))
 
 
 def oracle(
@@ -161,8 +204,8 @@ def oracle(
     size: int,
     read: Callable,
     transition: Callable,
-    reward: Callable,
-    continuation: Callable,
+    reward: Callable | OracleHead,
+    continuation: Callable | OracleHead,
     agent: AgentConfig | None = None,
 ) -> Dreamer:
     """Builds an agent in a known world, with policy and value heads that learn.
@@ -190,5 +233,5 @@ def oracle(
         heads.continuation,
         heads.value,
     )
-    known = (OracleHead(reward), OracleHead(continuation))
+    known = tuple(x if isinstance(x, OracleHead) else OracleHead(x) for x in (reward, continuation))
     return eqx.tree_at(lambda d: (d.reward, d.continuation), dreamer, known)

@@ -205,23 +205,27 @@ def forcing(**settings):
     return ShortcutForcing(ShortcutConfig(k_max=8, **settings), context_signal=0.9)
 
 
+@eqx.filter_jit
+def rows(forcing, keys):
+    """Flow rows and bootstrap rows of 40 frames."""
+    return [jax.vmap(lambda k, f=f: f(40, key=k))(keys) for f in (forcing.flow_row, forcing.bootstrap_row)]
+
+
 def test_paper_mode_teaches_every_row_and_split_mode_a_share():
     paper, split = forcing(mode="paper"), forcing(mode="split", bootstrap_fraction=0.25)
     assert paper.bootstrap_rows(12) == 12 and split.bootstrap_rows(12) == 3
-    draw = jax.vmap(lambda f, k: f.bootstrap_row(100, key=k), in_axes=(None, 0))
-    keys = jr.split(jr.key(0), 20)
-    assert set(np.unique(draw(paper, keys).step_index)) == {0, 1, 2, 3}
-    assert set(np.unique(draw(split, keys).step_index)) == {0, 1, 2}
+    keys = jr.split(jr.key(0), 50)
+    (_, paper_rows), (split_flow, split_rows) = rows(paper, keys), rows(split, keys)
+    assert set(np.unique(paper_rows.step_index)) == {0, 1, 2, 3}
+    assert set(np.unique(split_rows.step_index)) == {0, 1, 2}
+    assert set(np.unique(split_flow.step_index)) == {3}
+    assert set(np.unique(split_flow.tau_index)) == set(range(8))
 
 
 def test_flow_rows_are_context_rows_in_the_share_asked_for():
-    settings = forcing(context_fraction=0.3, context_keep=0.5)
-    rows = jax.jit(jax.vmap(lambda k: settings.flow_row(40, key=k)))(jr.split(jr.key(0), 2000))
-    assert set(np.unique(rows.step_index)) == {GRID.finest}
-    context = np.isin(rows.tau_index, [0, 7]).all(-1)
-    assert fits(np.bincount(context), [0.7, 0.3])
-    plain = jax.vmap(lambda k: forcing().flow_row(40, key=k))(jr.split(jr.key(0), 50))
-    assert set(np.unique(plain.tau_index)) == set(range(8))
+    drawn, _ = rows(forcing(context_fraction=0.3, context_keep=0.5), jr.split(jr.key(0), 2000))
+    assert set(np.unique(drawn.step_index)) == {GRID.finest}
+    assert fits(np.bincount(np.isin(drawn.tau_index, [0, 7]).all(-1)), [0.7, 0.3])
 
 
 def test_rows_are_images_chunks_or_long_clips_in_the_shares_asked_for():

@@ -27,9 +27,7 @@ class PolicyHead(eqx.Module):
     spec: ActionSpec = eqx.field(static=True)
     length: int = eqx.field(static=True)
 
-    def __init__(
-        self, in_size: int, spec: ActionSpec, *, hidden: int, layers: int, length: int, key: PRNGKeyArray
-    ):
+    def __init__(self, in_size: int, spec: ActionSpec, *, hidden: int, layers: int, length: int, key: PRNGKeyArray):
         """Builds a policy for actions of `spec` that predicts `length` offsets; it starts out uniform."""
         outputs = sum(spec.num_classes) + 2 * spec.continuous_dim
         self.mlp = MLP(in_size, hidden, length * outputs, layers=layers, scale=0.0, key=key)

@@ -29,7 +29,7 @@ def agent_losses(
 
     Targets beyond the clip or on padding do not count. Eq 9 sums n from 0 to L; "length 8" reads as L outputs.
 
-    Arguments:
+    Args:
         policy: head of L offsets.
         reward: head of L offsets.
         continuation: head of L offsets.

@@ -54,7 +54,7 @@ class PMPO(AbstractPolicyObjective):
     def __init__(self, alpha: float = 0.5, beta: float = 0.3):
         """Builds the objective.
 
-        Arguments:
+        Args:
             alpha: weight of the positive set, in [0, 1]; the negative set gets `1 - alpha`.
             beta: weight of KL[policy || prior], at least 0.
         """

@@ -21,7 +21,7 @@ def lambda_returns(
 
     The paper prints `v[t]` there; with the value of the same state, lambda = 0 would never look ahead.
 
-    Arguments:
+    Args:
         reward: rewards that arrive at states 1 to H.
         continuation: 1 where the episode goes on at states 1 to H, 0 where it ended; probabilities are allowed.
         value: values of states 0 to H.

@@ -66,7 +66,7 @@ class AbstractDynamics(eqx.Module):
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None]:
         """Predicts a clip.
 
-        Arguments:
+        Args:
             z_noisy: latents, mixed with noise frame by frame.
             tau_index: signal level of each frame.
             step_index: step size of each frame.
@@ -88,7 +88,7 @@ class AbstractDynamics(eqx.Module):
         action: Action,
         action_mask: Bool[Array, " T"],
         task: Int[Array, ""],
-    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"], Entry]:
+    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
         """Predicts a clip as `__call__` does, and returns the cache entries of its frames."""
 
     @abstractmethod

@@ -85,7 +85,7 @@ class TransformerDynamics(AbstractDynamics):
     ):
         """Builds the model around a transformer.
 
-        Arguments:
+        Args:
             transformer: over the slots of `dynamics_layout`, of even width.
             spatial_dim: channels of a spatial token, Dz.
             action: factors of an action.
@@ -155,7 +155,7 @@ class TransformerDynamics(AbstractDynamics):
         action: Action,
         action_mask: Bool[Array, " T"],
         task: Int[Array, ""],
-    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"], Entry]:
+    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
         tokens = self._clip_tokens(z_noisy, tau_index, step_index, action, action_mask, task)
         tokens, entries = self.transformer.prefill(tokens)
         return *jax.vmap(self._read, in_axes=(0, None))(tokens, task), entries

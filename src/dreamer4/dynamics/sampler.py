@@ -38,7 +38,7 @@ def commit(
     level and the finest step, and passed through the model once; its entry is written and its read-out returned. The
     paper's "signal level 0.1" of the context is an amount of noise: past frames are corrupted slightly.
 
-    Arguments:
+    Args:
         dynamics: the model.
         z: the clean frame.
         action: action that led to it.
@@ -55,6 +55,7 @@ def commit(
     z_context = corrupt(z, jr.normal(key, z.shape), dynamics.grid.tau(index))
     finest = jnp.asarray(dynamics.grid.finest, jnp.int32)
     _, h, entry = dynamics.step(z_context, index, finest, action, action_mask, task, stream)
+    assert h is not None  # there is a task
     return h, Stream(stream.cache.write(entry, stream.position), stream.position + 1)
 
 
@@ -72,7 +73,7 @@ def denoise(
     Each pass is labelled with the signal level its input has, and moves `z` by `d (z_hat - z) / (1 - tau)`; the last
     one returns the prediction itself.
 
-    Arguments:
+    Args:
         dynamics: the model.
         action: action that leads to the frame.
         action_mask: whether it is known.

@@ -82,7 +82,7 @@ def bootstrap_target(
     All frames of the clip move half a step together, so in the second half step the past is half denoised as well.
     Frames at the finest step have no half: they stay where they are, and their target is not to be used.
 
-    Arguments:
+    Args:
         predict: the model as a function of noisy latents, signal index and step index.
         grid: the grid of the indices.
         z_noisy: latents at the levels of `levels`.
@@ -118,7 +118,7 @@ class ShortcutForcing(eqx.Module):
     def __init__(self, config: ShortcutConfig, *, context_signal: float):
         """Reads the settings.
 
-        Arguments:
+        Args:
             config: the branch `dynamics.shortcut`.
             context_signal: signal level of past frames at inference, for rows that imitate it.
         """

@@ -25,12 +25,10 @@ from dreamer4.nn.layers import Linear, RMSNorm
 EMPTY = -1  # position of a cache slot that holds nothing
 
 
-def rope(
-    x: Float[Array, "L N Dh"], positions: Int[Array, " L"], *, base: float = 10_000.0
-) -> Float[Array, "L N Dh"]:
+def rope(x: Float[Array, "L N Dh"], positions: Int[Array, " L"], *, base: float = 10_000.0) -> Float[Array, "L N Dh"]:
     """Rotates pairs of features by angles proportional to the position (rotary embedding).
 
-    Arguments:
+    Args:
         x: one vector per token and head, with an even number of features.
         positions: integer position of each token, of any size.
         base: ratio of the slowest to the fastest wavelength; the fastest turns by one radian per position.
@@ -91,14 +89,12 @@ class RingCache(eqx.Module):
         def put(ring, new):
             return jax.lax.dynamic_update_index_in_dim(ring, new.astype(ring.dtype), slot, axis=ring.ndim - 3)
 
-        return RingCache(
-            put(self.key, entry.key), put(self.value, entry.value), self.position.at[slot].set(position)
-        )
+        return RingCache(put(self.key, entry.key), put(self.value, entry.value), self.position.at[slot].set(position))
 
     def fill(self, entries: Entry, count: Int[Array, ""]) -> "RingCache":
         """Returns the cache as if the first `count` of T tokens, at positions 0 to T-1, had been written in turn.
 
-        Arguments:
+        Args:
             entries: entries of all T tokens, time axis directly before the heads.
             count: how many of them happened, 0 to T.
         """
@@ -111,9 +107,7 @@ class RingCache(eqx.Module):
             taken = jnp.take(new, source, axis=new.ndim - 3).astype(ring.dtype)
             return jnp.where(held[:, None, None], taken, ring)
 
-        return RingCache(
-            pick(self.key, entries.key), pick(self.value, entries.value), jnp.where(held, newest, EMPTY)
-        )
+        return RingCache(pick(self.key, entries.key), pick(self.value, entries.value), jnp.where(held, newest, EMPTY))
 
 
 class Stream(eqx.Module):
@@ -135,7 +129,7 @@ class AbstractAttention(eqx.Module):
     ) -> tuple[Float[Array, "L D"], Entry]:
         """Attends over the whole sequence.
 
-        Arguments:
+        Args:
             x: normalised tokens.
             mask: whether a token (row) sees another (column). A token that sees nothing gets an update of zero.
             positions: rotary positions.
@@ -155,7 +149,7 @@ class AbstractAttention(eqx.Module):
     ) -> tuple[Float[Array, " D"], Entry]:
         """Attends from one new token to the cached tokens and to itself.
 
-        Arguments:
+        Args:
             x: the normalised new token.
             cache_key: rotated keys of earlier tokens.
             cache_value: values of earlier tokens.
@@ -185,12 +179,10 @@ class GroupedQueryAttention(AbstractAttention):
     head_dim: int = eqx.field(static=True)
     soft_cap: float | None = eqx.field(static=True)
 
-    def __init__(
-        self, width: int, heads: int, kv_heads: int, *, soft_cap: float | None = 50.0, key: PRNGKeyArray
-    ):
+    def __init__(self, width: int, heads: int, kv_heads: int, *, soft_cap: float | None = 50.0, key: PRNGKeyArray):
         """Builds the attention.
 
-        Arguments:
+        Args:
             width: features of a token, divisible by `heads` into heads of even size.
             heads: query heads.
             kv_heads: key-value heads; divides `heads`.

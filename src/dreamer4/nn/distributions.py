@@ -174,7 +174,9 @@ class SymexpTwoHot(AbstractDistribution):
         low, high = bins[above - 1], bins[above]
         share = (value[..., 0] - low) / (high - low)
         count = bins.shape[0]
-        return jax.nn.one_hot(above, count) * share[..., None] + jax.nn.one_hot(above - 1, count) * (1 - share)[..., None]
+        return (
+            jax.nn.one_hot(above, count) * share[..., None] + jax.nn.one_hot(above - 1, count) * (1 - share)[..., None]
+        )
 
     def sample(self, *, key: PRNGKeyArray) -> Float[Array, "*batch"]:
         return self.bins[jr.categorical(key, self.logits, axis=-1)]

@@ -18,12 +18,10 @@ class Linear(eqx.Module):
     weight: Float[Array, "D_in D_out"]
     bias: Float[Array, " D_out"] | None
 
-    def __init__(
-        self, in_size: int, out_size: int, *, use_bias: bool = False, scale: float = 1.0, key: PRNGKeyArray
-    ):
+    def __init__(self, in_size: int, out_size: int, *, use_bias: bool = False, scale: float = 1.0, key: PRNGKeyArray):
         """Builds the map.
 
-        Arguments:
+        Args:
             in_size: features of the input.
             out_size: features of the output.
             use_bias: whether a bias, initially zero, is added.
@@ -102,7 +100,7 @@ class MLP(eqx.Module):
     ):
         """Builds a head.
 
-        Arguments:
+        Args:
             in_size: features of the input.
             hidden_size: units of each hidden layer.
             out_size: outputs.

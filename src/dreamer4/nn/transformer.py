@@ -83,7 +83,7 @@ class TokenLayout:
 def time_mask(segment: Int[Array, " T"], context_length: int) -> Bool[Array, "T T"]:
     """Returns which frame (row) sees which (column): itself and the past, within window and segment.
 
-    Arguments:
+    Args:
         segment: number of the segment of each frame.
         context_length: size of the sliding window in frames, the frame itself included.
     """
@@ -100,9 +100,7 @@ class Block(eqx.Module):
     mlp_norm: RMSNorm
     mlp: SwiGLU
 
-    def __init__(
-        self, width: int, hidden: int, attention: Callable[..., AbstractAttention], *, key: PRNGKeyArray
-    ):
+    def __init__(self, width: int, hidden: int, attention: Callable[..., AbstractAttention], *, key: PRNGKeyArray):
         """Builds the layer around the attention that `attention(key=key)` makes."""
         key_attention, key_mlp = jr.split(key)
         self.attention_norm = RMSNorm(width)
@@ -128,7 +126,11 @@ class Block(eqx.Module):
         index = np.flatnonzero(np.asarray(slots))
         tokens = jnp.moveaxis(self.attention_norm(x[:, index]), 0, 1)  # (T S D) -> (S T D)
         update, entry = jax.vmap(lambda line: self.attention(line, mask, positions))(tokens)
-        x = x.at[:, index].add(jnp.moveaxis(update, 0, 1)) if len(index) < len(slots) else x + jnp.moveaxis(update, 0, 1)
+        x = (
+            x.at[:, index].add(jnp.moveaxis(update, 0, 1))
+            if len(index) < len(slots)
+            else x + jnp.moveaxis(update, 0, 1)
+        )
         return self.feed_forward(x), entry
 
     def time_step(
@@ -188,7 +190,7 @@ class Transformer(eqx.Module):
     ):
         """Builds the stack.
 
-        Arguments:
+        Args:
             layout: the slots of a frame.
             width: features of a token, D.
             depth: number of layers, a multiple of `time_every`.
@@ -249,12 +251,10 @@ class Transformer(eqx.Module):
         x, entries = jax.lax.scan(call, x, scanned)
         return self.norm(x).astype(jnp.float32), entries
 
-    def __call__(
-        self, x: Float[Array, "T S D"], segment: Int[Array, " T"] | None = None
-    ) -> Float[Array, "T S D"]:
+    def __call__(self, x: Float[Array, "T S D"], segment: Int[Array, " T"] | None = None) -> Float[Array, "T S D"]:
         """Transforms a clip.
 
-        Arguments:
+        Args:
             x: tokens of the clip; learned slot embeddings are added here.
             segment: number of the segment of each frame; None: one segment.
         """
@@ -276,7 +276,7 @@ class Transformer(eqx.Module):
     ) -> tuple[Float[Array, "S D"], Entry]:
         """Transforms one frame that follows the cached ones; nothing is written.
 
-        Arguments:
+        Args:
             x: tokens of the frame.
             cache: earlier frames.
             position: index of the frame, larger than every index in the cache.

@@ -1,7 +1,6 @@
 """The causal masked-autoencoder tokenizer (arXiv 2509.24527, section 3.1)."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -91,7 +90,7 @@ class CausalTokenizer(AbstractTokenizer):
     ):
         """Builds the tokenizer around two transformers.
 
-        Arguments:
+        Args:
             encoder: over the slots of `encoder_layout`.
             decoder: over the slots of `decoder_layout`.
             frame_shape: height, width, channels.
@@ -182,7 +181,8 @@ def build_causal(config: TokenizerConfig, spec: DataSpec, *, key: PRNGKeyArray) 
     if height % config.patch[0] or width % config.patch[1]:
         raise InputError(
             f"tokenizer.patch: got {config.patch[0]} x {config.patch[1]}, which does not tile frames of "
-            f"{height} x {width}. Choose divisors, for example --set 'tokenizer.patch=[{_divisor(height)}, {_divisor(width)}]'."
+            f"{height} x {width}. Choose divisors, such as "
+            f"--set 'tokenizer.patch=[{_divisor(height)}, {_divisor(width)}]'."
         )
     num_patches = height * width // (config.patch[0] * config.patch[1])
     key_encoder, key_decoder, key_rest = jr.split(key, 3)

@@ -55,7 +55,7 @@ def tokenizer_loss(
 
     Each term is divided by its own running RMS before the terms are weighted (1 and 0.2) and added.
 
-    Arguments:
+    Args:
         tokenizer: the tokenizer.
         video: frames in [0, 1].
         valid: which frames count.

@@ -81,7 +81,7 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """Takes one optimiser step.
 
-    Arguments:
+    Args:
         phase: what to train on which loss.
         optimizer: made by `build_optimizer`.
         config: settings of the phase.
@@ -114,9 +114,7 @@ def train_step(
     averaged, rest = eqx.partition(state.ema, phase.trainable(state.ema))
     averaged = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, averaged, trained)
     metrics["gradient_norm"] = optax.global_norm(gradients)
-    state = TrainState(
-        eqx.combine(trained, frozen), eqx.combine(averaged, rest), opt_state, scales, state.step + 1
-    )
+    state = TrainState(eqx.combine(trained, frozen), eqx.combine(averaged, rest), opt_state, scales, state.step + 1)
     return state, metrics
 
 
@@ -133,7 +131,7 @@ def train(
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Yields the state and the metrics after each step, until the phase is done. The state given is consumed.
 
-    Arguments:
+    Args:
         phase: the phase.
         config: its settings.
         state: where it stands.

@@ -4,7 +4,8 @@ Here, and in imagination and evaluation, batches exist: each phase adds the batc
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -16,30 +17,33 @@ from dreamer4.agent import AbstractPolicyObjective, PolicyBatch, agent_losses, b
 from dreamer4.agent.objectives import masked_mean
 from dreamer4.config import Config
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import Levels, ShortcutForcing, bootstrap_target, corrupt, ramp
+from dreamer4.dynamics import AbstractDynamics, Levels, ShortcutForcing, bootstrap_target, corrupt, ramp
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.tokenizer import LatentStats, RandomFeatures, tokenizer_loss
-from dreamer4.types import DataSpec, Trajectory, to_float
+from dreamer4.types import Action, DataSpec, Trajectory, to_float
 
 
 Metrics = dict[str, Float[Array, ""]]
 
 
 class AbstractPhase(eqx.Module):
-    """One phase of training.
+    """One phase of training: what is trained, on which loss, and what the model becomes at the end.
 
-    `weights` names the loss terms and their weights. A term is divided by its running RMS first, where `normalise`
-    says so.
+    `normalise` says whether each loss term is divided by its running RMS before it is weighted.
     """
 
-    name: eqx.AbstractVar[str]
-    weights: eqx.AbstractVar[dict[str, float]]
-    normalise: eqx.AbstractVar[bool]
+    name: eqx.AbstractClassVar[str]
+    normalise: eqx.AbstractClassVar[bool]
+
+    @property
+    @abstractmethod
+    def weights(self) -> dict[str, float]:
+        """The loss terms by name, and their weights."""
 
     @abstractmethod
-    def parts(self, dreamer: Dreamer) -> list[PyTree]:
-        """Returns the parts of the agent whose arrays are trained."""
+    def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
+        """Returns a tree that is True at the arrays this phase trains."""
 
     @abstractmethod
     def loss(
@@ -47,7 +51,7 @@ class AbstractPhase(eqx.Module):
     ) -> tuple[Metrics, Metrics]:
         """Returns the loss terms and further metrics of a batch.
 
-        Arguments:
+        Args:
             dreamer: the agent.
             batch: a batch of clips.
             progress: share of the run that is done, in [0, 1].
@@ -58,10 +62,11 @@ class AbstractPhase(eqx.Module):
         """Returns the agent as the next phase should find it."""
         return dreamer
 
-    def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
-        """Returns a tree that is True at the arrays this phase trains."""
-        nothing = jax.tree.map(lambda _: False, dreamer)
-        return eqx.tree_at(self.parts, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
+
+def mark(dreamer: Dreamer, where: Callable[[Dreamer], Sequence[PyTree]]) -> PyTree[bool]:
+    """Returns a tree that is True at the arrays of the chosen parts and False elsewhere."""
+    nothing = jax.tree.map(lambda _: False, dreamer)
+    return eqx.tree_at(where, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
 
 
 def mean_metrics(rows: Metrics) -> Metrics:
@@ -72,30 +77,61 @@ def mean_metrics(rows: Metrics) -> Metrics:
 class TokenizerPhase(AbstractPhase):
     """Trains the tokenizer as a masked autoencoder (eq 5)."""
 
-    perceptual: Callable | None
-    name: str = eqx.field(static=True, default="tokenizer")
-    weights: dict[str, float] = eqx.field(static=True, default_factory=lambda: {"mse": 1.0})
-    normalise: bool = eqx.field(static=True, default=True)
+    perceptual: Callable | None = None
+    perceptual_weight: float = eqx.field(static=True, default=0.2)
+    name: ClassVar[str] = "tokenizer"
+    normalise: ClassVar[bool] = True
 
-    def parts(self, dreamer: Dreamer) -> list[PyTree]:
-        # The latent statistics are measured, never trained.
-        tokenizer = dreamer.tokenizer
-        return [getattr(tokenizer, name) for name in vars(tokenizer) if name != "stats"]
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"mse": 1.0} | ({} if self.perceptual is None else {"perceptual": self.perceptual_weight})
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
-        tree = jax.tree.map(lambda _: False, dreamer)
-        tree = eqx.tree_at(lambda d: d.tokenizer, tree, jax.tree.map(lambda _: True, dreamer.tokenizer))
-        return eqx.tree_at(lambda d: d.tokenizer.stats, tree, jax.tree.map(lambda _: False, dreamer.tokenizer.stats))
+        whole = mark(dreamer, lambda d: [d.tokenizer])
+        # The latent statistics are measured, never trained.
+        fixed = jax.tree.map(lambda _: False, dreamer.tokenizer.stats)
+        return eqx.tree_at(lambda d: d.tokenizer.stats, whole, fixed)
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[Metrics, Metrics]:
-        assert batch.frame is not None
+        if batch.frame is None:
+            raise InputError("tokenizer: the batch holds latents, not frames. Give the data set before it was encoded.")
+
+        def row(video, valid, key):
+            return tokenizer_loss(dreamer.tokenizer, video, valid, self.perceptual, key=key)
+
         keys = jr.split(key, batch.frame.shape[0])
-        terms = jax.vmap(lambda video, valid, key: tokenizer_loss(dreamer.tokenizer, video, valid, self.perceptual, key=key))(
-            to_float(batch.frame), batch.valid, keys
-        )
-        return mean_metrics(terms), {}
+        return mean_metrics(jax.vmap(row)(to_float(batch.frame), batch.valid, keys)), {}
+
+
+class _Rows(eqx.Module):
+    """A batch as the dynamics is trained on it: latents, noisy latents, their labels, and who sees whom."""
+
+    z: Float[Array, "B T Nz Dz"]
+    z_noisy: Float[Array, "B T Nz Dz"]
+    levels: Levels
+    action: Action
+    action_mask: Bool[Array, "B T"]
+    segment: Int[Array, "B T"]
+
+
+def _targets(
+    forcing: ShortcutForcing, dynamics: AbstractDynamics, rows: _Rows, progress: Float[Array, ""]
+) -> Float[Array, "B T Nz Dz"]:
+    """Returns what each frame should be predicted as: the data, or for coarse steps what two half steps lead to."""
+
+    def teach(row):
+        def predict(z, tau_index, step_index):
+            return dynamics(z, tau_index, step_index, row.action, row.action_mask, None, row.segment)[0]
+
+        return bootstrap_target(predict, forcing.grid, row.z_noisy, row.levels)
+
+    # Until teachers start, coarse steps learn from the data too, so that no teacher is untrained.
+    started = progress >= forcing.bootstrap_start
+    taught = jax.lax.cond(started, jax.vmap(teach), lambda rows: rows.z, rows)
+    coarse = rows.levels.step_index < forcing.grid.finest
+    return jax.lax.stop_gradient(jnp.where(coarse[..., None, None], taught, rows.z))
 
 
 def dynamics_loss(
@@ -115,57 +151,46 @@ def dynamics_loss(
     Returns:
         The loss; metrics; read-outs `h` (None without agent); and which rows were trained as separate images.
     """
-    grid, dynamics = forcing.grid, dreamer.dynamics
     if batch.latent is None:
         raise InputError("dynamics: the batch holds frames, not latents. Encode the data set first.")
+    grid = forcing.grid
     size, length = batch.reward.shape
-    count = forcing.bootstrap_rows(size)
+    taught = forcing.bootstrap_rows(size)
     key_levels, key_segments, key_noise = jr.split(key, 3)
     keys = jr.split(key_levels, size)
-    rows = [
-        jax.vmap(lambda k: forcing.bootstrap_row(length, key=k))(keys[:count]),
-        jax.vmap(lambda k: forcing.flow_row(length, key=k))(keys[count:]),
-    ]
-    levels: Levels = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *rows)
+    levels = jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b]),
+        jax.vmap(lambda k: forcing.bootstrap_row(length, key=k))(keys[:taught]),
+        jax.vmap(lambda k: forcing.flow_row(length, key=k))(keys[taught:]),
+    )
     segment, image = jax.vmap(lambda k: forcing.segments(length, key=k))(jr.split(key_segments, size))
-    action_mask = batch.action_mask & ~image[:, None]
     tau = grid.tau(levels.tau_index)
     z_noisy = corrupt(batch.latent, jr.normal(key_noise, batch.latent.shape), tau)
+    rows = _Rows(batch.latent, z_noisy, levels, batch.action, batch.action_mask & ~image[:, None], segment)
 
-    def teach(model, z_noisy, levels, action, action_mask, segment):
-        def predict(z, tau_index, step_index):
-            return model(z, tau_index, step_index, action, action_mask, None, segment)[0]
+    target = batch.latent
+    if taught:
+        first = jax.tree.map(lambda x: x[:taught], rows)
+        frozen = jax.lax.stop_gradient(dreamer.dynamics)
+        target = jnp.concatenate([_targets(forcing, frozen, first, progress), batch.latent[taught:]])
 
-        return bootstrap_target(predict, grid, z_noisy, levels)
+    def predict(row, task):
+        tau_index, step_index = row.levels.tau_index, row.levels.step_index
+        return dreamer.dynamics(row.z_noisy, tau_index, step_index, row.action, row.action_mask, task, row.segment)
 
-    target, learns_from_teacher = batch.latent, jnp.zeros((size, length), bool)
-    if count:
-        taught = [x[:count] for x in (z_noisy, action_mask, segment)]
-        first = jax.tree.map(lambda x: x[:count], (levels, batch.action))
-        started = progress >= forcing.bootstrap_start
-        # Before teachers start, coarse steps learn from the data too, so that no teacher is untrained.
-        taught_target = jax.lax.cond(
-            started,
-            lambda: jax.vmap(teach, in_axes=(None, 0, 0, 0, 0, 0))(
-                jax.lax.stop_gradient(dynamics), taught[0], first[0], first[1], taught[1], taught[2]
-            ),
-            lambda: batch.latent[:count],
-        )
-        coarse = levels.step_index[:count] < grid.finest
-        taught_target = jnp.where(coarse[..., None, None], taught_target, batch.latent[:count])
-        target = jnp.concatenate([taught_target, batch.latent[count:]])
-        learns_from_teacher = levels.step_index < grid.finest
-
-    predict = jax.vmap(dynamics, in_axes=(0, 0, 0, 0, 0, 0 if with_agent else None, 0))
-    task = batch.task if with_agent else None
-    z_hat, h = predict(z_noisy, levels.tau_index, levels.step_index, batch.action, action_mask, task, segment)
-    error = jnp.mean((z_hat - jax.lax.stop_gradient(target)) ** 2, axis=(-2, -1))
+    if with_agent:
+        z_hat, h = jax.vmap(predict)(rows, batch.task)
+    else:
+        z_hat, h = jax.vmap(lambda row: predict(row, None))(rows)
+    error = jnp.mean((z_hat - target) ** 2, axis=(-2, -1))
     counted = batch.valid & batch.uniform[:, None]
     loss = masked_mean(ramp(tau, floor=forcing.ramp_floor) * error, counted)
+    coarse = levels.step_index < grid.finest
+    from_noise = (levels.tau_index == 0) & ~image[:, None]
     metrics = {
-        "flow": masked_mean(error, counted & ~learns_from_teacher),
-        "flow_from_noise": masked_mean(error, counted & ~learns_from_teacher & (levels.tau_index == 0) & ~image[:, None]),
-        "bootstrap": masked_mean(error, counted & learns_from_teacher),
+        "flow": masked_mean(error, counted & ~coarse),
+        "flow_from_noise": masked_mean(error, counted & ~coarse & from_noise),
+        "bootstrap": masked_mean(error, counted & coarse),
     }
     return loss, metrics, h, image
 
@@ -174,12 +199,15 @@ class DynamicsPhase(AbstractPhase):
     """Trains the dynamics on latents by shortcut forcing (eqs 7, 8)."""
 
     forcing: ShortcutForcing
-    name: str = eqx.field(static=True, default="dynamics")
-    weights: dict[str, float] = eqx.field(static=True, default_factory=lambda: {"dynamics": 1.0})
-    normalise: bool = eqx.field(static=True, default=True)
+    name: ClassVar[str] = "dynamics"
+    normalise: ClassVar[bool] = True
 
-    def parts(self, dreamer: Dreamer) -> list[PyTree]:
-        return [dreamer.dynamics]
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"dynamics": 1.0}
+
+    def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
+        return mark(dreamer, lambda d: [d.dynamics])
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
@@ -195,20 +223,22 @@ class AgentPhase(AbstractPhase):
     """
 
     forcing: ShortcutForcing
-    name: str = eqx.field(static=True, default="agent")
-    weights: dict[str, float] = eqx.field(
-        static=True,
-        default_factory=lambda: {"dynamics": 1.0, "cloning": 1.0, "reward": 1.0, "continuation": 1.0},
-    )
-    normalise: bool = eqx.field(static=True, default=True)
+    name: ClassVar[str] = "agent"
+    normalise: ClassVar[bool] = True
 
-    def parts(self, dreamer: Dreamer) -> list[PyTree]:
-        return [dreamer.dynamics, dreamer.policy, dreamer.reward, dreamer.continuation]
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"dynamics": 1.0, "cloning": 1.0, "reward": 1.0, "continuation": 1.0}
+
+    def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
+        return mark(dreamer, lambda d: [d.dynamics, d.policy, d.reward, d.continuation])
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[Metrics, Metrics]:
-        loss, metrics, h, image = dynamics_loss(dreamer, self.forcing, batch, progress, with_agent=True, key=key)
+        # The model comes trained, so its teachers teach from the first step.
+        late = jnp.ones(())
+        loss, metrics, h, image = dynamics_loss(dreamer, self.forcing, batch, late, with_agent=True, key=key)
         rows = jax.vmap(lambda h, row: agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, row))(
             h, batch
         )
@@ -236,12 +266,15 @@ class ImaginationPhase(AbstractPhase):
     discount: float = eqx.field(static=True)
     lambda_: float = eqx.field(static=True)
     warm_value: float = eqx.field(static=True)
-    name: str = eqx.field(static=True, default="imagination")
-    weights: dict[str, float] = eqx.field(static=True, default_factory=lambda: {"policy": 1.0, "value": 1.0})
-    normalise: bool = eqx.field(static=True, default=False)
+    name: ClassVar[str] = "imagination"
+    normalise: ClassVar[bool] = False
 
-    def parts(self, dreamer: Dreamer) -> list[PyTree]:
-        return [dreamer.policy, dreamer.value]
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"policy": 1.0, "value": 1.0}
+
+    def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
+        return mark(dreamer, lambda d: [d.policy, d.value])
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
@@ -259,9 +292,9 @@ class ImaginationPhase(AbstractPhase):
         mask = rollout.alive & starts[:, None]
         value = dreamer.value(rollout.h)
         baseline = jax.lax.stop_gradient(value.mean())
-        returns = jax.vmap(
-            lambda r, c, v: lambda_returns(r, c, v, discount=self.discount, lambda_=self.lambda_)
-        )(rollout.reward, rollout.continuation, baseline)
+        returns = jax.vmap(lambda r, c, v: lambda_returns(r, c, v, discount=self.discount, lambda_=self.lambda_))(
+            rollout.reward, rollout.continuation, baseline
+        )
         policy = dreamer.policy(rollout.h[:, :-1])
         prior = dreamer.prior(rollout.h[:, :-1])
         prior_batch = PolicyBatch(policy.log_prob(rollout.action), policy.kl(prior), returns - baseline[:, :-1], mask)
@@ -296,7 +329,7 @@ def measure_latents(
 ) -> tuple[Dreamer, Float[Array, "N Nz Dz"]]:
     """Measures the latent statistics of a trained tokenizer on a data set.
 
-    Arguments:
+    Args:
         dreamer: the agent whose tokenizer was trained.
         encode: encodes the data set with an agent's tokenizer.
 
@@ -315,9 +348,8 @@ def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
     forcing = ShortcutForcing(config.dynamics.shortcut, context_signal=config.sampler.context_signal)
     if name == "tokenizer":
         if config.tokenizer.perceptual == "none":
-            return TokenizerPhase(None)
-        weights = {"mse": 1.0, "perceptual": config.tokenizer.perceptual_weight}
-        return TokenizerPhase(RandomFeatures(spec.frame_shape[2]), weights=weights)
+            return TokenizerPhase()
+        return TokenizerPhase(RandomFeatures(spec.frame_shape[2]), config.tokenizer.perceptual_weight)
     if name == "dynamics":
         return DynamicsPhase(forcing)
     if name == "agent":

@@ -104,7 +104,7 @@ def ema_decay(half_life: float, steps: int, step: Int[Array, ""]) -> Float[Array
     A fixed decay that suits a long run averages a short one away, so the half-life is a share of the run. Early on the
     average follows the weights, for it knows nothing yet.
 
-    Arguments:
+    Args:
         half_life: share of the run; 0 turns averaging off.
         steps: length of the run.
         step: current step.

@@ -1,0 +1,144 @@
+"""The loss of a batch (eqs 7 and 8), on a world whose every error is known beforehand."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import generic
+
+from dreamer4 import config
+from dreamer4.config import ShortcutConfig
+from dreamer4.dreamer import Dreamer
+from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutForcing
+from dreamer4.training.phases import dynamics_loss
+from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
+
+
+ROWS, FRAMES = 200, 40
+SPEC = DataSpec((10, 5, 1), ActionSpec((3,)))
+
+
+class Ladder(AbstractDynamics):
+    """Predicts, everywhere, `rise` times the index of the step size.
+
+    A step and its teachers are one index apart, and so are the finest step and data at `rise * (finest + 1)`: every
+    error of the loss is `rise`, squared.
+    """
+
+    rise: jax.Array
+    grid: NoiseGrid = eqx.field(default=NoiseGrid(8))
+    num_spatial: int = eqx.field(static=True, default=2)
+    spatial_dim: int = eqx.field(static=True, default=3)
+    agent_dim: int = eqx.field(static=True, default=1)
+    context_length: int = eqx.field(static=True, default=8)
+
+    def __call__(self, z_noisy, tau_index, step_index, action, action_mask, task, segment=None):
+        return jnp.broadcast_to(self.rise * step_index[:, None, None].astype(float), z_noisy.shape), None
+
+    def prefill(self, *args):
+        raise NotImplementedError
+
+    def init_cache(self):
+        raise NotImplementedError
+
+    def step(self, *args):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def dreamer():
+    built = generic(Dreamer.build, config.load("tiny"), SPEC, key=jr.key(0))
+    return eqx.tree_at(lambda d: d.dynamics, built, Ladder(jnp.array(2.0)))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    flags = jnp.zeros((ROWS, FRAMES), bool)
+    return Trajectory(
+        frame=None,
+        latent=jnp.full((ROWS, FRAMES, 2, 3), 8.0),
+        action=Action.null(SPEC.action, ROWS, FRAMES),
+        action_mask=~flags,
+        reward=jnp.zeros((ROWS, FRAMES)),
+        is_first=flags,
+        is_last=flags,
+        is_terminal=flags,
+        valid=~flags,
+        task=jnp.zeros(ROWS, jnp.int32),
+        relevant=jnp.ones(ROWS, bool),
+        uniform=jnp.ones(ROWS, bool),
+    )
+
+
+@eqx.filter_jit
+def loss(dreamer, forcing, batch, progress):
+    def total(dreamer):
+        value, metrics, _, _ = dynamics_loss(dreamer, forcing, batch, progress, with_agent=False, key=jr.key(0))
+        return value, metrics
+
+    (value, metrics), gradient = eqx.filter_value_and_grad(total, has_aux=True)(dreamer)
+    return value, metrics, gradient.dynamics.rise
+
+
+def forcing(**settings):
+    return ShortcutForcing(ShortcutConfig(k_max=8, **settings), context_signal=0.9)
+
+
+def mean_ramp(step_index):
+    """The mean weight of eq 8 over the signals that a step size reaches."""
+    count = 2**step_index
+    return np.mean(0.9 * np.arange(count) / count + 0.1)
+
+
+def test_both_branches_have_their_error_and_the_same_ramp(dreamer, batch):
+    value, metrics, _ = loss(dreamer, forcing(mode="paper", bootstrap_start=0.0), batch, jnp.array(1.0))
+    assert abs(metrics["flow"] - 4.0) < 1e-4
+    assert abs(metrics["bootstrap"] - 4.0) < 1e-4
+    # The step size is uniform over the four of the grid; 8,000 frames give the mean ramp to about 0.003.
+    assert abs(value / 4.0 - np.mean([mean_ramp(s) for s in range(4)])) < 0.01
+
+
+def test_split_mode_gives_teachers_their_share_of_rows(dreamer, batch):
+    value, metrics, _ = loss(
+        dreamer, forcing(mode="split", bootstrap_fraction=0.4, bootstrap_start=0.0), batch, jnp.array(1.0)
+    )
+    assert abs(metrics["flow"] - 4.0) < 1e-4 and abs(metrics["bootstrap"] - 4.0) < 1e-4
+    expected = 0.6 * mean_ramp(3) + 0.4 * np.mean([mean_ramp(s) for s in range(3)])
+    assert abs(value / 4.0 - expected) < 0.01
+
+
+def test_before_teachers_start_coarse_steps_learn_from_the_data(dreamer, batch):
+    early = forcing(mode="paper", bootstrap_start=0.5)
+    _, metrics, _ = loss(dreamer, early, batch, jnp.array(0.4))
+    # Data lie at 2 * 4, and the coarse predictions at 2 * 0, 2 * 1 and 2 * 2.
+    assert abs(metrics["flow"] - 4.0) < 1e-4
+    assert abs(metrics["bootstrap"] - np.mean([64.0, 36.0, 16.0])) < 1.0
+    _, metrics, _ = loss(dreamer, early, batch, jnp.array(0.6))
+    assert abs(metrics["bootstrap"] - 4.0) < 1e-4
+
+
+def test_the_gradient_is_that_of_the_prediction_alone(dreamer, batch):
+    """Were the teacher differentiated, `rise` would shrink the distance of neighbours: another gradient, always > 0."""
+    every = forcing(mode="split", bootstrap_fraction=1.0, bootstrap_start=0.0)
+    _, _, gradient = loss(dreamer, every, batch, jnp.array(1.0))
+    # d/drise of ramp * (rise * s - target)^2 with target = rise * (s + 1) held fixed is -2 * rise * s * ramp.
+    expected = np.mean([-2 * 2.0 * s * mean_ramp(s) for s in range(3)])
+    assert abs(gradient - expected) < 0.05
+
+
+def test_padding_and_rows_kept_from_the_world_model_do_not_count(dreamer, batch):
+    settings = forcing(mode="split", bootstrap_fraction=0.0)
+    spoiled = eqx.tree_at(
+        lambda b: (b.latent, b.valid, b.uniform),
+        batch,
+        (
+            batch.latent.at[:, 30:].set(99.0).at[150:].set(-99.0),
+            batch.valid.at[:, 30:].set(False),
+            batch.uniform.at[150:].set(False),
+        ),
+    )
+    value, metrics, _ = loss(dreamer, settings, spoiled, jnp.array(1.0))
+    assert abs(metrics["flow"] - 4.0) < 1e-4
+    assert abs(value / 4.0 - mean_ramp(3)) < 0.02

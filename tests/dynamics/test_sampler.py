@@ -1,0 +1,175 @@
+"""What a sampler asks of the dynamics, pass by pass, and where its steps lead."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import distance, equal
+
+from dreamer4.config import SamplerConfig
+from dreamer4.dynamics import (
+    SAMPLERS,
+    AbstractDynamics,
+    FlowSampler,
+    NoiseGrid,
+    ShortcutSampler,
+    build_sampler,
+    commit,
+    denoise,
+)
+from dreamer4.errors import InputError
+from dreamer4.nn import Entry, RingCache, Stream
+from dreamer4.types import Action
+
+
+K_MAX, NZ, DZ, CAPACITY = 8, 40, 50, 3  # 2,000 numbers in a frame: enough to tell how much noise is in it
+GRID = NoiseGrid(K_MAX)
+POINT = np.asarray(jr.normal(jr.key(9), (NZ, DZ)) + 2.0)
+ACTION, TASK = Action(jnp.array([1]), jnp.zeros(0)), jnp.array(0)
+
+
+class Recorder(AbstractDynamics):
+    """A dynamics that predicts what it is told to, and keeps the arguments of every call."""
+
+    predict: Callable = eqx.field(static=True)
+    calls: list = eqx.field(static=True)
+    grid: NoiseGrid = eqx.field(default=GRID)
+    num_spatial: int = eqx.field(static=True, default=NZ)
+    spatial_dim: int = eqx.field(static=True, default=DZ)
+    agent_dim: int = eqx.field(static=True, default=1)
+    context_length: int = eqx.field(static=True, default=CAPACITY)
+
+    def __call__(self, z_noisy, tau_index, step_index, action, action_mask, task, segment=None):
+        raise NotImplementedError
+
+    def prefill(self, z_noisy, tau_index, step_index, action, action_mask, task):
+        raise NotImplementedError
+
+    def init_cache(self):
+        return Stream(RingCache.empty((1,), CAPACITY, 1, 2, jnp.float32), jnp.zeros((), jnp.int32))
+
+    def step(self, z_noisy, tau_index, step_index, action, action_mask, task, stream):
+        self.calls.append((np.asarray(z_noisy), int(tau_index), int(step_index), bool(action_mask), task, stream))
+        number = jnp.full((1, 1, 2), float(len(self.calls)))
+        h = None if task is None else jnp.full(1, float(len(self.calls)))
+        return jnp.asarray(self.predict(z_noisy, int(tau_index), int(step_index))), h, Entry(number, -number)
+
+
+def record(predict=lambda *_: POINT):
+    return Recorder(predict, [])
+
+
+@pytest.fixture(autouse=True)
+def op_by_op():
+    """Scans run as Python loops, so that the recorder sees numbers."""
+    with jax.disable_jit():
+        yield
+
+
+SHORTCUTS = [(ShortcutSampler(k), k) for k in (1, 2, 4, 8)]
+EVERY = [*SHORTCUTS, (FlowSampler(), K_MAX)]
+IDS = ["K=1", "K=2", "K=4", "K=8", "flow"]
+
+
+@pytest.mark.parametrize(("sampler", "steps"), EVERY, ids=IDS)
+def test_every_pass_is_labelled_with_the_noise_its_input_has(sampler, steps):
+    dynamics = record()
+    sampler(dynamics, dynamics.init_cache(), ACTION, TASK, key=jr.key(0))
+    *passes, last = dynamics.calls
+    assert len(passes) == steps
+    noise = passes[0][0]
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.05
+    for i, (z, tau_index, step_index, known, task, _) in enumerate(passes):
+        # Towards one point the flow is a straight line, so the input tells its own level.
+        level = np.sum((z - noise) * (POINT - noise)) / np.sum((POINT - noise) ** 2)
+        assert abs(level - i / steps) < 1e-5
+        assert tau_index == i * K_MAX // steps
+        assert 2**step_index == steps
+        assert known and task is None
+    z, tau_index, step_index, known, task, _ = last
+    assert (tau_index, step_index) == (7, GRID.finest) and known and task is TASK
+    context_noise = (z - 7 / 8 * POINT) / (1 / 8)
+    assert abs(context_noise.mean()) < 0.1 and abs(context_noise.std() - 1) < 0.05
+    assert abs(np.corrcoef(context_noise.ravel(), noise.ravel())[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize(("sampler", "steps"), EVERY, ids=IDS)
+def test_drafts_are_not_remembered_and_the_commit_is_once(sampler, steps):
+    dynamics = record()
+    stream = dynamics.init_cache()
+    for frame in range(5):  # the ring of 3 is full after three frames
+        seen = len(dynamics.calls)
+        _, h, after = sampler(dynamics, stream, ACTION, TASK, key=jr.key(frame))
+        assert len(dynamics.calls) == seen + steps + 1
+        assert all(equal(call[-1], stream) for call in dynamics.calls[seen:])
+        committed = float(len(dynamics.calls))
+        assert h.tolist() == [committed]
+        slot = frame % CAPACITY
+        assert after.position == frame + 1
+        assert after.cache.position[slot] == frame
+        assert (after.cache.key[:, slot] == committed).all() and (after.cache.value[:, slot] == -committed).all()
+        others = np.delete(np.arange(CAPACITY), slot)
+        assert equal(after.cache.position[others], stream.cache.position[others])
+        assert equal(after.cache.key[:, others], stream.cache.key[:, others])
+        stream = after
+
+
+@pytest.mark.parametrize(("sampler", "steps"), EVERY, ids=IDS)
+def test_a_world_of_one_point_is_sampled_exactly(sampler, steps):
+    dynamics = record()
+    z, _, _ = sampler(dynamics, dynamics.init_cache(), ACTION, TASK, key=jr.key(0))
+    assert distance(z, POINT) < 1e-5
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_denoising_is_eulers_method_on_the_velocity(steps):
+    def predict(z, tau_index, step_index):
+        return np.sin(np.asarray(z, np.float64)) + tau_index / K_MAX - step_index
+
+    dynamics = record(lambda *a: np.float32(predict(*a)))
+    z = denoise(dynamics, ACTION, jnp.array(True), dynamics.init_cache(), steps, key=jr.key(0))
+    expected, size = np.asarray(dynamics.calls[0][0], np.float64), 1 / steps
+    for i in range(steps):
+        velocity = (predict(expected, i * K_MAX // steps, int(np.log2(steps))) - expected) / (1 - i * size)
+        expected = expected + size * velocity
+    assert distance(z, expected) < 1e-5
+
+
+@pytest.mark.parametrize(("signal", "index"), [(1.0, 7), (0.9, 7), (0.75, 6), (0.3, 2)])
+def test_a_committed_frame_is_as_noisy_as_its_label_says(signal, index):
+    dynamics = record()
+    clean = 10 * POINT
+    commit(dynamics, jnp.asarray(clean), ACTION, jnp.array(False), TASK, dynamics.init_cache(), signal, key=jr.key(0))
+    ((z, tau_index, step_index, known, _, _),) = dynamics.calls
+    assert (tau_index, step_index, known) == (index, GRID.finest, False)
+    noise = (z - index / K_MAX * clean) / (1 - index / K_MAX)
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.05
+    assert abs(np.corrcoef(noise.ravel(), clean.ravel())[0, 1]) < 0.1
+
+
+def test_the_same_key_draws_the_same_frame_and_another_key_another():
+    dynamics = record(lambda z, *_: z)
+    first, again, other = (
+        ShortcutSampler(2)(dynamics, dynamics.init_cache(), ACTION, TASK, key=jr.key(k))[0] for k in (0, 0, 1)
+    )
+    assert equal(first, again) and distance(first, other) > 0.1
+
+
+@pytest.mark.parametrize("steps", [3, 6, 16])
+def test_a_number_of_steps_off_the_grid_is_refused(steps):
+    dynamics = record()
+    with pytest.raises(InputError, match="power of two that divides k_max = 8"):
+        denoise(dynamics, ACTION, jnp.array(True), dynamics.init_cache(), steps, key=jr.key(0))
+
+
+def test_samplers_are_found_by_name():
+    assert set(SAMPLERS) >= {"shortcut", "flow"}
+    sampler = build_sampler(SamplerConfig(num_steps=2, context_signal=0.75))
+    assert isinstance(sampler, ShortcutSampler) and (sampler.num_steps, sampler.context_signal) == (2, 0.75)
+    assert isinstance(build_sampler(SamplerConfig(kind="flow")), FlowSampler)
+    with pytest.raises(InputError, match="shortcut"):
+        build_sampler(SamplerConfig(kind="shortcutt"))
