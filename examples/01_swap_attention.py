@@ -111,10 +111,13 @@ def main():
         key=jr.key(0),
     )
     clip = jr.normal(jr.key(1), (15, layout.size, 32))
-    print(f"   15 frames, a window of 6: whole clip against ring cache differ by {largest_difference(transformer, clip):.1e}")
+    difference = largest_difference(transformer, clip)
+    print(f"   15 frames, a window of 6: whole clip against ring cache differ by {difference:.1e}")
 
     weights = transformer.groups.time.attention.sink
-    gradient = jax.grad(lambda w: (eqx.tree_at(lambda t: t.groups.time.attention.sink, transformer, w)(clip)[-1] ** 3).sum())
+    gradient = jax.grad(
+        lambda w: (eqx.tree_at(lambda t: t.groups.time.attention.sink, transformer, w)(clip)[-1] ** 3).sum()
+    )
     print(f"   the sinks learn: gradient norm {jnp.linalg.norm(jax.jit(gradient)(weights)):.3f}")
 
     print("2. By name: a configuration finds it in the registry.")

@@ -4,7 +4,9 @@
 one is a function of state and action. It never looks at the noise, so dreams are exact at any number of steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import equinox as eqx
 import jax
@@ -41,10 +43,25 @@ TINY = Config.model_validate(
 )
 
 
-@eqx.filter_jit
+@contextmanager
+def drawn_on_the_host() -> Iterator[None]:
+    """Lets NumPy draw initial weights: compiling fifty random draws of fifty shapes takes longer than most tests."""
+    rng = np.random.default_rng(0)
+
+    def normal(key, shape=(), dtype=jnp.float32):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    def truncated_normal(key, lower, upper, shape, dtype=jnp.float32):
+        return jnp.clip(normal(key, shape, dtype), lower, upper)
+
+    with mock.patch.object(jr, "normal", normal), mock.patch.object(jr, "truncated_normal", truncated_normal):
+        yield
+
+
 def build_tiny() -> Dreamer:
     """Builds the untrained agent of `TINY` for data of `TINY_SPEC`."""
-    return Dreamer.build(TINY, TINY_SPEC, key=jr.key(0))
+    with drawn_on_the_host():
+        return eqx.filter_jit(lambda: Dreamer.build(TINY, TINY_SPEC, key=jr.key(0)))()
 
 
 def randomised(dreamer: Dreamer) -> Dreamer:
@@ -221,7 +238,8 @@ def oracle(
     """
     agent = AgentConfig(hidden=16, mtp_length=1, num_bins=41, bin_limit=2.0) if agent is None else agent
     dynamics = OracleDynamics(transition, size, len(spec.action.num_classes) + spec.action.continuous_dim)
-    heads = eqx.filter_jit(build_heads)(agent, dynamics.agent_dim, spec.action, key=jr.key(0))
+    with drawn_on_the_host():
+        heads = eqx.filter_jit(lambda: build_heads(agent, dynamics.agent_dim, spec.action, key=jr.key(0)))()
     prior = jax.tree.map(lambda x: x + 0 if eqx.is_array(x) else x, heads.policy)
     dreamer = Dreamer(
         OracleTokenizer(read, spec.frame_shape, size),

@@ -212,7 +212,9 @@ def test_actions_count_only_where_they_are_known(dynamics, clip, whole):
 def test_an_action_is_a_base_plus_the_sum_of_its_components(spec):
     encoder = generic(ActionEncoder, spec, 8, key=jr.key(0))
     random = np.random.default_rng(0)
-    discrete = np.stack([random.integers(0, n, 6) for n in spec.num_classes], -1) if spec.num_classes else np.zeros((6, 0))
+    discrete = (
+        np.stack([random.integers(0, n, 6) for n in spec.num_classes], -1) if spec.num_classes else np.zeros((6, 0))
+    )
     continuous = random.uniform(-2, 2, (6, spec.continuous_dim))
     action = Action(jnp.asarray(discrete, jnp.int32), jnp.asarray(continuous, jnp.float32))
     mask = jnp.array([True, False, True, True, False, True])

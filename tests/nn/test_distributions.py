@@ -149,7 +149,9 @@ def test_normal():
         own = stats.norm.logpdf(x, loc[i], scale[i])
         return np.exp(own) * (own - stats.norm.logpdf(x, theirs[0][i], theirs[1][i]))
 
-    expected = sum(integrate.quad(integrand, loc[i] - 10 * scale[i], loc[i] + 10 * scale[i], args=(i,))[0] for i in range(3))
+    expected = sum(
+        integrate.quad(integrand, loc[i] - 10 * scale[i], loc[i] + 10 * scale[i], args=(i,))[0] for i in range(3)
+    )
     assert abs(float(one.kl(other)) - expected) < 1e-4
 
 
@@ -160,7 +162,8 @@ def test_an_action_sums_over_its_components(make):
     assert event.discrete.dtype == jnp.int32
     assert event.discrete.shape == (len(one.discrete),) and event.continuous.shape == one.continuous.loc.shape
     parts = [
-        (part, theirs, event.discrete[i]) for i, (part, theirs) in enumerate(zip(one.discrete, other.discrete, strict=True))
+        (part, theirs, event.discrete[i])
+        for i, (part, theirs) in enumerate(zip(one.discrete, other.discrete, strict=True))
     ]
     if one.continuous.loc.size:
         parts.append((one.continuous, other.continuous, event.continuous))

@@ -157,7 +157,10 @@ def test_decoder_latents_never_see_queries_and_queries_see_everything(plain):
 
 
 def test_only_latents_pass_through_time_in_the_smaller_variant(tokenizer):
-    for transformer, start in ((tokenizer.encoder, tokenizer.init_encoder), (tokenizer.decoder, tokenizer.init_decoder)):
+    for transformer, start in (
+        (tokenizer.encoder, tokenizer.init_encoder),
+        (tokenizer.decoder, tokenizer.init_decoder),
+    ):
         layout = transformer.layout
         flags = np.array(layout.through_time())
         assert flags[layout.slots("latent")].all()

@@ -178,18 +178,21 @@ def test_an_optimiser_brings_a_loss_down(kind):
 
 def first_updates(kind, gradient, model, **settings):
     optimizer = build_optimizer(OptimizerConfig(kind=kind, learning_rate=1e-2, warmup=0, decay=0, **settings), 10)
-    return optimizer.update(gradient, optimizer.init(model), model)[0]
+    return jax.jit(lambda gradient, model: optimizer.update(gradient, optimizer.init(model), model)[0])(gradient, model)
 
 
 def test_muon_orthogonalises_stacked_matrices_and_nothing_else():
     model, x, target = toy()
-    gradient = jax.grad(toy_loss)(model, x, target)
+    gradient = jax.jit(jax.grad(toy_loss))(model, x, target)
     muon, adam = (first_updates(kind, gradient, model) for kind in ("muon", "adamw"))
-    np.testing.assert_allclose(muon.readout, adam.readout, rtol=1e-4)
+    # The first step of Adam is the sign of the gradient; Muon's Adam looks ahead, and so steps a little further.
+    size = np.abs(muon.readout / adam.readout)
+    np.testing.assert_allclose(size, size[0, 0] * np.ones((4, 1)), rtol=1e-4)
+    assert np.all(np.sign(muon.readout) == -np.sign(gradient.readout))
     for update in muon.groups.weight:
         # Each layer alone: its singular values are pulled together, to within what five iterations reach.
         values = np.linalg.svd(update, compute_uv=False)
-        assert values.max() / values.min() < 2.5
+        assert values.max() / values.min() < 2.5, values
     raw = np.linalg.svd(gradient.groups.weight[0], compute_uv=False)
     assert raw.max() / raw.min() > 5
     # Both move about as far, so that one learning rate serves both.
@@ -202,18 +205,21 @@ def test_weight_decay_pulls_to_zero(kind):
     model, _, _ = toy()
     nothing = jax.tree.map(jnp.zeros_like, model)
     updates = first_updates(kind, nothing, model, weight_decay=0.5)
-    np.testing.assert_allclose(updates.readout, -1e-2 * 0.5 * model.readout, rtol=1e-4, atol=1e-7)
+    for update, weight in zip(*map(jax.tree.leaves, (updates, model)), strict=True):
+        np.testing.assert_allclose(update, -1e-2 * 0.5 * weight, rtol=1e-4, atol=1e-7)
 
 
 def test_a_huge_gradient_is_clipped_by_its_global_norm():
     model, x, target = toy()
-    gradient = jax.grad(toy_loss)(model, x, target)
+    gradient = jax.jit(jax.grad(toy_loss))(model, x, target)
     scaled = lambda factor: jax.tree.map(lambda g: factor * g, gradient)  # noqa: E731
     optimizer = build_optimizer(OptimizerConfig(clip=1e-2, warmup=0, decay=0), 10)
     # Adam alone forgets the scale of one gradient, not of two: after a tiny one, a clipped huge one still weighs.
-    updates = []
-    for factor in (1e6, 1e9):
-        state = optimizer.update(scaled(1e-4), optimizer.init(model), model)[1]
-        updates.append(optimizer.update(scaled(factor), state, model)[0])
-    for a, b in zip(*map(jax.tree.leaves, updates), strict=True):
+
+    @jax.jit
+    def second(factor):
+        _, state = optimizer.update(scaled(1e-4), optimizer.init(model), model)
+        return optimizer.update(scaled(factor), state, model)[0]
+
+    for a, b in zip(*(jax.tree.leaves(second(factor)) for factor in (1e6, 1e9)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4)

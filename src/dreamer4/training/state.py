@@ -81,6 +81,7 @@ def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
         update = optax.contrib.muon(
             rate,
             weight_decay=config.weight_decay,
+            adam_weight_decay=config.weight_decay,
             adam_b2=0.99,
             consistent_rms=0.2,  # updates of the size that Adam's would have, so that one learning rate serves both
             muon_weight_dimension_numbers=_stacked_matrices,

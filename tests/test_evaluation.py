@@ -1,0 +1,190 @@
+"""Playing in the real environment: whole episodes, the right sums, and chance that belongs to the episode.
+
+The tape environment writes every action down as a digit of the return, so a return tells the whole episode: the action
+chosen at the first frame is the units digit, the next one the tens.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from agent.fakes import oracle
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from dreamer4.envs import AbstractEnvironment, CounterEnvironment
+from dreamer4.evaluation import evaluate
+from dreamer4.nn import ActionDistribution, Categorical, Normal
+from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
+
+
+DIGITS, SHORTEST = 5, 2
+LEVEL = 255 // DIGITS
+
+
+class TapeState(eqx.Module):
+    secret: Int[Array, ""]
+    index: Int[Array, ""]
+
+
+class Tape(AbstractEnvironment):
+    """An episode has a secret s from 0 to 4, shown in the frame, and 2 + s actions; reward i is the action times 10^i."""
+
+    spec: DataSpec = eqx.field(default=DataSpec((2, 2, 1), ActionSpec((DIGITS,))), static=True)
+    max_steps: int = eqx.field(default=SHORTEST + DIGITS - 1, static=True)
+
+    def reset(self, *, key: PRNGKeyArray) -> tuple[TapeState, TimeStep]:
+        state = TapeState(jr.randint(key, (), 0, DIGITS), jnp.zeros((), jnp.int32))
+        return state, self._time_step(state, jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+    def step(self, state: TapeState, action: Action, *, key: PRNGKeyArray) -> tuple[TapeState, TimeStep]:
+        # Beyond its end the environment pays absurdly, so that a step too many is seen.
+        ended = state.index >= SHORTEST + state.secret
+        reward = jnp.where(ended, 1e9, action.discrete[0] * 10.0**state.index)
+        state = TapeState(state.secret, state.index + 1)
+        return state, self._time_step(state, reward, action.discrete[0])
+
+    def _time_step(self, state, reward, action):
+        pixels = jnp.stack([state.secret, state.index, action, action]).astype(jnp.uint8) * LEVEL
+        is_last = state.index == SHORTEST + state.secret
+        return TimeStep(pixels.reshape(2, 2, 1), reward, state.index == 0, is_last, is_last)
+
+
+class Rule(eqx.Module):
+    """Opens with the secret plus `shift`; later adds 1 to the last action, as told and as seen in the frame."""
+
+    shift: Int[Array, ""]
+    softness: Float[Array, ""]
+
+    def __call__(self, h: Float[Array, "*dims E"]) -> ActionDistribution:
+        secret, _, seen, told, known = jnp.round(h).astype(jnp.int32)
+        last = jnp.where(seen == told, told, DIGITS)  # an action told that is not the one seen breaks the sequence
+        chosen = jnp.where(known == 1, last + 1, secret + self.shift) % DIGITS
+        logits = jax.nn.one_hot(chosen, DIGITS) / self.softness
+        return ActionDistribution((Categorical(logits),), Normal(jnp.zeros(0), jnp.zeros(0)))
+
+
+@pytest.fixture(scope="module")
+def dreamer():
+    # One object, so that the functions it holds are one compilation.
+    dreamer = oracle(
+        Tape().spec,
+        size=3,
+        read=lambda frame: jnp.round(frame.reshape(-1)[:3] * 255 / LEVEL),
+        transition=lambda state, action: state,
+        reward=lambda h: h[0],
+        continuation=lambda h: h[0],
+    )
+    return with_rules(dreamer, 0)
+
+
+def with_rules(dreamer, shift, softness=1e-3, prior_shift=0):
+    rules = Rule(jnp.asarray(shift), jnp.float32(softness)), Rule(jnp.asarray(prior_shift), jnp.float32(softness))
+    return eqx.tree_at(lambda d: (d.policy, d.prior), dreamer, rules)
+
+
+def play(dreamer, episodes=40, batch_size=40, seed=0, **settings):
+    return jax.tree.map(
+        np.asarray, evaluate(dreamer, Tape(), episodes=episodes, batch_size=batch_size, key=jr.key(seed), **settings)
+    )
+
+
+def digits(total, count):
+    return [int(total) // 10**i % 10 for i in range(count)]
+
+
+def secrets(played):
+    return played.length - 1 - SHORTEST
+
+
+def test_each_action_is_told_back_with_the_frame_it_led_to(dreamer):
+    played = play(dreamer)
+    assert len(set(secrets(played))) == DIGITS
+    for total, secret in zip(played.returns, secrets(played), strict=True):
+        expected = [(secret + i) % DIGITS for i in range(SHORTEST + secret)]
+        assert digits(total, SHORTEST + secret) == expected
+        # And not a step more.
+        assert total < 10 ** (SHORTEST + secret)
+
+
+def test_episodes_end_by_themselves(dreamer):
+    played = play(dreamer)
+    assert np.all(played.finished)
+    assert played.returns.shape == played.length.shape == played.finished.shape == (40,)
+    assert played.length.min() >= SHORTEST + 1 and played.length.max() <= Tape().max_steps + 1
+
+
+def test_batches_do_not_matter(dreamer):
+    soft = with_rules(dreamer, 0, softness=1.0)
+    # 40 is no multiple of 7: the last batch is filled up, and cut.
+    for a, b in zip(*map(jax.tree.leaves, (play(soft), play(soft, batch_size=7))), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_episode_depends_on_its_number_alone(dreamer):
+    soft = with_rules(dreamer, 0, softness=1.0)
+    few, many = play(soft, episodes=7, batch_size=7), play(soft)
+    np.testing.assert_array_equal(few.returns, many.returns[:7])
+    # Different episodes differ, in their starts and in what a soft policy draws.
+    assert len(set(many.returns)) > 20
+    assert not np.array_equal(play(soft, seed=1).returns, many.returns)
+
+
+def test_two_policies_meet_the_same_starts(dreamer):
+    one, other = play(with_rules(dreamer, 1)), play(with_rules(dreamer, 3))
+    np.testing.assert_array_equal(secrets(one), secrets(other))
+    np.testing.assert_array_equal(one.returns % 10, (secrets(one) + 1) % DIGITS)
+    np.testing.assert_array_equal(other.returns % 10, (secrets(one) + 3) % DIGITS)
+
+
+def test_the_prior_can_play(dreamer):
+    played = play(with_rules(dreamer, 1, prior_shift=4), policy="prior")
+    np.testing.assert_array_equal(played.returns % 10, (secrets(played) + 4) % DIGITS)
+
+
+def test_mode_and_a_low_temperature_take_the_likeliest_action(dreamer):
+    soft = with_rules(dreamer, 0, softness=1.0)
+    certain = play(dreamer).returns
+    np.testing.assert_array_equal(play(soft, mode="mode").returns, certain)
+    np.testing.assert_array_equal(play(soft, temperature=1e-3).returns, certain)
+    assert not np.array_equal(play(soft).returns, certain)
+
+
+def test_progress_counts_episodes(dreamer):
+    told = []
+    play(dreamer, episodes=20, batch_size=7, progress=lambda done, total: told.append((done, total)))
+    assert told == [(7, 20), (14, 20), (20, 20)]
+
+
+class Endless(Tape):
+    """An environment that breaks its promise of a last frame."""
+
+    max_steps: int = eqx.field(default=3, static=True)
+
+    def _time_step(self, state, reward, action):
+        step = super()._time_step(state, reward, action)
+        return eqx.tree_at(lambda s: (s.is_last, s.reward), step, (jnp.array(False), jnp.ones(())))
+
+
+def test_an_endless_episode_is_cut_at_the_limit_and_said_so(dreamer):
+    played = evaluate(dreamer, Endless(), episodes=3, batch_size=3, key=jr.key(0))
+    assert not np.any(played.finished)
+    np.testing.assert_array_equal(played.length, 4)
+    np.testing.assert_array_equal(played.returns, 3.0)
+
+
+@pytest.mark.parametrize("terminates", [True, False])
+def test_the_counter_pays_its_sum(terminates):
+    env = CounterEnvironment(length=5, num_actions=3, terminates=terminates)
+    dreamer = oracle(
+        env.spec,
+        size=1,
+        read=lambda frame: frame[0, 0],
+        transition=lambda state, action: state,
+        reward=lambda h: h[0],
+        continuation=lambda h: h[0],
+    )
+    played = evaluate(dreamer, env, episodes=4, batch_size=3, key=jr.key(0))
+    # A limit ends an episode as well as a termination does.
+    assert np.all(played.finished) and np.all(played.length == 5) and np.all(played.returns == 0 + 1 + 2 + 3 + 4)
