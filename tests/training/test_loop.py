@@ -1,6 +1,8 @@
 """The training loop: what a step changes, that a run is a function of its seed, and that it can stop and go on."""
 
 import dataclasses
+from itertools import islice
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -132,8 +134,10 @@ def test_a_phase_trains_its_parts_and_leaves_the_rest_bitwise(runs, name):
     ours = {leaf for leaf in named(states[0].model) if leaf.startswith(TRAINED[name]) and ".stats." not in leaf}
     if name == "dynamics":
         ours -= {"dynamics.task.table"}  # the agent tokens, which carry the task, are left out of this phase
-    for weights in ("model", "ema"):
-        assert changed(*(getattr(s, weights) for s in (states[0], states[-1]))) == ours
+    assert changed(states[0].model, states[-1].model) == ours
+    # Averaging a weight with itself may round, so of the frozen weights within the parts only the value is kept.
+    averaged = changed(states[0].ema, states[-1].ema)
+    assert ours <= averaged and all(leaf.startswith(TRAINED[name]) and ".stats." not in leaf for leaf in averaged)
     # One step moves nothing else either, and most of these already.
     first = changed(states[0].model, states[1].model)
     assert first <= ours and len(first) > 0.8 * len(ours)
@@ -154,7 +158,8 @@ def test_losses_are_finite_and_the_state_counts(runs, name):
 def test_a_run_that_stops_goes_on_bitwise(runs, name, tmp_path):
     run = runs(name)
     path = Checkpoints(tmp_path).save(HALF, run.states[HALF], meta={})
-    state = load(path, run.states[0])
+    # Loaded arrays are bound to a device, which would compile the step again.
+    state = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)) if eqx.is_array(x) else x, load(path, run.states[0]))
     assert not changed(state, run.states[HALF])
     for _ in range(STEPS - HALF):
         state, _ = run.step(state)
@@ -214,14 +219,19 @@ def test_seeds_side_by_side_equal_seeds_alone(runs, tiny):
 
 
 class OneNumber(AbstractPhase):
-    """Pulls the world's one parameter to a number drawn from the batch, and tells what it was given."""
+    """Pulls on the world's one parameter, and tells what it was given."""
 
-    name: str = eqx.field(static=True, default="dynamics")
-    weights: dict[str, float] = eqx.field(static=True, default_factory=lambda: {"near": 1.0, "far": 0.0})
-    normalise: bool = eqx.field(static=True, default=False)
+    terms: tuple[tuple[str, float], ...] = eqx.field(static=True, default=(("near", 1.0), ("far", 0.0)))
+    name: ClassVar[str] = "dynamics"
+    normalise: ClassVar[bool] = False
 
-    def parts(self, dreamer: Dreamer) -> list[PyTree]:
-        return [dreamer.dynamics.gain]
+    @property
+    def weights(self) -> dict[str, float]:
+        return dict(self.terms)
+
+    def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
+        nothing = jax.tree.map(lambda _: False, dreamer)
+        return eqx.tree_at(lambda d: d.dynamics.gain, nothing, True)
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
@@ -235,6 +245,14 @@ class OneNumber(AbstractPhase):
             "latent": jnp.zeros(()) if batch.latent is None else batch.latent.mean(),
         }
         return {"near": 3.0 * gain, "far": gain - 5.0}, told
+
+
+class Normalised(OneNumber):
+    normalise: ClassVar[bool] = True
+
+
+class OfFrames(OneNumber):
+    name: ClassVar[str] = "tokenizer"
 
 
 @pytest.fixture(scope="module")
@@ -266,15 +284,13 @@ def test_training_runs_its_steps_and_no_more(small, source):
 
 
 def test_training_goes_on_where_its_state_stands(small, source):
-    phase, optimizer = OneNumber(), build_optimizer(CONFIG.optimizer, STEPS)
-    state = init_state(phase, small, CONFIG)
-    for _ in range(HALF):
-        state, _ = train_step(phase, optimizer, CONFIG, state, source, stream(0, "dynamics"))
-    whole, rest = history(phase, small, source), history(phase, small, source, state=state)
+    phase = OneNumber()
+    whole = history(phase, small, source)
+    *_, (state, _) = islice(train(phase, CONFIG, init_state(phase, small, CONFIG), source, seed=0), HALF)
+    rest = history(phase, small, source, state=state)
     assert len(rest) == STEPS - HALF
     for (a, metrics_a), (b, metrics_b) in zip(whole[HALF:], rest, strict=True):
-        assert metrics_a["noise"] == metrics_b["noise"]
-        np.testing.assert_allclose(a.model.dynamics.gain, b.model.dynamics.gain, rtol=1e-6)
+        assert metrics_a["noise"] == metrics_b["noise"] and not changed(a, b)
 
 
 def test_seeds_have_streams_of_their_own(small, source):
@@ -309,14 +325,14 @@ def test_nothing_compiles_after_the_first_step(small, source):
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_terms_are_weighed_and_divided_by_their_size(small, source, normalise):
-    phase = OneNumber(weights={"near": 2.0, "far": 10.0}, normalise=normalise)
+@pytest.mark.parametrize("kind", [OneNumber, Normalised])
+def test_terms_are_weighed_and_divided_by_their_size(small, source, kind):
+    phase = kind((("near", 2.0), ("far", 10.0)))
     state, metrics = train_step(
         phase, build_optimizer(CONFIG.optimizer, STEPS), CONFIG, init_state(phase, small, CONFIG), source, jr.key(0)
     )
     # Terms 3 x and x - 5 at x = 1, their slopes 3 and 1. After one term the scale is that term's size.
-    slope = 2.0 * 3.0 / 3.0 + 10.0 * 1.0 / 4.0 if normalise else 2.0 * 3.0 + 10.0 * 1.0
+    slope = 2.0 * 3.0 / 3.0 + 10.0 * 1.0 / 4.0 if kind is Normalised else 2.0 * 3.0 + 10.0 * 1.0
     np.testing.assert_allclose(metrics["gradient_norm"], slope, rtol=1e-4)
     np.testing.assert_allclose([metrics["near"], metrics["far"]], [3.0, -4.0], rtol=1e-6)
     sizes = {name: scale.value() for name, scale in state.loss_scale.items()}
@@ -324,18 +340,18 @@ def test_terms_are_weighed_and_divided_by_their_size(small, source, normalise):
 
 
 @pytest.mark.parametrize(
-    ("name", "some_irrelevant", "balanced", "mixed"),
+    ("kind", "some_irrelevant", "balanced", "mixed"),
     [
-        ("dynamics", True, True, True),
-        ("dynamics", True, False, False),
-        ("dynamics", False, True, False),
-        ("tokenizer", True, True, False),
+        (OneNumber, True, True, True),
+        (OneNumber, True, False, False),
+        (OneNumber, False, True, False),
+        (OfFrames, True, True, False),
     ],
 )
-def test_rows_are_balanced_only_where_there_is_a_choice(small, source, name, some_irrelevant, balanced, mixed):
+def test_rows_are_balanced_only_where_there_is_a_choice(small, source, kind, some_irrelevant, balanced, mixed):
     if some_irrelevant:
         source = dataclasses.replace(source, relevant=jnp.arange(len(LENGTHS)) == 2)
-    _, metrics = history(OneNumber(name=name), small, source, balanced=balanced)[0]
+    _, metrics = history(kind(), small, source, balanced=balanced)[0]
     assert metrics["uniform"] == (0.5 if mixed else 1.0)
     if mixed:
         assert metrics["relevant"] == 0.5
@@ -348,12 +364,13 @@ def test_rows_are_balanced_only_where_there_is_a_choice(small, source, name, som
 
 def test_a_data_set_is_encoded_episode_by_episode_from_its_start(tiny, source, episodes, monkeypatch):
     monkeypatch.setattr(loop, "EPISODES_AT_ONCE", 4)  # two batches, the second filled up
+    encode = eqx.filter_jit(lambda tokenizer, video: jax.vmap(tokenizer.encode)(video))
     stats = tiny.tokenizer.stats
     shifted = dataclasses.replace(stats, mean=stats.mean + 0.3, std=2.0 * stats.std)
     dreamer = eqx.tree_at(lambda d: d.tokenizer.stats, tiny, shifted)
     latents = encode_source(dreamer, source)
     padded = np.stack([np.resize(e.frame, (max(LENGTHS), *TINY_SPEC.frame_shape)) for e in episodes])
-    whole = eqx.filter_jit(jax.vmap(dreamer.tokenizer.encode))(jnp.asarray(padded, jnp.float32) / 255.0)
+    whole = encode(dreamer.tokenizer, jnp.asarray(padded, jnp.float32) / 255.0)
     expected = np.concatenate([whole[i, :length] for i, length in enumerate(LENGTHS)])
     # The order of sums differs between the frame-by-frame and the parallel pass.
     np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-5)

@@ -142,12 +142,15 @@ def train(
         balanced: whether half the rows are drawn from relevant episodes, if only some are relevant.
     """
     optimizer = build_optimizer(config.optimizer, config.steps)
-    mixed = phase.name != "tokenizer" and balanced and not bool(jnp.all(source.relevant))
+    choice = phase.name != "tokenizer" and balanced and not bool(jnp.all(source.relevant))
+    mixed = BalancedSource(source) if choice else None
 
     def step(given, state):
         source, latents, key = given
         data = source if latents is None else source.with_latents(latents)
-        return train_step(phase, optimizer, config, state, BalancedSource(data) if mixed else data, key)
+        if mixed is not None:
+            data = eqx.tree_at(lambda m: m.source, mixed, data)  # built outside: its check needs concrete flags
+        return train_step(phase, optimizer, config, state, data, key)
 
     run = over_seeds(step, seeds, ((None, eqx.if_array(0), 0), eqx.if_array(0)))
     jitted = eqx.filter_jit(run, donate="all-except-first")  # the state's buffers are reused for the next state

@@ -69,7 +69,7 @@ def mark(dreamer: Dreamer, where: Callable[[Dreamer], Sequence[PyTree]]) -> PyTr
     return eqx.tree_at(where, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
 
 
-def mean_metrics(rows: Metrics) -> Metrics:
+def mean_metrics(rows: dict[str, Float[Array, " B"]]) -> Metrics:
     """Averages metrics over the batch axis."""
     return {name: jnp.mean(values) for name, values in rows.items()}
 
