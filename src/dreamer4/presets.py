@@ -10,11 +10,11 @@ from typing import Any
 def catch() -> dict[str, Any]:
     """The demo: Catch from random data, minutes on two CPU cores.
 
-    Where it differs from the paper's values it does so because the world is tiny. A frame holds two lit pixels, so hiding
-    up to nine tenths of it (`mask_max`) would leave little to learn from. Half of the flow rows show context frames and
-    pure noise only (`context_fraction`), since one pixel can be denoised from itself at almost any other noise level and
-    the past would hardly be used. Time layers come every second layer, the network being four layers deep. The prior is a
-    clone of random play and deserves less trust than a player's (`beta`).
+    Where it differs from the paper's values it does so because the world is tiny. A frame holds two lit pixels, so
+    hiding up to nine tenths of it (`mask_max`) would leave little to learn from. Half of the flow rows show context
+    frames and pure noise only (`context_fraction`), since one pixel can be denoised from itself at almost any other
+    noise level and the past would hardly be used. Time layers come every second layer, the network being four layers
+    deep. The prior is a clone of random play and deserves less trust than a player's (`beta`).
     """
     transformer = {"width": 64, "depth": 2, "heads": 4, "kv_heads": 4, "time_every": 2, "context_length": 10}
     muon = {"kind": "muon", "learning_rate": 3e-3}
