@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,8 @@ from dreamer4_cli.describe import info as info
 
 
 console = Console()
+
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
 
 _POLICY_NAMES = {
     "random": "random actions",
@@ -294,6 +298,10 @@ def demo(config: Config, folder: Path, *, resume: bool) -> None:
         "cloned": _summary([_play(config, a, env, count, "prior", "sample", seed) for a in agents]),
         "imagination": _summary([_play(config, a, env, count, "policy", "sample", seed) for a in agents]),
     }
+    by_mode = {
+        "cloned": _summary([_play(config, a, env, count, "prior", "mode", seed) for a in agents]),
+        "imagination": _summary([_play(config, a, env, count, "policy", "mode", seed) for a in agents]),
+    }
     _say("measuring dreams on held-out episodes")
     held_out = DeviceSource.from_episodes(data.read_episodes(path, "held_out"))
     levels = [level / 255 for level in (info.frame_levels or range(256))]
@@ -308,8 +316,10 @@ def demo(config: Config, folder: Path, *, resume: bool) -> None:
         "seeds": config.seeds,
         "minutes": round(minutes, 2),
         "returns": returns,
+        "by_mode": by_mode,
         "world_model": _world_model(qualities),
         "device": _device(),
+        "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / 1e9, 2),
         "commit": _commit(),
     }
     run.results_file.write_text(json.dumps(results, indent=1) + "\n")
@@ -367,7 +377,9 @@ def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> N
     if own in world["exact_frames"]:
         dreamt = 100 * float(np.mean(world["exact_frames"][own]))
         _say(f"world model: {dreamt:.1f} % of dreamt frames exactly right; tokenizer {world['tokenizer_psnr']} dB")
-    _say(f"{results['minutes']:.1f} minutes on {results['device']}")
+    best = results["by_mode"]["imagination"]["mean"]
+    _say(f"imagination policy, always taking its most likely action: {best:+.3f}")
+    _say(f"{results['minutes']:.1f} minutes on {results['device']}, {results['memory_gb']} GB at most")
     _say(f"results: {run.results_file}")
     _say(f"report:  {run.report_file}")
 
