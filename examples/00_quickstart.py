@@ -100,7 +100,7 @@ def main():
     tokenizer = train(tokenizer, 600, key_train)
     codes = eqx.filter_jit(eqx.filter_vmap(tokenizer.encode))(videos)
     tokenizer = eqx.tree_at(lambda t: t.stats, tokenizer, LatentStats.measure(codes.reshape(-1, 4, 8)))
-    latent = eqx.filter_jit(tokenizer.encode)(videos[0])
+    latent = tokenizer.stats.standardise(codes[0])  # what tokenizer.encode(videos[0]) returns from here on
     print(f"   a clip {videos[0].shape} becomes latents {latent.shape}")
     print(f"   squared error on new clips: {before:.3f} untrained, {error(tokenizer, videos):.4f} after 600 steps,")
     print(f"   {blank:.4f} if every pixel were guessed as the mean")
@@ -120,6 +120,7 @@ def main():
     action, known = Action(jnp.ones((FRAMES, 1), jnp.int32), jnp.zeros((FRAMES, 0))), jnp.ones(FRAMES, bool)
     finest = jnp.full(FRAMES, grid.finest)
     z_hat, h = eqx.filter_jit(dynamics)(noisy, tau_index, finest, action, known, jnp.array(0))
+    assert h is not None  # it is None only where no task is given
     print(f"   prediction {z_hat.shape}, read-out for the agent {h.shape}")
 
     now = jax.tree.map(lambda leaf: leaf[0], action)
@@ -149,8 +150,9 @@ def main():
     print(f"   {size:,} parameters; after {FRAMES} frames it chose action {int(chosen.discrete[0])}, at random as yet")
     print(f"   its dream of five frames: latents {dream.latent.shape}, actions {dream.action.discrete[:, 0].tolist()},")
     print(f"   rewards {dream.reward.tolist()} (an untrained reward head says exactly 0)")
-    frames = eqx.filter_jit(agent.tokenizer.decode)(dream.latent)
-    print(f"   decoded to frames {frames.shape}: noise, until it is trained. `make demo` does that.")
+    print(
+        "   agent.tokenizer.decode turns such latents into frames: noise, until it is trained. `make demo` does that."
+    )
 
 
 if __name__ == "__main__":

@@ -98,6 +98,15 @@ def largest_difference(transformer, clip):
     return jnp.abs(whole - frame_by_frame(transformer, clip)).max()
 
 
+def attentions(part):
+    """Lists the attention modules inside a part."""
+
+    def found(node):
+        return isinstance(node, AbstractAttention)
+
+    return [node for node in jax.tree.leaves(part, is_leaf=found) if found(node)]
+
+
 def main():
     print("1. By hand: a factory of the attention goes into the transformer.")
     layout = TokenLayout((TokenGroup("picture", 4, ("picture",)), TokenGroup("reader", 1, ("picture", "reader"))))
@@ -114,17 +123,15 @@ def main():
     difference = largest_difference(transformer, clip)
     print(f"   15 frames, a window of 6: whole clip against ring cache differ by {difference:.1e}")
 
-    weights = transformer.groups.time.attention.sink
-    gradient = jax.grad(
-        lambda w: (eqx.tree_at(lambda t: t.groups.time.attention.sink, transformer, w)(clip)[-1] ** 3).sum()
-    )
-    print(f"   the sinks learn: gradient norm {jnp.linalg.norm(jax.jit(gradient)(weights)):.3f}")
+    gradient = eqx.filter_jit(eqx.filter_grad(lambda model: jnp.mean(model(clip)[-1] ** 3)))(transformer)
+    (of_time_layers,) = (a.sink for a in attentions(gradient.groups.time))
+    print(f"   the sinks learn: gradient norm {jnp.linalg.norm(of_time_layers):.3f}")
 
     print("2. By name: a configuration finds it in the registry.")
     config: Config = load("tiny", overrides=["dynamics.transformer.attention=sink"])
     agent = Dreamer.build(config, DataSpec((10, 5, 1), ActionSpec((3,))), key=jr.key(2))
-    print(f"   the dynamics attends with {type(agent.dynamics.transformer.groups.time.attention).__name__},")
-    print(f"   the tokenizer, left alone, with {type(agent.tokenizer.encoder.groups.time.attention).__name__}.")
+    for name, part in (("dynamics", agent.dynamics), ("tokenizer, left alone,", agent.tokenizer)):
+        print(f"   the {name} attends with {', '.join({type(a).__name__ for a in attentions(part)})}")
 
 
 if __name__ == "__main__":

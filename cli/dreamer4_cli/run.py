@@ -200,9 +200,8 @@ def _finish(config: Config, phase, state: TrainState, source: DeviceSource) -> T
 
 def _start(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer:
     """Returns the agent that a phase starts from: untrained, or the averaged weights of the phase before."""
-    dreamer = init_dreamer(config, spec)
     if name == PHASES[0]:
-        return dreamer
+        return init_dreamer(config, spec)
     before = PHASES[PHASES.index(name) - 1]
     path = run.checkpoints(before).latest_valid()
     wanted = getattr(config.train, before).steps
@@ -212,7 +211,7 @@ def _start(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer
             f"{name} starts from the end of {before}, step {wanted}, but {run.path} has {reached}. "
             f"Run: dreamer4 train {before} --run {run.path} --resume"
         )
-    return checkpoint.load(path, dreamer, at="ema")
+    return checkpoint.load(path, eqx.filter_eval_shape(init_dreamer, config, spec), at="ema")
 
 
 def _encode(config: Config, dreamer: Dreamer, source: DeviceSource):

@@ -64,8 +64,8 @@ def play_episode(
 
 
 @eqx.filter_jit
-def _play_batch(dreamer, env, keys, mode, policy, temperature):
-    play = partial(play_episode, mode=mode, policy=policy, temperature=temperature)
+def _play_batch(dreamer, env, keys, mode, temperature):
+    play = partial(play_episode, mode=mode, temperature=temperature)
     return jax.vmap(lambda key: play(dreamer, env, key=key))(keys)
 
 
@@ -96,11 +96,13 @@ def evaluate(
         progress: called with episodes done and in total.
         key: randomness of everything.
     """
+    if policy == "prior":  # in the policy's place, so that both are played by one compiled program
+        dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
     keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(episodes))
     batches = []
     for start in range(0, episodes, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), episodes - 1)  # one shape, one compilation
-        batch = _play_batch(dreamer, env, keys[index], mode, policy, temperature)
+        batch = _play_batch(dreamer, env, keys[index], mode, temperature)
         batches.append(jax.tree.map(lambda leaf: leaf[: min(batch_size, episodes - start)], batch))  # noqa: B023
         if progress is not None:
             progress(min(start + batch_size, episodes), episodes)

@@ -10,7 +10,7 @@ from dreamer4.config import DynamicsConfig
 from dreamer4.dynamics.base import AbstractDynamics, NoiseGrid
 from dreamer4.nn import Embedding, Entry, Linear, Stream, TokenGroup, TokenLayout, Transformer
 from dreamer4.nn import transformer as transformers
-from dreamer4.nn.layers import TOKEN_SCALE
+from dreamer4.nn.layers import initial_tokens
 from dreamer4.types import Action, ActionSpec, DataSpec
 
 
@@ -45,7 +45,7 @@ class ActionEncoder(eqx.Module):
     def __init__(self, spec: ActionSpec, width: int, *, key: PRNGKeyArray):
         """Builds the encoder for actions of `spec` into tokens of `width` features."""
         key_base, key_continuous, *keys = jr.split(key, 2 + len(spec.num_classes))
-        self.base = TOKEN_SCALE * jr.normal(key_base, (width,))
+        self.base = initial_tokens(key_base, (width,))
         self.discrete = tuple(Embedding(n, width, key=k) for n, k in zip(spec.num_classes, keys, strict=True))
         self.continuous = Linear(spec.continuous_dim, width, key=key_continuous) if spec.continuous_dim else None
 

@@ -1,5 +1,7 @@
 """Leaf layers. They act on the last axis, whatever axes lead it, in the type of their input."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,22 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 # Learned tokens and tables start small but never at zero: RMSNorm multiplies gradients by 1 / rms of its input, so a
 # zero token would receive a gradient a thousand times too large on the first step.
 TOKEN_SCALE = 0.02
+
+
+@partial(jax.jit, static_argnames="shape")
+def initial_weight(key: PRNGKeyArray, shape: tuple[int, int], deviation: float) -> Float[Array, "D_in D_out"]:
+    """Draws a matrix from a normal distribution cut off at two standard deviations.
+
+    Jitted as a whole: building a model then compiles one small program for each shape, not one for each operation.
+    """
+    cut = 0.87962566  # the cut takes this share of the standard deviation along
+    return (deviation / cut) * jr.truncated_normal(key, -2.0, 2.0, shape)
+
+
+@partial(jax.jit, static_argnames="shape")
+def initial_tokens(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Draws learned tokens: small, and never zero."""
+    return TOKEN_SCALE * jr.normal(key, shape)
 
 
 class Linear(eqx.Module):
@@ -28,7 +46,7 @@ class Linear(eqx.Module):
             scale: multiplies the initial standard deviation `1 / sqrt(in_size)`; 0 makes the layer output zero.
             key: randomness of the weights.
         """
-        self.weight = scale * jr.truncated_normal(key, -2.0, 2.0, (in_size, out_size)) / (0.88 * in_size**0.5)
+        self.weight = initial_weight(key, (in_size, out_size), scale * in_size**-0.5)
         self.bias = jnp.zeros(out_size) if use_bias else None
 
     def __call__(self, x: Float[Array, "*dims D_in"]) -> Float[Array, "*dims D_out"]:
@@ -81,7 +99,7 @@ class Embedding(eqx.Module):
 
     def __init__(self, count: int, size: int, *, key: PRNGKeyArray):
         """Builds a table of `count` vectors of `size` features."""
-        self.table = TOKEN_SCALE * jr.normal(key, (count, size))
+        self.table = initial_tokens(key, (count, size))
 
     def __call__(self, index: Int[Array, "*dims"]) -> Float[Array, "*dims D"]:
         """Looks vectors up."""

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from dreamer4.config import TransformerConfig
 from dreamer4.errors import InputError, nearest
 from dreamer4.nn.attention import EMPTY, AbstractAttention, Entry, GroupedQueryAttention, RingCache
-from dreamer4.nn.layers import TOKEN_SCALE, RMSNorm, SwiGLU
+from dreamer4.nn.layers import RMSNorm, SwiGLU, initial_tokens
 
 
 ATTENTIONS: dict[str, Callable[..., AbstractAttention]] = {"grouped_query": GroupedQueryAttention}
@@ -212,7 +212,7 @@ class Transformer(eqx.Module):
             *space, time = (Block(width, hidden, attention, key=k) for k in keys)
             return LayerGroup(tuple(space), time)
 
-        self.slot = TOKEN_SCALE * jr.normal(key_slot, (layout.size, width))
+        self.slot = initial_tokens(key_slot, (layout.size, width))
         self.num_groups = depth // time_every
         self.groups = eqx.filter_vmap(make_group)(jr.split(key_groups, self.num_groups))
         self.norm = RMSNorm(width)

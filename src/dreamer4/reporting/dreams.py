@@ -52,14 +52,9 @@ class DreamQuality:
         return {steps: float(np.mean(values)) for steps, values in self.accuracy.items()}
 
 
+@eqx.filter_jit
 def dream_videos(
-    dreamer: Dreamer,
-    rows: Trajectory,
-    sampler: AbstractSampler,
-    context_length: int,
-    *,
-    shuffled: bool = False,
-    key: PRNGKeyArray,
+    dreamer: Dreamer, rows: Trajectory, sampler: AbstractSampler, context_length: int, *, key: PRNGKeyArray
 ) -> Float[Array, "B T H W C"]:
     """Dreams whole clips from their first frames, under the actions that were taken in them.
 
@@ -68,28 +63,32 @@ def dream_videos(
         rows: clips of latents.
         sampler: how to draw frames.
         context_length: true frames given, at least 1.
-        shuffled: whether the actions are put in a random order first; a model that uses its actions then errs.
-        key: randomness of dreams and orders.
+        key: randomness of the dreams.
 
     Returns:
         Decoded frames, the context included.
     """
-    return _dream_videos(dreamer, rows, sampler, context_length, shuffled, jr.split(key, rows.reward.shape[0]))
 
-
-@eqx.filter_jit
-def _dream_videos(dreamer, rows, sampler, context_length, shuffled, keys):
     def dream(row, key):
-        key_recall, key_order, key_dream = jr.split(key, 3)
+        key_recall, key_dream = jr.split(key)
         memory = dreamer.recall(row, jnp.asarray(context_length), key=key_recall)
         actions = jax.tree.map(lambda leaf: leaf[context_length:], row.action)
-        if shuffled:
-            actions = jax.tree.map(lambda leaf: jr.permutation(key_order, leaf), actions)
         horizon = row.reward.shape[0] - context_length
         rollout = imagine(dreamer, memory, horizon, actions=actions, sampler=sampler, key=key_dream)
         return dreamer.tokenizer.decode(jnp.concatenate([row.latent[:context_length], rollout.latent]))
 
-    return jax.vmap(dream)(rows, keys)
+    return jax.vmap(dream)(rows, jr.split(key, rows.reward.shape[0]))
+
+
+def shuffle_actions(rows: Trajectory, context_length: int, *, key: PRNGKeyArray) -> Trajectory:
+    """Puts the actions behind the context in a random order; a model that uses its actions must then err."""
+
+    def shuffle(action, key):
+        order = jr.permutation(key, jnp.arange(context_length, action.discrete.shape[0]))
+        return jax.tree.map(lambda leaf: leaf.at[context_length:].set(leaf[order]), action)
+
+    shuffled = jax.vmap(shuffle)(rows.action, jr.split(key, rows.reward.shape[0]))
+    return eqx.tree_at(lambda r: r.action, rows, shuffled)
 
 
 def measure_dreams(
@@ -144,7 +143,8 @@ def measure_dreams(
     videos = {
         k: dream_videos(dreamer, rows, ShortcutSampler(k, signal), context_length, key=key) for k in {*allowed, own}
     }
-    wrong = dream_videos(dreamer, rows, dreamer.sampler, context_length, shuffled=True, key=key)
+    shuffled = shuffle_actions(rows, context_length, key=key)
+    wrong = dream_videos(dreamer, shuffled, ShortcutSampler(own, signal), context_length, key=key)
     last = np.repeat(frames[:, context_length - 1 : context_length], length, axis=1)
 
     decoded = np.asarray(jax.vmap(dreamer.tokenizer.decode)(rows.latent))

@@ -9,7 +9,7 @@ from dreamer4.config import TokenizerConfig
 from dreamer4.errors import InputError
 from dreamer4.nn import Linear, Stream, TokenGroup, TokenLayout, Transformer
 from dreamer4.nn import transformer as transformers
-from dreamer4.nn.layers import TOKEN_SCALE
+from dreamer4.nn.layers import initial_tokens
 from dreamer4.tokenizer.base import AbstractTokenizer, LatentStats
 from dreamer4.types import DataSpec
 
@@ -106,7 +106,7 @@ class CausalTokenizer(AbstractTokenizer):
         patch_dim = patch[0] * patch[1] * frame_shape[2]
         self.num_latents, self.latent_dim = latents.stop - latents.start, latent_dim
         self.patch_in = Linear(patch_dim, width_in, use_bias=True, key=key_in)
-        self.mask_token = TOKEN_SCALE * jr.normal(key_mask, (width_in,))
+        self.mask_token = initial_tokens(key_mask, (width_in,))
         self.encoder = encoder
         self.bottleneck = Linear(width_in, latent_dim, use_bias=True, key=key_down)
         self.unbottleneck = Linear(latent_dim, width_out, use_bias=True, key=key_up)

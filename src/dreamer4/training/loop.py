@@ -20,7 +20,7 @@ from dreamer4.data import AbstractDataSource, BalancedSource, DeviceSource
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.training.phases import AbstractPhase, Metrics
 from dreamer4.training.state import RunningRMS, TrainState, build_optimizer, ema_decay
-from dreamer4.types import to_float
+from dreamer4.types import DataSpec, to_float
 
 
 # Streams of randomness below a seed's root key. Appending is safe; reordering changes every run.
@@ -51,10 +51,13 @@ def stack_members(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *xs: jnp.stack(xs) if eqx.is_array(xs[0]) else xs[0], *trees)
 
 
-def init_dreamer(config: Config, spec) -> Dreamer:
-    """Builds the untrained agent of a run; with several seeds every array has a leading seed axis."""
+def init_dreamer(config: Config, spec: DataSpec) -> Dreamer:
+    """Builds the untrained agent of a run; with several seeds every array has a leading seed axis.
+
+    It is not jitted: compiling hundreds of random draws into one program takes far longer than running them one by one.
+    """
     keys = [stream(config.seed + i, "init") for i in range(config.seeds)]
-    build = eqx.filter_jit(over_seeds(lambda key: Dreamer.build(config, spec, key=key), config.seeds, (0,)))
+    build = over_seeds(lambda key: Dreamer.build(config, spec, key=key), config.seeds, (0,))
     return build(keys[0] if config.seeds == 1 else jnp.stack(keys))
 
 
@@ -65,10 +68,11 @@ def init_state(phase: AbstractPhase, dreamer: Dreamer, config: PhaseConfig, seed
     def init(dreamer):
         trained = eqx.filter(dreamer, phase.trainable(dreamer))
         scales = {name: RunningRMS.init() for name in phase.weights}
-        copy = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, dreamer)
-        return TrainState(dreamer, copy, optimizer.init(trained), scales, jnp.zeros((), jnp.int32))
+        # Training donates the state's buffers, so it shares none: not between its parts, nor with the caller.
+        model, ema = (jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, dreamer) for _ in range(2))
+        return TrainState(model, ema, optimizer.init(trained), scales, jnp.zeros((), jnp.int32))
 
-    return eqx.filter_jit(over_seeds(init, seeds, (eqx.if_array(0),)))(dreamer)
+    return over_seeds(init, seeds, (eqx.if_array(0),))(dreamer)
 
 
 def train_step(

@@ -1,0 +1,158 @@
+"""The commands at work, on the smallest preset: one whole demo, and what can be done with its folder."""
+
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dreamer4 import checkpoint
+from dreamer4.config import load
+from dreamer4.dreamer import PHASES, Dreamer
+from dreamer4.errors import InputError
+from dreamer4.training.metrics import read_metrics
+from dreamer4_cli import describe, run
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load("tiny", overrides=["train.save_every=2"])
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory):
+    path = tmp_path_factory.mktemp("demo") / "run"
+    run.demo(config, path, resume=False)
+    return path
+
+
+def test_results_hold_what_is_promised(folder, config):
+    results = json.loads((folder / "results.json").read_text())
+    assert results["env"] == config.env.id
+    assert results["seed"] == config.seed
+    assert results["minutes"] > 0
+    assert set(results["returns"]) == {"random", "data", "cloned", "imagination"}
+    for row in results["returns"].values():
+        assert row["low"] <= row["mean"] <= row["high"]
+        assert row["episodes"] >= config.evaluation.episodes
+    world = results["world_model"]
+    assert all(
+        len(values) == len(world["controls"]["last frame repeated"]) for values in world["exact_frames"].values()
+    )
+
+
+def test_the_report_is_one_complete_file(folder):
+    report = (folder / "report.html").read_text()
+    assert report.rstrip().endswith("</html>")
+    assert "Imagination policy" in report
+    assert "data:image/gif" in report
+
+
+def test_every_phase_left_metrics_and_a_last_checkpoint(folder, config):
+    metrics = read_metrics(folder / "metrics.jsonl")
+    for phase in PHASES:
+        steps = getattr(config.train, phase).steps
+        assert [line["step"] for line in metrics if line["phase"] == phase][-1] == steps
+        assert checkpoint.read_meta(folder / "checkpoints" / phase / str(steps))["phase"] == phase
+
+
+def test_each_phase_starts_from_the_average_of_the_one_before(folder, config):
+    agent = Dreamer.load(folder / "checkpoints" / "agent")
+    last = Dreamer.load(folder)
+    frozen = ("tokenizer", "dynamics", "reward", "continuation", "prior")
+    for name in frozen:
+        assert eqx.tree_equal(getattr(agent, name), getattr(last, name)), name
+    assert not eqx.tree_equal(agent.value, last.value)
+    assert eqx.tree_equal(agent.prior.mlp, agent.policy.mlp)
+    assert bool(last.tokenizer.stats.measured)
+
+
+def test_a_finished_run_resumes_to_the_same_results(folder, config, capsys):
+    before = json.loads((folder / "results.json").read_text())
+    run.demo(config, folder, resume=True)
+    after = json.loads((folder / "results.json").read_text())
+    assert "done before" in capsys.readouterr().out
+    assert after["returns"] == before["returns"]
+    assert after["world_model"] == before["world_model"]
+
+
+def test_a_run_that_lost_its_end_goes_on_to_the_same_weights(folder, config):
+    wanted = Dreamer.load(folder)
+    last = folder / "checkpoints" / "imagination" / "4"
+    last.rename(folder / "moved")
+    (folder / "moved" / checkpoint.MANIFEST).unlink()
+    run.train(config, folder, ("imagination",), resume=True)
+    resumed = Dreamer.load(folder)
+    leaves = zip(jax.tree.leaves(wanted), jax.tree.leaves(resumed), strict=True)
+    assert all(bool(jnp.array_equal(a, b)) for a, b in leaves)
+
+
+def test_a_run_is_neither_repeated_nor_mixed(folder, config):
+    with pytest.raises(InputError, match="--resume"):
+        run.demo(config, folder, resume=False)
+    other = load("tiny", overrides=["train.save_every=2", "imagination.horizon=3"])
+    with pytest.raises(InputError, match=r"imagination\.horizon"):
+        run.demo(other, folder, resume=True)
+
+
+def test_info_tells_apart_what_it_is_shown(folder, capsys):
+    describe.info(folder)
+    describe.info(folder / "data")
+    describe.info(folder / "checkpoints" / "agent" / "4")
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("run", "data set", "checkpoint", "whole", "held out"))
+    with pytest.raises(InputError, match="no data set"):
+        describe.info(folder / "checkpoints")
+
+
+def test_evaluation_needs_only_the_folder(folder, capsys):
+    run.evaluate(folder, episodes=8, seed=3)
+    told = capsys.readouterr().out
+    assert "cloned policy" in told
+    assert "imagination policy" in told
+
+
+def test_data_can_be_checked_and_is_not_overwritten(folder, config):
+    run.check_data(folder / "data")
+    with pytest.raises(InputError, match="never overwritten"):
+        run.collect(config, folder / "data")
+    shard = next(p for p in (folder / "data").iterdir() if p.suffix != ".json")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-20])
+    with pytest.raises(InputError, match="problems"):
+        run.check_data(folder / "data")
+    shard.write_bytes(whole)
+
+
+def test_a_changed_data_set_is_refused_under_a_resumed_run(folder, config):
+    with pytest.raises(InputError, match="data set changed"):
+        run._check_data_unchanged(folder / "checkpoints" / "agent" / "4", "another fingerprint")
+
+
+def test_a_phase_needs_the_one_before(config, tmp_path):
+    with pytest.raises(InputError, match="Train tokenizer first"):
+        run.train(config, tmp_path / "run", ("dynamics",), resume=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path):
+    for override, match in (
+        ("tokenizer.patch=[3,5]", "patch"),
+        ("train.imagination.length=9", "context_length"),
+        ("env.id=Catch-bsuit", "Catch-bsuite"),
+        ("env.id=CartPole-v1", "adapter"),
+    ):
+        with pytest.raises(InputError, match=match):
+            run.demo(load("tiny", overrides=[override]), tmp_path / "run", resume=False)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_the_full_size_prints_its_parameters(capsys):
+    run.dry_run(load("paper"))
+    told = capsys.readouterr().out
+    assert "1,67" in told  # 1.67 billion parameters of dynamics
+    assert "imagination" in told
