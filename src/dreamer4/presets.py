@@ -38,11 +38,11 @@ def catch() -> dict[str, Any]:
         "agent": {"hidden": 64, "mtp_length": 4, "num_bins": 41, "bin_limit": 4.0},
         "imagination": {"horizon": 9, "discount": 0.97, "objective": {"beta": 0.1}},
         "train": {
-            "tokenizer": {"steps": 400, "batch_size": 32, "length": 10, "optimizer": muon},
-            "dynamics": {"steps": 1500, "batch_size": 32, "length": 10, "optimizer": muon},
-            "agent": {"steps": 400, "batch_size": 32, "length": 10, "optimizer": muon},
+            "tokenizer": {"steps": 350, "batch_size": 32, "length": 10, "optimizer": muon},
+            "dynamics": {"steps": 1200, "batch_size": 32, "length": 10, "optimizer": muon},
+            "agent": {"steps": 300, "batch_size": 32, "length": 10, "optimizer": muon},
             "imagination": {
-                "steps": 300,
+                "steps": 250,
                 "batch_size": 128,
                 "length": 10,
                 "warm_value": 0.15,

@@ -45,7 +45,7 @@ TINY = Config.model_validate(
 
 @contextmanager
 def drawn_on_the_host() -> Iterator[None]:
-    """Lets NumPy draw initial weights: compiling fifty random draws of fifty shapes takes longer than most tests."""
+    """Lets NumPy draw initial weights: compiling random draws of some thirty shapes takes longer than most tests."""
     rng = np.random.default_rng(0)
 
     def normal(key, shape=(), dtype=jnp.float32):
@@ -54,14 +54,16 @@ def drawn_on_the_host() -> Iterator[None]:
     def truncated_normal(key, lower, upper, shape, dtype=jnp.float32):
         return jnp.clip(normal(key, shape, dtype), lower, upper)
 
-    with mock.patch.object(jr, "normal", normal), mock.patch.object(jr, "truncated_normal", truncated_normal):
+    # Without jit, lest one draw be compiled in as the constant of its shape, for this agent and the next.
+    patches = mock.patch.object(jr, "normal", normal), mock.patch.object(jr, "truncated_normal", truncated_normal)
+    with jax.disable_jit(), patches[0], patches[1]:
         yield
 
 
 def build_tiny() -> Dreamer:
     """Builds the untrained agent of `TINY` for data of `TINY_SPEC`."""
     with drawn_on_the_host():
-        return eqx.filter_jit(lambda: Dreamer.build(TINY, TINY_SPEC, key=jr.key(0)))()
+        return Dreamer.build(TINY, TINY_SPEC, key=jr.key(0))
 
 
 def randomised(dreamer: Dreamer) -> Dreamer:
@@ -239,7 +241,7 @@ def oracle(
     agent = AgentConfig(hidden=16, mtp_length=1, num_bins=41, bin_limit=2.0) if agent is None else agent
     dynamics = OracleDynamics(transition, size, len(spec.action.num_classes) + spec.action.continuous_dim)
     with drawn_on_the_host():
-        heads = eqx.filter_jit(lambda: build_heads(agent, dynamics.agent_dim, spec.action, key=jr.key(0)))()
+        heads = build_heads(agent, dynamics.agent_dim, spec.action, key=jr.key(0))
     prior = jax.tree.map(lambda x: x + 0 if eqx.is_array(x) else x, heads.policy)
     dreamer = Dreamer(
         OracleTokenizer(read, spec.frame_shape, size),

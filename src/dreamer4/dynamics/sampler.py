@@ -17,10 +17,6 @@ from dreamer4.nn import Stream
 from dreamer4.types import Action
 
 
-# A short denoise loop is unrolled: the compiler then fuses across passes.
-UNROLLED_STEPS = 4
-
-
 def commit(
     dynamics: AbstractDynamics,
     z: Float[Array, "Nz Dz"],
@@ -93,7 +89,7 @@ def denoise(
         return z + (z_hat - z) / (num_steps - i).astype(jnp.float32), None
 
     noise = jr.normal(key, (dynamics.num_spatial, dynamics.spatial_dim))
-    z, _ = jax.lax.scan(body, noise, jnp.arange(num_steps), unroll=min(num_steps, UNROLLED_STEPS))
+    z, _ = jax.lax.scan(body, noise, jnp.arange(num_steps))
     return z
 
 

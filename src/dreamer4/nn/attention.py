@@ -84,12 +84,15 @@ class RingCache(eqx.Module):
 
     def write(self, entry: Entry, position: Int[Array, ""]) -> "RingCache":
         """Returns the cache with the entry of the token at `position` in place of the oldest one."""
-        slot = position % self.capacity
+        # A masked copy, not an indexed update: under `vmap` the latter becomes a scatter, which a CPU runs row by row.
+        here = jnp.arange(self.capacity) == position % self.capacity
 
         def put(ring, new):
-            return jax.lax.dynamic_update_index_in_dim(ring, new.astype(ring.dtype), slot, axis=ring.ndim - 3)
+            return jnp.where(here[:, None, None], jnp.expand_dims(new, -3).astype(ring.dtype), ring)
 
-        return RingCache(put(self.key, entry.key), put(self.value, entry.value), self.position.at[slot].set(position))
+        return RingCache(
+            put(self.key, entry.key), put(self.value, entry.value), jnp.where(here, position, self.position)
+        )
 
     def fill(self, entries: Entry, count: Int[Array, ""]) -> "RingCache":
         """Returns the cache as if the first `count` of T tokens, at positions 0 to T-1, had been written in turn.

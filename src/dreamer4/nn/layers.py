@@ -15,7 +15,9 @@ TOKEN_SCALE = 0.02
 
 
 @partial(jax.jit, static_argnames="shape")
-def initial_weight(key: PRNGKeyArray, shape: tuple[int, int], deviation: float) -> Float[Array, "D_in D_out"]:
+def initial_weight(
+    key: PRNGKeyArray, shape: tuple[int, int], deviation: float | Float[Array, ""]
+) -> Float[Array, "D_in D_out"]:
     """Draws a matrix from a normal distribution cut off at two standard deviations.
 
     Jitted as a whole: building a model then compiles one small program for each shape, not one for each operation.
