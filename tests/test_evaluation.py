@@ -29,7 +29,7 @@ class TapeState(eqx.Module):
 
 
 class Tape(AbstractEnvironment):
-    """An episode has a secret s from 0 to 4, shown in the frame, and 2 + s actions; reward i is the action times 10^i."""
+    """An episode has a secret s from 0 to 4, shown in the frame, and 2 + s actions; reward i is action i times 10^i."""
 
     spec: DataSpec = eqx.field(default=DataSpec((2, 2, 1), ActionSpec((DIGITS,))), static=True)
     max_steps: int = eqx.field(default=SHORTEST + DIGITS - 1, static=True)

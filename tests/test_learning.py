@@ -66,7 +66,13 @@ def settings():
     transformer = {"width": 32, "depth": 2, "heads": 2, "kv_heads": 2, "time_every": 2, "context_length": MOVES + 1}
     optimizer = {"kind": "muon", "learning_rate": 8e-3, "clip": 10.0, "warmup": 0.05, "decay": 0.5}
     phase = {"batch_size": 32, "length": MOVES + 1, "optimizer": optimizer, "ema": 0.05}
-    forcing = {"k_max": 2, "bootstrap_fraction": 0.0, "context_fraction": 0.7, "context_keep": 0.7, "image_fraction": 0.0}
+    forcing = {
+        "k_max": 2,
+        "bootstrap_fraction": 0.0,
+        "context_fraction": 0.7,
+        "context_keep": 0.7,
+        "image_fraction": 0.0,
+    }
     return Config.model_validate(
         {
             "tokenizer": {
@@ -154,7 +160,7 @@ def test_the_world_model_follows_actions(learned):
     still = jnp.broadcast_to(held_out.frame[:, :1] / 255.0, truth.shape)
     assert error(frames, truth) < 0.6 * error(others, truth)
     assert error(frames, truth) < 0.8 * error(still, truth)
-    # Rewards are read off dreamed frames by heads that learned on real ones. Always saying 0 is right two times in three.
+    # Rewards are read off dreamed frames by a head that learned on real ones. Always saying 0 is right in two of three.
     assert np.mean(np.abs(reward - held_out.reward[:, 1:]) < 0.3) > 0.75
 
 

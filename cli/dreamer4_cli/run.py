@@ -154,7 +154,6 @@ def _run_phase(config, phase, settings, state, source, latents, steps, log, meta
     done = int(jnp.max(state.step))
     log.truncate(phase.name, done)
     waiting: list[dict[str, Any]] = []
-    started = time.monotonic()
     with Progress(phase.name, total=settings.steps, completed=done, console=console) as bar:
         training = train_phase(
             phase,
@@ -166,14 +165,14 @@ def _run_phase(config, phase, settings, state, source, latents, steps, log, meta
             latents=latents,
             balanced=config.agent.balanced,
         )
-        for state, metrics in training:  # noqa: B020, the newest state is what is wanted
+        for state, metrics in training:
             done += 1
             waiting.append(metrics)
             text = None
             if done % config.train.log_every == 0 or done == settings.steps:
                 means = _mean_over(waiting, config.seeds)
                 waiting = []
-                log.append(phase.name, done, means | {"seconds": round(time.monotonic() - started, 2)})
+                log.append(phase.name, done, means)
                 text = "  ".join(f"{name} {np.mean(means[name]):.3g}" for name in list(phase.weights)[:3])
             bar.advance(1, text)
             if done % config.train.save_every == 0 and done < settings.steps:

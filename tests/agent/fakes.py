@@ -1,7 +1,8 @@
 """Agents for tests: a real one at the smallest sizes, and one whose world is known exactly.
 
-`build_tiny` gives the real one; every file asks for the same sizes, so that it is compiled once. `oracle` is an agent whose world model is not learned but written down: the latent of a frame is its state, and the next
-one is a function of state and action. It never looks at the noise, so dreams are exact at any number of steps.
+`build_tiny` gives the real one; every file asks for the same sizes, so that it is compiled once. `oracle` is an agent
+whose world model is not learned but written down: the latent of a frame is its state, and the next one is a function of
+state and action. It never looks at the noise, so dreams are exact at any number of steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def drawn_on_the_host() -> Iterator[None]:
         return jnp.asarray(rng.normal(size=shape), dtype)
 
     def truncated_normal(key, lower, upper, shape, dtype=jnp.float32):
-        return jnp.clip(normal(key, shape, dtype), lower, upper)
+        return jnp.asarray(np.clip(rng.normal(size=shape), lower, upper), dtype)
 
     # Without jit, lest one draw be compiled in as the constant of its shape, for this agent and the next.
     patches = mock.patch.object(jr, "normal", normal), mock.patch.object(jr, "truncated_normal", truncated_normal)

@@ -133,7 +133,9 @@ def test_components_do_not_share_outputs():
         return eqx.tree_at(lambda h: h.mlp.readout.bias, head, bias).offsets(jnp.ones(WIDTH))
 
     start, moved = offsets(jnp.zeros((1, size))), offsets(jnp.eye(size))
-    numbers = [jax.tree.map(lambda x: np.asarray(x).reshape(len(x), -1), jax.tree.leaves(tree)) for tree in (start, moved)]
+    numbers = [
+        jax.tree.map(lambda x: np.asarray(x).reshape(len(x), -1), jax.tree.leaves(tree)) for tree in (start, moved)
+    ]
     start, moved = (np.concatenate(parts, axis=1) for parts in numbers)
     changed = moved != start
     assert np.all(changed.sum(0) == 1) and np.all(changed.sum(1) == 1)

@@ -90,7 +90,7 @@ def two_hot_nll(logits, bins, value):
 
 
 def slow(heads, h, row):
-    """Eq 9 with loops: `h[t]` has seen action t, so its policy speaks of action t + 1 + n, the others of frame t + n."""
+    """Eq 9 with loops: `h[t]` has seen action t, so its policy speaks of action t + 1 + n, the rest of frame t + n."""
     policy, reward, goes_on = predict(heads, h)
     row = jax.tree.map(np.asarray, row)
     bins = np.asarray(reward.bins)

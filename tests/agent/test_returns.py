@@ -85,9 +85,7 @@ def test_lambda_one_sums_rewards_and_bootstraps_at_the_horizon():
     reward, _, value = random_rollout(1)
     returns = compute(jnp.asarray(reward), jnp.ones(HORIZON), jnp.asarray(value), 0.9, 1.0)
     powers = 0.9 ** np.arange(HORIZON)
-    expected = [
-        np.sum(powers[: HORIZON - t] * reward[t:]) + 0.9 ** (HORIZON - t) * value[-1] for t in range(HORIZON)
-    ]
+    expected = [np.sum(powers[: HORIZON - t] * reward[t:]) + 0.9 ** (HORIZON - t) * value[-1] for t in range(HORIZON)]
     np.testing.assert_allclose(returns, expected, rtol=1e-5, atol=1e-6)
 
 

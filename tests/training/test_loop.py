@@ -210,7 +210,9 @@ def test_seeds_side_by_side_equal_seeds_alone(runs, tiny):
         member = jax.tree.map(lambda x, i=i: x[i] if eqx.is_array(x) else x, side_by_side)
         # Batched products sum in another order, and the first step of Adam divides a gradient by its own size, which
         # amplifies that where a gradient is almost zero; so nearly all entries must agree, not each.
-        close = [np.isclose(a, b, atol=1e-5) for a, b in zip(named(member).values(), named(single).values(), strict=True)]
+        close = [
+            np.isclose(a, b, atol=1e-5) for a, b in zip(named(member).values(), named(single).values(), strict=True)
+        ]
         assert np.mean(np.concatenate([c.reshape(-1) for c in close])) > 0.999
     assert changed(*alone)
 

@@ -384,6 +384,7 @@ def test_the_mask_follows_the_context_and_the_predicted_end(imagined):
 @eqx.filter_jit
 def redo(dreamer, batch, key):
     """The read-outs and actions of the dreams, drawn again from the same keys."""
+
     def dream(row, key):
         key_count, key_recall, key_dream = jr.split(key, 3)
         count, starts = context_count(row, key=key_count)
