@@ -9,8 +9,8 @@ actions of the dream, each weighted by `exp(advantage / temperature)`, and pushe
 
 So that it runs in seconds, nothing but policy and value is trained here. The world model has random weights, and where
 the reward head was stands a linear read-out that pays for the last action: nothing for action 0, up to 1 for action 3.
-The best dream of six steps is worth 6, one of random actions 3. Both objectives should climb from about 3 towards 6; how they
-compare on a real task is not something this world can tell.
+The best dream of six steps is worth 6, one of random actions 3. Both objectives should climb from about 3 towards 6;
+how they compare on a real task is not something this world can tell.
 
 Run: python examples/02_swap_objective.py
 """
@@ -120,7 +120,7 @@ def build_world():
 def read_outs(dreamer, source):
     """Returns read-outs of clips that end in a dream, what each action should pay, and which frames are dreamed.
 
-    An untrained model dreams of nothing, latents of zero, so a dream from frame `start` on is a clip of zeros from there.
+    An untrained model dreams of nothing, latents of zero, so a clip that dreams from `start` on is zero from there.
     """
     batch = source.episodes(jnp.repeat(jnp.arange(64), 6), 8)
     start = 1 + jnp.tile(jnp.arange(6), 64)

@@ -337,6 +337,11 @@ class TestErrors:
             assert str(error)
 
 
+def test_a_branch_that_may_be_missing_differs_as_one_value():
+    declared = load("tiny", overrides=["data.spec={frame_shape: [10, 5, 1], num_classes: [3]}"])
+    assert [line.split(":")[0] for line in diff(load("tiny"), declared)] == ["data.spec"]
+
+
 # The sizes that messages above quote, whatever the preset is tuned to.
 FIXED = [
     "tokenizer={num_latents: 4, latent_dim: 8, num_spatial: 4, patch: [5, 5]}",

@@ -397,9 +397,10 @@ def diff(a: Config, b: Config) -> list[str]:
 
 
 def _leaves(branch: Branch, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name in type(branch).model_fields:
+    for name, about in type(branch).model_fields.items():
         value = getattr(branch, name)
-        if isinstance(value, Branch):
+        # By the declared type: a branch that may be missing counts as one value, or two trees would not line up.
+        if isinstance(about.annotation, type) and issubclass(about.annotation, Branch):
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
@@ -411,7 +412,7 @@ def _preset(name: Any) -> dict[str, Any]:
     return {"preset": name, **PRESETS[name]}
 
 
-def _validate(tree: Mapping[str, Any]) -> Config:
+def _validate(tree: Mapping[Any, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -40,9 +40,9 @@ def catch() -> dict[str, Any]:
         "train": {
             "tokenizer": {"steps": 350, "batch_size": 32, "length": 10, "optimizer": muon},
             "dynamics": {"steps": 1200, "batch_size": 32, "length": 10, "optimizer": muon},
-            "agent": {"steps": 300, "batch_size": 32, "length": 10, "optimizer": muon},
+            "agent": {"steps": 400, "batch_size": 32, "length": 10, "optimizer": muon},
             "imagination": {
-                "steps": 250,
+                "steps": 350,
                 "batch_size": 128,
                 "length": 10,
                 "warm_value": 0.15,

@@ -437,6 +437,22 @@ def test_the_value_learns_returns_of_living_states(known, imagined, dreams):
     np.testing.assert_allclose(metrics["imagined_return"], (rollout.reward * shown.mask).sum(1).mean(), rtol=1e-5)
 
 
+def test_the_values_target_is_a_constant(known, imagined, dreams):
+    # A gradient through the return would pull the later states' values towards the earlier ones'.
+    gradient, _, _, shown = imagined
+    rollout, _ = dreams
+    h = jnp.asarray(rollout.h)
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def with_fixed_returns(value):
+        fixed = jax.lax.stop_gradient(value(h).mean()[:, :-1] + shown.advantage)
+        return -jnp.sum(jnp.where(shown.mask, value(h[:, :-1]).log_prob(fixed), 0.0)) / shown.mask.sum()
+
+    for a, b in zip(*map(jax.tree.leaves, (gradient.value, with_fixed_returns(known.value))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
 def test_gradients_reach_policy_and_value_alone(imagined):
     gradient, *_ = imagined
     assert moved(gradient.policy) and moved(gradient.value)

@@ -10,8 +10,8 @@ def lambda_returns(
     continuation: Float[Array, " H"],
     value: Float[Array, "H+1"],
     *,
-    discount: float,
-    lambda_: float,
+    discount: float | Float[Array, ""],
+    lambda_: float | Float[Array, ""],
 ) -> Float[Array, " H"]:
     """Returns the lambda-return of each of the states 0 to H-1 of a rollout (eq 10).
 
