@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 OVERRIDES = (
-    "train.tokenizer.steps=250",
-    "train.dynamics.steps=500",
-    "train.agent.steps=150",
-    "train.imagination.steps=100",
+    "train.tokenizer.steps=300",
+    "train.dynamics.steps=800",
+    "train.agent.steps=250",
+    "train.imagination.steps=250",
     "evaluation.episodes=500",
 )
 
