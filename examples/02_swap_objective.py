@@ -102,6 +102,7 @@ def build_world():
 
     # An untrained network hardly listens to actions, whose embeddings start small. And dreams shall not end.
     table, ends = where(dreamer)
+    assert ends is not None
     dreamer = eqx.tree_at(where, dreamer, (50.0 * table, ends + 10.0))
     source = DeviceSource.from_episodes(collect(env, random_policy(env.spec), episodes=64, key=jr.key(1)))
     latents = encode_source(dreamer, source)

@@ -35,7 +35,8 @@ CONFIG = PhaseConfig(
     optimizer=OptimizerConfig(learning_rate=2e-2, warmup=0.02, decay=0.5),
     ema=0.02,
 )
-PHASE = ImaginationPhase(PMPO(0.5, 0.1), HORIZON, DISCOUNT, 0.95, 0.0)
+# Returns lean on values as much as on rewards, so that a value of the wrong state is felt.
+PHASE = ImaginationPhase(PMPO(0.5, 0.1), HORIZON, DISCOUNT, 0.5, 0.0)
 
 
 def transition(state, action):
