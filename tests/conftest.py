@@ -9,6 +9,7 @@ from pathlib import Path
 # Before jax is imported, and inherited by the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import jax.random as jr  # noqa: E402
 import pytest  # noqa: E402
@@ -24,6 +25,11 @@ install_import_hook(["dreamer4", "dreamer4_cli"], _CHECKER)
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+# A first example may compile, and machines are shared: time is no property of ours to test.
+hypothesis.settings.register_profile("dreamer4", deadline=None)
+hypothesis.settings.load_profile("dreamer4")
 
 
 @pytest.fixture
