@@ -1,6 +1,6 @@
 """The whole loop on Catch over several training seeds, and a table with intervals over them.
 
-    python benchmarks/catch.py                      # five demos, about six minutes each on two quiet CPU cores
+    python benchmarks/catch.py                      # five demos, one after the other
     python benchmarks/catch.py --table              # print the table of results/catch.json again
 
 Runs that already have their `results.json` are not repeated, so an interrupted series goes on where it stopped.

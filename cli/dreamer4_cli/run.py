@@ -20,7 +20,7 @@ from rich.table import Table
 from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config, to_yaml
 from dreamer4.data import DeviceSource
-from dreamer4.dreamer import PHASES, Dreamer, spec_to_json
+from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, spec_to_json
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate as play
@@ -230,8 +230,6 @@ def _check_data_unchanged(path: Path, fingerprint: str) -> None:
 
 def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
     """Plays a trained agent in the real environment and prints its returns."""
-    from dreamer4.dreamer import find_checkpoint
-
     meta = checkpoint.read_meta(find_checkpoint(path))
     config = Config.model_validate(meta["config"])
     env = envs.make(config.env)
