@@ -38,9 +38,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/dreamer4 demo
 
-# loadfile: the tests of a file share compiled functions and fixtures, so they stay on one worker.
+# loadfile: the tests of a file share compiled functions and fixtures, so they stay on one worker. Files are handed out
+# in the order of tests/conftest.py, the slowest first.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -32,6 +32,12 @@ hypothesis.settings.register_profile("dreamer4", deadline=None)
 hypothesis.settings.load_profile("dreamer4")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files of slow tests first, so that no worker is left with one of them while the other has finished."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def getkey(request: pytest.FixtureRequest) -> Callable[[], PRNGKeyArray]:
     """Returns a function that gives a fresh key at each call, the same ones in every run of the test."""

@@ -304,7 +304,9 @@ class TestProcess:
 
     def test_an_interrupt_ends_cleanly(self):
         script = """
-            import sys, time, types
+            import signal, sys, time, types
+            # A shell that started the tests in the background has told every child to ignore interrupts.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             run = types.ModuleType("dreamer4_cli.run")
             def demo(*args, **kwargs):
                 print("working", flush=True)
