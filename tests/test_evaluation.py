@@ -13,8 +13,9 @@ import pytest
 from agent.fakes import oracle
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from dreamer4.data import collect
 from dreamer4.envs import AbstractEnvironment, CounterEnvironment
-from dreamer4.evaluation import evaluate
+from dreamer4.evaluation import DreamerPolicy, evaluate
 from dreamer4.nn import ActionDistribution, Categorical, Normal
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
 
@@ -149,6 +150,21 @@ def test_mode_and_a_low_temperature_take_the_likeliest_action(dreamer):
     np.testing.assert_array_equal(play(soft, mode="mode").returns, certain)
     np.testing.assert_array_equal(play(soft, temperature=1e-3).returns, certain)
     assert not np.array_equal(play(soft).returns, certain)
+
+
+class Renewed(Tape):
+    """The tape as an endless stream of episodes, as data is collected from."""
+
+    def step(self, state: TapeState, action: Action, *, key: PRNGKeyArray) -> tuple[TapeState, TimeStep]:
+        ended = state.index == SHORTEST + state.secret
+        moved = super().step(state, action, key=key)
+        return jax.tree.map(lambda fresh, old: jnp.where(ended, fresh, old), self.reset(key=key), moved)
+
+
+def test_a_dreamer_collects_as_it_plays(dreamer):
+    for episode in collect(Renewed(), DreamerPolicy(dreamer), episodes=12, key=jr.key(0), num_envs=4):
+        secret, taken = int(episode.frame[0, 0, 0, 0]) // LEVEL, episode.discrete[1:, 0]
+        np.testing.assert_array_equal(taken, (secret + np.arange(SHORTEST + secret)) % DIGITS)
 
 
 def test_progress_counts_episodes(dreamer):

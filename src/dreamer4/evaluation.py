@@ -1,7 +1,10 @@
-"""Playing in the real environment: a scan over steps, vmapped over episodes, all on the device."""
+"""Playing in the real environment: a loop over steps, vmapped over episodes, all on the device.
+
+Anything that is an `AbstractPolicy` can be played and so compared, a Dreamer among them: `DreamerPolicy` is one as the
+real world sees it, and can collect data too.
+"""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import equinox as eqx
@@ -9,11 +12,36 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from dreamer4.dreamer import Dreamer
+from dreamer4.data import AbstractPolicy
+from dreamer4.dreamer import Dreamer, Memory
 from dreamer4.envs import AbstractEnvironment
-from dreamer4.types import Action, to_float
+from dreamer4.types import Action, TimeStep, to_float
+
+
+class DreamerPolicy(AbstractPolicy):
+    """A Dreamer as a policy of the real world: it observes a frame, then acts.
+
+    Attributes:
+        dreamer: the agent.
+        mode: draw from its policy, or take the most likely action.
+        temperature: divides the logits of discrete components, scales the spread of continuous ones.
+    """
+
+    dreamer: Dreamer
+    mode: Literal["sample", "mode"] = eqx.field(default="sample", static=True)
+    temperature: float = eqx.field(default=1.0, static=True)
+
+    def init(self) -> Memory:
+        return self.dreamer.init()
+
+    def __call__(
+        self, memory: PyTree, time_step: TimeStep, action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray
+    ) -> tuple[Action, PyTree]:
+        key_observe, key_act = jr.split(key)
+        memory = self.dreamer.observe(memory, to_float(time_step.frame), action, action_mask, key=key_observe)
+        return self.dreamer.act(memory, mode=self.mode, temperature=self.temperature, key=key_act), memory
 
 
 class Played(eqx.Module):
@@ -30,43 +58,64 @@ class Played(eqx.Module):
     finished: Bool[Array, "*N"]
 
 
-def play_episode(
-    dreamer: Dreamer,
-    env: AbstractEnvironment,
-    *,
-    mode: Literal["sample", "mode"] = "sample",
-    policy: Literal["policy", "prior"] = "policy",
-    temperature: float = 1.0,
-    key: PRNGKeyArray,
-) -> Played:
-    """Plays one episode through `Dreamer.observe` and `Dreamer.act`, to its end or the environment's step limit."""
-    key_env, key_first, key_steps = jr.split(key, 3)
+def play_episode(policy: AbstractPolicy, env: AbstractEnvironment, *, key: PRNGKeyArray) -> Played:
+    """Plays one episode to its end or the environment's step limit."""
+    key_env, key_steps = jr.split(key)
     state, first = env.reset(key=key_env)
-    null = Action.null(env.spec.action)
-    memory = dreamer.observe(dreamer.init(), to_float(first.frame), null, jnp.array(False), key=key_first)
 
     def going(carry):
-        _, _, _, length, finished = carry
+        *_, length, finished = carry
         return ~finished & (length <= env.max_steps)
 
     def body(carry):
-        state, memory, total, length, _ = carry
-        key_act, key_env, key_observe = jr.split(jr.fold_in(key_steps, length), 3)
-        action = dreamer.act(memory, mode=mode, policy=policy, temperature=temperature, key=key_act)
+        state, memory, step, action, action_mask, total, length, _ = carry
+        key_policy, key_env = jr.split(jr.fold_in(key_steps, length))
+        action, memory = policy(memory, step, action, action_mask, key=key_policy)
         state, step = env.step(state, action, key=key_env)
-        memory = dreamer.observe(memory, to_float(step.frame), action, jnp.array(True), key=key_observe)
-        return state, memory, total + step.reward, length + 1, step.is_last
+        return state, memory, step, action, jnp.array(True), total + step.reward, length + 1, step.is_last
 
     # A loop with a condition, not a scan: a batch then stops at the end of its longest episode.
-    start = (state, memory, jnp.zeros(()), jnp.ones((), jnp.int32), jnp.array(False))
-    _, _, total, length, finished = jax.lax.while_loop(going, body, start)
+    nothing, no = Action.null(env.spec.action), jnp.array(False)
+    start = (state, policy.init(), first, nothing, no, jnp.zeros(()), jnp.ones((), jnp.int32), no)
+    *_, total, length, finished = jax.lax.while_loop(going, body, start)
     return Played(total, length, finished)
 
 
 @eqx.filter_jit
-def _play_batch(dreamer, env, keys, mode, temperature):
-    play = partial(play_episode, mode=mode, temperature=temperature)
-    return jax.vmap(lambda key: play(dreamer, env, key=key))(keys)
+def _play_batch(policy, env, keys):
+    return jax.vmap(lambda key: play_episode(policy, env, key=key))(keys)
+
+
+def play(
+    policy: AbstractPolicy,
+    env: AbstractEnvironment,
+    *,
+    episodes: int,
+    batch_size: int = 250,
+    progress: Callable[[int, int], None] | None = None,
+    key: PRNGKeyArray,
+) -> Played:
+    """Plays many episodes, side by side in batches.
+
+    Episode i depends on `key` and i alone, so two policies played with one key meet the same starts.
+
+    Args:
+        policy: chooses the actions.
+        env: the real environment.
+        episodes: number of episodes.
+        batch_size: episodes played side by side; bounds the memory.
+        progress: called with episodes done and in total.
+        key: randomness of everything.
+    """
+    keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(episodes))
+    batches = []
+    for start in range(0, episodes, batch_size):
+        index = np.minimum(np.arange(start, start + batch_size), episodes - 1)  # one shape, one compilation
+        batch = _play_batch(policy, env, keys[index])
+        batches.append(jax.tree.map(lambda leaf: leaf[: min(batch_size, episodes - start)], batch))  # noqa: B023
+        if progress is not None:
+            progress(min(start + batch_size, episodes), episodes)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
 
 
 def evaluate(
@@ -81,9 +130,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     key: PRNGKeyArray,
 ) -> Played:
-    """Plays many episodes, side by side in batches.
-
-    Episode i depends on `key` and i alone, so two agents evaluated with one key meet the same starts.
+    """Plays many episodes of a Dreamer, as `play` does.
 
     Args:
         dreamer: the agent.
@@ -98,12 +145,5 @@ def evaluate(
     """
     if policy == "prior":  # in the policy's place, so that both are played by one compiled program
         dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
-    keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(episodes))
-    batches = []
-    for start in range(0, episodes, batch_size):
-        index = np.minimum(np.arange(start, start + batch_size), episodes - 1)  # one shape, one compilation
-        batch = _play_batch(dreamer, env, keys[index], mode, temperature)
-        batches.append(jax.tree.map(lambda leaf: leaf[: min(batch_size, episodes - start)], batch))  # noqa: B023
-        if progress is not None:
-            progress(min(start + batch_size, episodes), episodes)
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
+    actor = DreamerPolicy(dreamer, mode, temperature)
+    return play(actor, env, episodes=episodes, batch_size=batch_size, progress=progress, key=key)

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Int
 
-from dreamer4.data import DeviceSource, RandomPolicy, collect, random_policy, read_episodes, write_dataset
+from dreamer4.data import (
+    AbstractPolicy,
+    DeviceSource,
+    EpsilonPolicy,
+    RandomPolicy,
+    collect,
+    random_action,
+    random_policy,
+    read_episodes,
+    write_dataset,
+)
 from dreamer4.envs import AbstractEnvironment, CounterEnvironment, GymnaxEnvironment
 from dreamer4.errors import InputError
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
@@ -42,14 +52,44 @@ class Endless(Coin):
     max_steps: int = eqx.field(default=3, static=True)
 
 
-class CountingPolicy(eqx.Module):
+class CountingPolicy(AbstractPolicy):
     """Takes as its action what the frame shows as its index."""
 
     env: CounterEnvironment
 
-    def __call__(self, frame, *, key) -> Action:
-        index: Int[Array, ""] = self.env.decode(frame)[0]
-        return Action(index[None] % self.env.spec.action.num_classes[0], jnp.zeros(0))
+    def init(self):
+        return None
+
+    def __call__(self, memory, time_step, action, action_mask, *, key):
+        index: Int[Array, ""] = self.env.decode(time_step.frame)[0]
+        return Action(index[None] % self.env.spec.action.num_classes[0], jnp.zeros(0)), memory
+
+
+class Diarist(AbstractPolicy):
+    """Remembers how many frames and actions it was told of, and takes their sum with the last action as its action.
+
+    Where the memory is not started afresh, a frame is missed, or an action comes with the wrong frame, its actions are
+    others than those of `diary`.
+    """
+
+    spec: DataSpec = eqx.field(static=True)
+
+    def init(self):
+        return jnp.zeros((), jnp.int32)
+
+    def __call__(self, memory, time_step, action, action_mask, *, key):
+        memory = memory + 1 + action_mask
+        chosen = (memory + action.discrete * action_mask) % self.spec.action.num_classes[0]
+        return Action(chosen, jnp.zeros(0)), memory
+
+
+def diary(steps, num_classes):
+    """The actions of a Diarist over an episode."""
+    count, taken = 0, []
+    for t in range(steps):
+        count += 1 + (t > 0)
+        taken.append((count + (taken[-1] if taken else 0)) % num_classes)
+    return taken
 
 
 def assert_equal(ours, theirs):
@@ -81,6 +121,49 @@ def test_a_policy_sees_the_frame_it_acts_on():
     for episode in collect(env, CountingPolicy(env), episodes=3, key=jr.key(0), num_envs=2):
         np.testing.assert_array_equal(episode.discrete[1:, 0], np.arange(8) % 5)
         np.testing.assert_array_equal(env.decode(jnp.asarray(episode.frame))[1], [-1, *(np.arange(8) % 5)])
+
+
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_a_policy_remembers_its_episode_and_no_other(num_envs):
+    env = CounterEnvironment(9, 7)
+    for episode in collect(env, Diarist(env.spec), episodes=8, key=jr.key(0), num_envs=num_envs):
+        np.testing.assert_array_equal(episode.discrete[1:, 0], diary(8, 7))
+
+
+def test_a_memory_lives_on_over_chunks(monkeypatch):
+    monkeypatch.setattr(sys.modules["dreamer4.data.collect"], "_CHUNK", 5)
+    env = CounterEnvironment(9, 7)
+    for episode in collect(env, Diarist(env.spec), episodes=6, key=jr.key(0), num_envs=2):
+        np.testing.assert_array_equal(episode.discrete[1:, 0], diary(8, 7))
+
+
+def test_epsilon_is_the_share_of_random_actions():
+    env = CounterEnvironment(101, 5)
+    strays = []
+    for epsilon in (0.0, 0.5, 1.0):
+        policy = EpsilonPolicy(CountingPolicy(env), epsilon, env.spec.action)
+        episodes = collect(env, policy, episodes=20, key=jr.key(0), num_envs=20)
+        strays.append(np.mean([e.discrete[1:, 0] != np.arange(100) % 5 for e in episodes]))
+    # Of the random actions one in five is the one the policy would have taken.
+    assert strays[0] == 0
+    np.testing.assert_allclose(strays[1:], [0.4, 0.8], atol=0.04)
+
+
+def test_a_stray_action_is_remembered():
+    env = CounterEnvironment(41, 7)
+    policy = EpsilonPolicy(Diarist(env.spec), 0.5, env.spec.action)
+    followed = 0
+    for episode in collect(env, policy, episodes=10, key=jr.key(0), num_envs=10):
+        taken = episode.discrete[1:, 0]
+        # From the third action on: the count of what it was told is 2 t + 1, plus the action it is told of.
+        followed += np.sum(taken[1:] == (2 * np.arange(1, 40) + 1 + taken[:-1]) % 7)
+    assert abs(followed / 390 - (0.5 + 0.5 / 7)) < 0.08
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 1.1, float("nan")])
+def test_epsilon_must_be_a_probability(epsilon):
+    with pytest.raises(InputError, match="epsilon"):
+        EpsilonPolicy(RandomPolicy(ActionSpec((2,))), epsilon, ActionSpec((2,)))
 
 
 def test_short_episodes_are_not_favoured():
@@ -134,10 +217,9 @@ def test_numbers_below_one_are_refused(numbers):
         collect(Coin(), random_policy(Coin().spec), key=jr.key(0), **numbers)
 
 
-def test_the_random_policy_is_uniform_over_every_factor():
-    policy = RandomPolicy(ActionSpec((2, 5), 3))
-    frame = jnp.zeros((1, 1, 1), jnp.uint8)
-    action = jax.vmap(lambda k: policy(frame, key=k))(jr.split(jr.key(0), 2000))
+def test_random_actions_are_uniform_over_every_factor():
+    spec = ActionSpec((2, 5), 3)
+    action = jax.vmap(lambda k: random_action(spec, key=k))(jr.split(jr.key(0), 2000))
     for component, n in enumerate((2, 5)):
         share = np.bincount(action.discrete[:, component], minlength=n) / 2000
         np.testing.assert_allclose(share, 1 / n, atol=0.04)

@@ -1,18 +1,29 @@
 """The probes are worth what they say."""
 
+from collections.abc import Callable
+
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
-from dreamer4.data import collect, random_policy
+from dreamer4.data import AbstractPolicy, collect, random_policy
 from dreamer4.envs import PROBES, ChosenReward, ConstantReward, DelayedReward, MatchedReward, ObservedReward
 from dreamer4.types import Action
 
 
-def fixed(choose):
+class Fixed(AbstractPolicy):
     """A policy from a function of the frame to a choice."""
-    return lambda frame, *, key: Action(jnp.reshape(choose(frame), 1).astype(jnp.int32), jnp.zeros(0))
+
+    choose: Callable = eqx.field(static=True)
+
+    def init(self):
+        return None
+
+    def __call__(self, memory, time_step, action, action_mask, *, key):
+        choice = jnp.reshape(self.choose(time_step.frame), 1)
+        return Action(choice.astype(jnp.int32), jnp.zeros(0)), memory
 
 
 def always_one(frame):
@@ -41,15 +52,15 @@ def test_random_and_optimal_return(probe):
     env = probe()
     # Three standard errors of a coin of +1 and -1; a return that is certain must be met exactly.
     tolerance = 0.15
-    for policy, expected in ((random_policy(env.spec), env.random_return), (fixed(OPTIMAL[probe]), env.optimal_return)):
+    for policy, expected in ((random_policy(env.spec), env.random_return), (Fixed(OPTIMAL[probe]), env.optimal_return)):
         got = returns(env, policy)
         assert abs(got.mean() - expected) <= (tolerance if got.std() else 0.0)
     assert env.optimal_return >= env.random_return
 
 
 def test_only_sight_finds_the_match():
-    assert abs(returns(MatchedReward(), fixed(always_one)).mean()) < 0.15
-    assert returns(MatchedReward(), fixed(lambda frame: ~see_colour(frame))).mean() == -1
+    assert abs(returns(MatchedReward(), Fixed(always_one)).mean()) < 0.15
+    assert returns(MatchedReward(), Fixed(lambda frame: ~see_colour(frame))).mean() == -1
 
 
 def test_the_observed_reward_is_the_colour_of_the_first_frame():
@@ -58,7 +69,7 @@ def test_the_observed_reward_is_the_colour_of_the_first_frame():
 
 
 def test_the_delayed_reward_comes_last_and_the_frames_tell_the_time():
-    (episode,) = collect(DelayedReward(), fixed(always_one), episodes=1, key=jr.key(0))
+    (episode,) = collect(DelayedReward(), Fixed(always_one), episodes=1, key=jr.key(0))
     np.testing.assert_array_equal(episode.reward, [0, 0, 0, 1])
     np.testing.assert_array_equal(episode.frame[:, 1, 0, 0], [0, 85, 170, 255])
 

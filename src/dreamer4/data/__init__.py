@@ -11,9 +11,7 @@ No window crosses an episode: what a model learns to follow a frame did follow i
 A source of another kind (shards streamed from disk, say) subclasses `AbstractDataSource` and keeps that one promise.
 """
 
-from dreamer4.data.collect import RandomPolicy as RandomPolicy
 from dreamer4.data.collect import collect as collect
-from dreamer4.data.collect import random_policy as random_policy
 from dreamer4.data.episode import Episode as Episode
 from dreamer4.data.episode import find_problems as find_problems
 from dreamer4.data.format import DatasetInfo as DatasetInfo
@@ -22,6 +20,11 @@ from dreamer4.data.format import check as check
 from dreamer4.data.format import read_episodes as read_episodes
 from dreamer4.data.format import read_info as read_info
 from dreamer4.data.format import write_dataset as write_dataset
+from dreamer4.data.policy import AbstractPolicy as AbstractPolicy
+from dreamer4.data.policy import EpsilonPolicy as EpsilonPolicy
+from dreamer4.data.policy import RandomPolicy as RandomPolicy
+from dreamer4.data.policy import random_action as random_action
+from dreamer4.data.policy import random_policy as random_policy
 from dreamer4.data.source import AbstractDataSource as AbstractDataSource
 from dreamer4.data.source import BalancedSource as BalancedSource
 from dreamer4.data.source import DeviceSource as DeviceSource

@@ -7,56 +7,32 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from dreamer4.data.episode import Episode
+from dreamer4.data.policy import AbstractPolicy
 from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.errors import InputError
-from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
+from dreamer4.types import Action, TimeStep
 
 
 # Environment steps between two looks from the host; a balance of calls against steps run past the end.
 _CHUNK = 128
 
 
-class RandomPolicy(eqx.Module):
-    """Draws every class, and every point of [-1, 1], with equal chance."""
-
-    spec: ActionSpec = eqx.field(static=True)
-
-    def __call__(self, frame: UInt8[Array, "H W C"], *, key: PRNGKeyArray) -> Action:
-        """Draws an action.
-
-        Args:
-            frame: what the environment shows; not looked at.
-            key: draws the action.
-        """
-        del frame
-        discrete_key, continuous_key = jr.split(key)
-        classes = jnp.asarray(self.spec.num_classes, jnp.int32)
-        return Action(
-            jr.randint(discrete_key, classes.shape, 0, classes),
-            jr.uniform(continuous_key, (self.spec.continuous_dim,), minval=-1.0, maxval=1.0),
-        )
-
-
-def random_policy(spec: DataSpec) -> RandomPolicy:
-    """Returns the uniformly random policy for `spec`."""
-    return RandomPolicy(spec.action)
-
-
 class _Stream(eqx.Module):
     """The newest time step of an environment, what led to it and what leads on."""
 
     state: PyTree
+    memory: PyTree
     time_step: TimeStep
     action: Action
-    action_mask: Bool[Array, ""]
+    action_mask: Bool[Array, "*batch"]
 
 
 def collect(
     env: AbstractEnvironment,
-    policy: Callable[..., Action],
+    policy: AbstractPolicy,
     *,
     episodes: int,
     key: PRNGKeyArray,
@@ -70,7 +46,7 @@ def collect(
 
     Args:
         env: the environment.
-        policy: called as `policy(frame, key=key)` with one frame; returns the action that leads to the next one.
+        policy: chooses the actions; its memory starts afresh with every episode.
         episodes: how many to return, at least 1.
         key: the same key, number of episodes and number of environments give the same episodes.
         num_envs: environments played side by side, at least 1.
@@ -92,7 +68,7 @@ def collect(
     pieces: list[list[_Stream]] = [[] for _ in quota]
 
     reset_key, step_key = jr.split(key)
-    stream = _start(env, num_envs, key=reset_key)
+    stream = _start(env, policy, num_envs, key=reset_key)
     for done in range(0, longest, chunk):
         stream, record = _advance(env, policy, stream, jnp.asarray(done), chunk, num_envs, key=step_key)
         record = jax.device_get(record)
@@ -111,10 +87,10 @@ def collect(
 
 
 @eqx.filter_jit
-def _start(env: AbstractEnvironment, num_envs: int, *, key: PRNGKeyArray) -> _Stream:
+def _start(env: AbstractEnvironment, policy: AbstractPolicy, num_envs: int, *, key: PRNGKeyArray) -> _Stream:
     def start(key):
         state, time_step = env.reset(key=key)
-        return _Stream(state, time_step, Action.null(env.spec.action), jnp.zeros((), bool))
+        return _Stream(state, policy.init(), time_step, Action.null(env.spec.action), jnp.zeros((), bool))
 
     return jax.vmap(start)(jr.split(key, num_envs))
 
@@ -122,7 +98,7 @@ def _start(env: AbstractEnvironment, num_envs: int, *, key: PRNGKeyArray) -> _St
 @eqx.filter_jit
 def _advance(
     env: AbstractEnvironment,
-    policy: Callable[..., Action],
+    policy: AbstractPolicy,
     stream: _Stream,
     done: Int[Array, ""],
     chunk: int,
@@ -130,21 +106,24 @@ def _advance(
     *,
     key: PRNGKeyArray,
 ) -> tuple[_Stream, _Stream]:
-    """Runs `chunk` steps; returns the newest stream, and those it passed through without their states, time leading."""
+    """Runs `chunk` steps; returns the newest stream, and what `_Stream` shows of those passed through, time leading."""
 
     def advance(stream, key):
         policy_key, env_key = jr.split(key)
-        action = policy(stream.time_step.frame, key=policy_key)
+        is_first = stream.time_step.is_first
+        memory = jax.tree.map(lambda fresh, old: jnp.where(is_first, fresh, old), policy.init(), stream.memory)
+        action, memory = policy(memory, stream.time_step, stream.action, stream.action_mask, key=policy_key)
         state, time_step = env.step(stream.state, action, key=env_key)
         # The step behind a last frame ignores its action, so none led to a first frame.
         known = ~time_step.is_first
         action = jax.tree.map(lambda x: jnp.where(known, x, 0), action)
-        return _Stream(state, time_step, action, known)
+        return _Stream(state, memory, time_step, action, known)
 
     def body(stream, time):
         # By the number of the step, so that the episodes do not depend on the length of a chunk.
         keys = jr.split(jr.fold_in(key, time), num_envs)
-        return jax.vmap(advance)(stream, keys), eqx.tree_at(lambda s: s.state, stream, None)
+        shown = _Stream(None, None, stream.time_step, stream.action, stream.action_mask)
+        return jax.vmap(advance)(stream, keys), shown
 
     return jax.lax.scan(body, stream, done + jnp.arange(chunk))
 
