@@ -34,7 +34,7 @@ ALLOWED = {
     ("config_text", "errors"),
 }
 
-# What tools leave behind. Other hidden files are ours.
+# What tools leave behind (.git is a file in a worktree). Other hidden files are ours.
 SKIPPED = {".git", ".venv", "dist", "build", "runs", "__pycache__", ".hypothesis"}
 CODE = ("src", "cli", "examples", "benchmarks")
 
@@ -91,7 +91,9 @@ def texts() -> list[tuple[Path, str]]:
     found = []
     for folder, inside, names in os.walk(ROOT):
         inside[:] = sorted(d for d in inside if d not in SKIPPED and not d.endswith((".egg-info", "_cache")))
-        for path in (Path(folder) / name for name in sorted(names)):
+        for path in (
+            Path(folder) / name for name in sorted(names) if name not in SKIPPED
+        ):  # .git is a file in a worktree
             try:
                 found.append((path.relative_to(ROOT), path.read_text(encoding="utf-8")))
             except UnicodeDecodeError:

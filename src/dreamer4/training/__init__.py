@@ -9,6 +9,7 @@ So a training step is a pure function, which is why a run resumes exactly, and w
 `folder.py` and `metrics.py` are what a run leaves on disk.
 """
 
+from dreamer4.training.cloning import CloningPhase as CloningPhase
 from dreamer4.training.loop import encode_source as encode_source
 from dreamer4.training.loop import init_dreamer as init_dreamer
 from dreamer4.training.loop import init_state as init_state

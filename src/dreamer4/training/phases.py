@@ -69,6 +69,18 @@ def mark(dreamer: Dreamer, where: Callable[[Dreamer], Sequence[PyTree]]) -> PyTr
     return eqx.tree_at(where, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
 
 
+def mark_tokenizer(dreamer: Dreamer) -> PyTree[bool]:
+    """Returns a tree that is True at the tokenizer's weights; its latent statistics are measured, never trained."""
+    whole = mark(dreamer, lambda d: [d.tokenizer])
+    fixed = jax.tree.map(lambda _: False, dreamer.tokenizer.stats)
+    return eqx.tree_at(lambda d: d.tokenizer.stats, whole, fixed)
+
+
+def freeze_prior(dreamer: Dreamer) -> Dreamer:
+    """Returns the agent with a frozen copy of its cloned policy as the prior."""
+    return eqx.tree_at(lambda d: d.prior, dreamer, dreamer.policy)
+
+
 def mean_metrics(rows: dict[str, Float[Array, " B"]]) -> Metrics:
     """Averages metrics over the batch axis."""
     return {name: jnp.mean(values) for name, values in rows.items()}
@@ -87,10 +99,7 @@ class TokenizerPhase(AbstractPhase):
         return {"mse": 1.0} | ({} if self.perceptual is None else {"perceptual": self.perceptual_weight})
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
-        whole = mark(dreamer, lambda d: [d.tokenizer])
-        # The latent statistics are measured, never trained.
-        fixed = jax.tree.map(lambda _: False, dreamer.tokenizer.stats)
-        return eqx.tree_at(lambda d: d.tokenizer.stats, whole, fixed)
+        return mark_tokenizer(dreamer)
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
@@ -251,8 +260,7 @@ class AgentPhase(AbstractPhase):
         return {"dynamics": loss} | terms, metrics
 
     def finish(self, dreamer: Dreamer) -> Dreamer:
-        """Freezes a copy of the cloned policy as the prior."""
-        return eqx.tree_at(lambda d: d.prior, dreamer, dreamer.policy)
+        return freeze_prior(dreamer)
 
 
 class ImaginationPhase(AbstractPhase):

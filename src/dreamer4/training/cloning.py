@@ -1,0 +1,59 @@
+"""The baseline without a world model: the same transformer, trained from pixels to clone and on nothing else."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dreamer4.agent import agent_losses
+from dreamer4.dreamer import Dreamer
+from dreamer4.dynamics import corrupt
+from dreamer4.errors import InputError
+from dreamer4.training.phases import AbstractPhase, Metrics, freeze_prior, mark, mark_tokenizer
+from dreamer4.types import Trajectory, to_float
+
+
+class CloningPhase(AbstractPhase):
+    """Trains encoder, transformer and policy end to end on the cloning term of eq 9.
+
+    Frames are encoded without masking and enter the transformer as they do when the agent acts: at the context's signal
+    level, with the finest step size. What it lacks against the ladder's next rung is the world model alone.
+    """
+
+    name: ClassVar[str] = "cloning"
+    normalise: ClassVar[bool] = False
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"cloning": 1.0}
+
+    def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
+        world = mark(dreamer, lambda d: [d.dynamics, d.policy])
+        return eqx.tree_at(lambda d: d.tokenizer, world, mark_tokenizer(dreamer).tokenizer)
+
+    def loss(
+        self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
+    ) -> tuple[Metrics, Metrics]:
+        if batch.frame is None:
+            raise InputError("cloning: the batch holds latents, not frames. Give the data set before it was encoded.")
+        dynamics, size = dreamer.dynamics, batch.reward.shape[0]
+        grid = dynamics.grid
+        signal = grid.snap(dreamer.sampler.context_signal)
+
+        def row(clip, key):
+            latent = dreamer.tokenizer.encode(to_float(clip.frame))
+            levels = jnp.full(latent.shape[0], signal, jnp.int32)
+            finest = jnp.full(latent.shape[0], grid.finest, jnp.int32)
+            z = corrupt(latent, jr.normal(key, latent.shape), grid.tau(levels))
+            _, h = dynamics(z, levels, finest, clip.action, clip.action_mask, clip.task)
+            return agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, clip)["cloning"]
+
+        losses = jax.vmap(row)(batch, jr.split(key, size))
+        relevant = batch.relevant
+        return {"cloning": jnp.sum(jnp.where(relevant, losses, 0.0)) / jnp.maximum(relevant.sum(), 1)}, {}
+
+    def finish(self, dreamer: Dreamer) -> Dreamer:
+        return freeze_prior(dreamer)
