@@ -92,7 +92,7 @@ def test_rows_that_are_not_relevant_teach_nothing(source, dreamer):
         first, action=jax.tree.map(lambda x: x.at[1].set(jnp.zeros_like(x[1])), first.action), reward=batch.reward + 1
     )
     (loss, _), (same, _) = (loss_and_gradient(dreamer.policy, dreamer, rows) for rows in (first, other))
-    assert loss > 0
+    assert loss != 0
     assert loss == same
     nobody = dataclasses.replace(batch, relevant=jnp.zeros(2, bool))
     loss, gradient = loss_and_gradient(dreamer.policy, dreamer, nobody)
