@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Before jax is imported, and inherited by the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -23,7 +24,7 @@ install_import_hook(["dreamer4", "dreamer4_cli"], _CHECKER)
 
 # A plugin may have imported jax before this file, so the settings are made here too.
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -13,7 +13,7 @@ import typer
 import typer.core
 
 from dreamer4.errors import InputError
-from dreamer4_cli import options
+from dreamer4_cli import compile_cache, options
 
 
 _PHASES = ("tokenizer", "dynamics", "agent", "imagination")
@@ -77,8 +77,19 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--compile-cache",
+            metavar="DIR|off",
+            envvar="DREAMER4_COMPILE_CACHE",
+            help="Where compiled programs are kept for the next start. Default: the user's cache folder.",
+        ),
+    ] = None,
 ) -> None:
     """Train agents inside a learned world model: Dreamer 4 in JAX and Equinox."""
+    if not compile_cache.enable(cache) and cache is not None:
+        _complain(f"--compile-cache: {cache} cannot be written to, so this start compiles everything anew.")
 
 
 @app.command()
