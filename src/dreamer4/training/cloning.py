@@ -49,6 +49,7 @@ class CloningPhase(AbstractPhase):
             finest = jnp.full(latent.shape[0], grid.finest, jnp.int32)
             z = corrupt(latent, jr.normal(key, latent.shape), grid.tau(levels))
             _, h = dynamics(z, levels, finest, clip.action, clip.action_mask, clip.task)
+            assert h is not None  # there is a task
             return agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, clip)["cloning"]
 
         losses = jax.vmap(row)(batch, jr.split(key, size))
