@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dreamer4.data import random_action
-from dreamer4.envs import PROBES, CounterEnvironment, GymnaxEnvironment
+from dreamer4.envs import PROBES, CartPolePixels, CounterEnvironment, GymnaxEnvironment
 from dreamer4.errors import InputError
 
 
@@ -31,6 +31,8 @@ ENVIRONMENTS = {
     "Catch": lambda: GymnaxEnvironment("Catch-bsuite"),
     "Catch-limit": lambda: GymnaxEnvironment("Catch-bsuite", params={"max_steps_in_episode": 5}),
     "Breakout": lambda: GymnaxEnvironment("Breakout-MinAtar"),
+    "CartPole": lambda: CartPolePixels(16, 16),
+    "CartPole-limit": lambda: CartPolePixels(16, 16, params={"max_steps_in_episode": 7}),
     "FourRooms-limit": lambda: GymnaxEnvironment(
         "FourRooms-misc", use_visual_obs=True, params={"max_steps_in_episode": 20}
     ),

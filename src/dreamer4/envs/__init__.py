@@ -8,14 +8,15 @@ scanning, vmapping and recording need no special case for ends.
 
 What an episode's end means is told apart: `is_terminal` is an end that cuts the return, a limit sets only `is_last`.
 
-`base` is the contract and `gymnax` the adapter to that library; a new outside library is one new file. `counter` and
-`probes` are tiny environments with known answers, for tests and for finding faults; `render` draws frames for people.
+`base` is the contract and `gymnax` the adapter to that library; a new outside library is one new file. `cartpole` draws
+a game of gymnax that has no image of its own. `registry` builds any of these by name. `counter` and `probes` are tiny
+environments with known answers, for tests and for finding faults; `render` draws frames for people.
 """
 
 from dreamer4.envs.base import AbstractEnvironment as AbstractEnvironment
+from dreamer4.envs.cartpole import CartPolePixels as CartPolePixels
 from dreamer4.envs.counter import CounterEnvironment as CounterEnvironment
 from dreamer4.envs.gymnax import GymnaxEnvironment as GymnaxEnvironment
-from dreamer4.envs.gymnax import make as make
 from dreamer4.envs.probes import PROBES as PROBES
 from dreamer4.envs.probes import AbstractProbe as AbstractProbe
 from dreamer4.envs.probes import ChosenReward as ChosenReward
@@ -23,5 +24,7 @@ from dreamer4.envs.probes import ConstantReward as ConstantReward
 from dreamer4.envs.probes import DelayedReward as DelayedReward
 from dreamer4.envs.probes import MatchedReward as MatchedReward
 from dreamer4.envs.probes import ObservedReward as ObservedReward
+from dreamer4.envs.registry import ENVIRONMENTS as ENVIRONMENTS
+from dreamer4.envs.registry import make as make
 from dreamer4.envs.render import palette as palette
 from dreamer4.envs.render import render as render

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,19 +21,86 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped, UInt8
 
-from dreamer4.config import EnvConfig
 from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep, to_uint8
 
 
 # It fetches its images from the network into a shared temporary folder.
-_REFUSED = frozenset({"MNISTBandit-bsuite"})
+REFUSED = frozenset({"MNISTBandit-bsuite"})
 
 # Declared limits that a scan could not afford: in Catch the ball falls one row a step and then the episode is over.
 _TIGHTER_LIMIT = {"Catch-bsuite": lambda inner: inner.rows - 1}
+
+
+class Game(eqx.Module):
+    """A gymnax environment and its parameters: bare transitions without resets, in dtypes that never change."""
+
+    inner: Any = eqx.field(static=True)
+    params: PyTree
+    action_spec: ActionSpec = eqx.field(static=True)
+    _dtypes: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(self, env_id: str, *, params: dict[str, Any] | None = None, **kwargs: Any):
+        """Looks the game up. Equal arguments share one gymnax object, so nothing compiles twice.
+
+        Args:
+            env_id: gymnax id.
+            params: changes to the gymnax parameters.
+            **kwargs: arguments of `gymnax.make`, JSON values.
+
+        Raises:
+            InputError: if the id, an argument or a parameter is unknown, if the game would download something, or if
+                its actions have no factors.
+        """
+        try:
+            arguments = json.dumps(kwargs, sort_keys=True)
+        except TypeError as error:
+            raise InputError(
+                f"{env_id}: got arguments {kwargs}, expected JSON values. Use numbers, strings and lists."
+            ) from error
+        self.inner, default_params = _make(env_id, arguments)
+        self.params = _replace(env_id, default_params, params or {})
+        self.action_spec = _action_spec(env_id, self.inner.action_space(self.params))
+        self._dtypes = _dtypes(self.inner, self.params)
+
+    @property
+    def max_steps(self) -> int:
+        """The declared limit of actions in an episode."""
+        return int(self.params.max_steps_in_episode)
+
+    def start(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        """Returns observation and state at the start of an episode."""
+        with _lenient():
+            return self._cast(self.inner.reset_env(key, self.params))
+
+    def advance(
+        self, state: PyTree, action: Action, key: PRNGKeyArray
+    ) -> tuple[PyTree, PyTree, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
+        """Returns the next observation and state, the reward, and whether the game terminated or reached its limit."""
+        with _lenient():
+            native = self._native(action)
+            obs, state, reward, terminated, _ = self.inner.step_env(key, state, native, self.params)
+            truncated = self.inner.is_truncated(state, self.params)
+            reward, terminated, truncated = (
+                jnp.asarray(x, dtype) for x, dtype in ((reward, jnp.float32), (terminated, bool), (truncated, bool))
+            )
+            return *self._cast((obs, state)), reward, terminated, truncated
+
+    def _native(self, action: Action) -> Array:
+        space = self.inner.action_space(self.params)
+        if self.action_spec.num_classes:
+            return action.discrete[0].astype(space.dtype)
+        unit = (jnp.clip(action.continuous, -1.0, 1.0) + 1.0) / 2.0
+        low = jnp.broadcast_to(jnp.asarray(space.low, jnp.float32), space.shape)
+        high = jnp.broadcast_to(jnp.asarray(space.high, jnp.float32), space.shape)
+        return (low + unit.reshape(space.shape) * (high - low)).astype(space.dtype)
+
+    def _cast(self, tree: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        leaves, structure = jax.tree.flatten(tree)
+        return structure.unflatten([jnp.asarray(x, d) for x, d in zip(leaves, self._dtypes, strict=True)])
 
 
 class GymnaxState(eqx.Module):
@@ -42,7 +110,58 @@ class GymnaxState(eqx.Module):
     ended: Bool[Array, ""]
 
 
-class GymnaxEnvironment(AbstractEnvironment):
+class _Moment(eqx.Module):
+    """A time step before it is drawn."""
+
+    observation: PyTree
+    inner: PyTree
+    reward: Float[Array, ""]
+    is_first: Bool[Array, ""]
+    is_last: Bool[Array, ""]
+    is_terminal: Bool[Array, ""]
+
+
+class AbstractGymnaxEnvironment(AbstractEnvironment):
+    """What all environments on top of gymnax share: the timing. How a moment looks is left to the subclass."""
+
+    game: eqx.AbstractVar[Game]
+
+    @abstractmethod
+    def frame(self, observation: PyTree, inner: PyTree) -> UInt8[Array, "H W C"]:
+        """Draws a moment.
+
+        Args:
+            observation: what gymnax observes.
+            inner: the state of the game.
+        """
+
+    def reset(self, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
+        return self._show(self._open(key))
+
+    def step(self, state: GymnaxState, action: Action, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
+        moment = jax.lax.cond(
+            state.ended,
+            lambda: self._open(key),
+            lambda: self._advance(state.inner, action, key),
+        )
+        # Under vmap both sides are computed, so the frame is drawn once, behind them.
+        return self._show(moment)
+
+    def _open(self, key: PRNGKeyArray) -> _Moment:
+        no = jnp.zeros((), bool)
+        return _Moment(*self.game.start(key), jnp.zeros(()), is_first=~no, is_last=no, is_terminal=no)
+
+    def _advance(self, inner: PyTree, action: Action, key: PRNGKeyArray) -> _Moment:
+        observation, inner, reward, terminated, truncated = self.game.advance(inner, action, key)
+        return _Moment(observation, inner, reward, jnp.zeros((), bool), terminated | truncated, terminated)
+
+    def _show(self, moment: _Moment) -> tuple[GymnaxState, TimeStep]:
+        frame = self.frame(moment.observation, moment.inner)
+        time_step = TimeStep(frame, moment.reward, moment.is_first, moment.is_last, moment.is_terminal)
+        return GymnaxState(moment.inner, moment.is_last), time_step
+
+
+class GymnaxEnvironment(AbstractGymnaxEnvironment):
     """An environment of gymnax whose observation is an image or a grid, `[H W]` or `[H W C]`.
 
     Observations in [0, 1] become frames of 0 to 255; integer grids are spread over 0 to 255 by their declared bounds. A
@@ -51,14 +170,11 @@ class GymnaxEnvironment(AbstractEnvironment):
 
     spec: DataSpec = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
-    env_id: str = eqx.field(static=True)
-    _inner: Any = eqx.field(static=True)
-    _params: PyTree
-    _dtypes: tuple[str, ...] = eqx.field(static=True)
+    game: Game
     _range: tuple[float, float] = eqx.field(static=True)
 
     def __init__(self, env_id: str, *, params: dict[str, Any] | None = None, **kwargs: Any):
-        """Builds the environment. Equal arguments share one gymnax object, so nothing compiles twice.
+        """Builds the environment.
 
         Args:
             env_id: gymnax id, `Catch-bsuite` for example.
@@ -69,84 +185,30 @@ class GymnaxEnvironment(AbstractEnvironment):
             InputError: if the id, an argument or a parameter is unknown, if the environment would download something,
                 or if its observations are not images.
         """
-        try:
-            arguments = json.dumps(kwargs, sort_keys=True)
-        except TypeError as error:
-            raise InputError(
-                f"{env_id}: got arguments {kwargs}, expected JSON values. Use numbers, strings and lists."
-            ) from error
-        self.env_id = env_id
-        self._inner, default_params = _make(env_id, arguments)
-        self._params = _replace(env_id, default_params, params or {})
-        self.max_steps = int(self._params.max_steps_in_episode)
+        self.game = Game(env_id, params=params, **kwargs)
+        self.max_steps = self.game.max_steps
         if env_id in _TIGHTER_LIMIT:
-            self.max_steps = min(self.max_steps, _TIGHTER_LIMIT[env_id](self._inner))
-        action = _action_spec(env_id, self._inner.action_space(self._params))
-        obs, self._dtypes = _trace(self._inner, self._params)
-        self._range = _pixel_range(env_id, obs, self._inner.observation_space(self._params))
+            self.max_steps = min(self.max_steps, _TIGHTER_LIMIT[env_id](self.game.inner))
+        action = self.game.action_spec
+        obs, _ = jax.eval_shape(self.game.start, jr.key(0))
+        self._range = _pixel_range(env_id, obs, self.game.inner.observation_space(self.game.params))
         frame_shape = (*obs.shape, 1) if len(obs.shape) == 2 else obs.shape
         self.spec = DataSpec(frame_shape, action)
 
-    def reset(self, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
-        with _lenient():
-            obs, inner = self._inner.reset_env(key, self._params)
-        no = jnp.zeros((), bool)
-        time_step = TimeStep(self._frame(obs), jnp.zeros(()), is_first=~no, is_last=no, is_terminal=no)
-        return GymnaxState(self._cast(inner), no), time_step
-
-    def step(self, state: GymnaxState, action: Action, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
-        return jax.lax.cond(
-            state.ended,
-            lambda: self.reset(key=key),
-            lambda: self._step(state, action, key=key),
-        )
-
-    def _step(self, state: GymnaxState, action: Action, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
-        with _lenient():
-            native = self._native(action)
-            obs, inner, reward, terminated, _ = self._inner.step_env(key, state.inner, native, self._params)
-            truncated = self._inner.is_truncated(inner, self._params)
-        is_terminal = jnp.asarray(terminated, bool)
-        is_last = is_terminal | jnp.asarray(truncated, bool)
-        no = jnp.zeros((), bool)
-        time_step = TimeStep(self._frame(obs), jnp.asarray(reward, jnp.float32), no, is_last, is_terminal)
-        return GymnaxState(self._cast(inner), is_last), time_step
-
-    def _cast(self, inner: PyTree) -> PyTree:
-        leaves, structure = jax.tree.flatten(inner)
-        return structure.unflatten([jnp.asarray(x, d) for x, d in zip(leaves, self._dtypes, strict=True)])
-
-    def _frame(self, obs: Shaped[Array, "H W"] | Shaped[Array, "H W C"]) -> UInt8[Array, "H W C"]:
+    def frame(self, observation: Shaped[Array, "H W *C"], inner: PyTree) -> UInt8[Array, "H W C"]:
+        del inner
         low, high = self._range
-        frame = obs.reshape(self.spec.frame_shape)
-        if obs.dtype == jnp.uint8 and high == 255.0:
+        frame = observation.reshape(self.spec.frame_shape)
+        if observation.dtype == jnp.uint8 and high == 255.0:
             return frame
         return to_uint8((frame.astype(jnp.float32) - low) / (high - low))
 
-    def _native(self, action: Action) -> Array:
-        space = self._inner.action_space(self._params)
-        if self.spec.action.num_classes:
-            return action.discrete[0].astype(space.dtype)
-        unit = (jnp.clip(action.continuous, -1.0, 1.0) + 1.0) / 2.0
-        low = jnp.broadcast_to(jnp.asarray(space.low, jnp.float32), space.shape)
-        high = jnp.broadcast_to(jnp.asarray(space.high, jnp.float32), space.shape)
-        return (low + unit.reshape(space.shape) * (high - low)).astype(space.dtype)
 
+def usable_ids() -> list[str]:
+    """Returns the ids of gymnax that download nothing; whether one shows an image is seen when it is built."""
+    import gymnax
 
-def make(config: EnvConfig) -> AbstractEnvironment:
-    """Builds the environment that a configuration names.
-
-    Args:
-        config: id and arguments; an argument `params` holds changes to the gymnax parameters.
-
-    Raises:
-        InputError: as `GymnaxEnvironment` does.
-    """
-    kwargs = dict(config.kwargs)
-    params = kwargs.pop("params", None)
-    if not (params is None or isinstance(params, dict)):
-        raise InputError(f"env.kwargs.params: got {params!r}, expected a mapping of parameter names to numbers.")
-    return GymnaxEnvironment(config.id, params=params, **kwargs)
+    return sorted(set(gymnax.registered_envs) - REFUSED)
 
 
 @contextlib.contextmanager
@@ -161,11 +223,10 @@ def _make(env_id: str, arguments: str) -> tuple[Any, Any]:
     # Cached because gymnax objects are compared by identity: a second one would compile everything again.
     import gymnax
 
-    usable = sorted(set(gymnax.registered_envs) - _REFUSED)
-    if env_id in _REFUSED:
+    if env_id in REFUSED:
         raise InputError(f"Environment {env_id} downloads its data, so it is not offered. Use another gymnax id.")
-    if env_id not in usable:
-        raise InputError(f"Unknown environment: got {env_id!r}, expected a gymnax id. {nearest(env_id, usable)}")
+    if env_id not in usable_ids():
+        raise InputError(f"Unknown environment: got {env_id!r}, expected a gymnax id. {nearest(env_id, usable_ids())}")
     try:
         return gymnax.make(env_id, **json.loads(arguments))
     except TypeError as error:
@@ -182,15 +243,15 @@ def _replace(env_id: str, params: Any, changes: dict[str, Any]) -> Any:
     return dataclasses.replace(params, **changes)
 
 
-def _trace(inner: Any, params: Any) -> tuple[Any, tuple[str, ...]]:
-    """Returns the observation's real shape and dtype, and for each leaf of the state one dtype that fits every step."""
+def _dtypes(inner: Any, params: Any) -> tuple[str, ...]:
+    """Returns for each leaf of observation and state one dtype that fits every step."""
     key = jr.key(0)
     with _lenient():
         obs, first = jax.eval_shape(lambda: inner.reset_env(key, params))
         action = inner.action_space(params).sample(key)
-        _, second, *_ = jax.eval_shape(lambda s: inner.step_env(key, s, action, params), first)
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return obs, tuple(jnp.promote_types(a.dtype, b.dtype).name for a, b in pairs)
+        next_obs, second, *_ = jax.eval_shape(lambda s: inner.step_env(key, s, action, params), first)
+    pairs = zip(jax.tree.leaves((obs, first)), jax.tree.leaves((next_obs, second)), strict=True)
+    return tuple(jnp.promote_types(a.dtype, b.dtype).name for a, b in pairs)
 
 
 def _pixel_range(env_id: str, obs: Any, space: Any) -> tuple[float, float]:
@@ -203,8 +264,8 @@ def _pixel_range(env_id: str, obs: Any, space: Any) -> tuple[float, float]:
     if len(obs.shape) not in (2, 3) or min(obs.shape[:2]) < 2:
         raise InputError(
             f"Environment {env_id} observes an array of shape {tuple(obs.shape)}, expected an image [H W] or [H W C]. "
-            "Some gymnax environments have a pixel mode (FourRooms-misc: use_visual_obs=True). Otherwise write an "
-            "adapter that draws it: subclass dreamer4.envs.AbstractEnvironment, as examples/03_own_environment.py does."
+            "Two have a drawing of ours: CartPole-pixels and FourRooms-pixels. Otherwise write an adapter that draws "
+            "it: subclass dreamer4.envs.AbstractEnvironment, as examples/03_own_environment.py does."
         )
     low, high = float(np.min(space.low)), float(np.max(space.high))
     if obs.dtype == jnp.bool_:

@@ -1,0 +1,50 @@
+"""Environments by name: our own, and those of gymnax."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from dreamer4.config import EnvConfig
+from dreamer4.envs.base import AbstractEnvironment
+from dreamer4.envs.cartpole import CartPolePixels
+from dreamer4.envs.gymnax import REFUSED, GymnaxEnvironment, usable_ids
+from dreamer4.errors import InputError, nearest
+
+
+ENVIRONMENTS: dict[str, Callable[..., AbstractEnvironment]] = {
+    "CartPole-pixels": CartPolePixels,
+}
+
+
+def make(config: EnvConfig) -> AbstractEnvironment:
+    """Builds the environment that a configuration names.
+
+    Args:
+        config: an id of `ENVIRONMENTS` or of gymnax, and arguments of that class or of `gymnax.make`; an argument
+            `params` holds changes to the gymnax parameters.
+
+    Raises:
+        InputError: if the id or an argument is unknown, and as the environment does.
+    """
+    kwargs = dict(config.kwargs)
+    params = kwargs.pop("params", None)
+    if not (params is None or isinstance(params, dict)):
+        raise InputError(f"env.kwargs.params: got {params!r}, expected a mapping of parameter names to numbers.")
+    if config.id in ENVIRONMENTS:
+        build = ENVIRONMENTS[config.id]
+        _check(build, config.id, kwargs)
+        return build(params=params, **kwargs)
+    known = {*ENVIRONMENTS, *usable_ids()}
+    if config.id not in known | REFUSED:
+        raise InputError(f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)}")
+    return GymnaxEnvironment(config.id, params=params, **kwargs)
+
+
+def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[str, Any]) -> None:
+    arguments = dict(inspect.signature(build).parameters)
+    for name, value in kwargs.items():
+        if name not in arguments:
+            raise InputError(f"env.kwargs: {env_id} has no argument {name!r}. {nearest(name, arguments)}")
+        expected = arguments[name].annotation
+        if type(value) is not expected:
+            raise InputError(f"env.kwargs.{name}: got {value!r}, expected one value of type {expected.__name__}.")
