@@ -7,7 +7,7 @@ part can be used without any of this, and this file can be read without knowing 
 Each field's description states meaning, unit and, where the paper (arXiv 2509.24527) is silent, that the value is ours.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -374,7 +374,15 @@ def load(
     tree = merge(tree, {key: value for key, value in shortcuts.items() if value is not None})
     for text in overrides:
         tree = merge(tree, assignment(text))
-    return _validate(tree)
+    return validate(tree)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """Returns a configuration with assignments `a.b=c` laid over it; raises as `load`."""
+    tree = config.model_dump(mode="json")
+    for text in overrides:
+        tree = merge(tree, assignment(text))
+    return validate(tree)
 
 
 def to_yaml(config: Config) -> str:
@@ -388,7 +396,7 @@ def from_yaml(text: str, source: str = "configuration") -> Config:
     Raises:
         InputError: as for `load`.
     """
-    return _validate(parse(text, source))
+    return validate(parse(text, source))
 
 
 def diff(a: Config, b: Config) -> list[str]:
@@ -412,7 +420,12 @@ def _preset(name: Any) -> dict[str, Any]:
     return {"preset": name, **PRESETS[name]}
 
 
-def _validate(tree: Mapping[Any, Any]) -> Config:
+def validate(tree: Any) -> Config:
+    """Returns the configuration that nested mappings describe, such as `model_dump` wrote. Missing keys take defaults.
+
+    Raises:
+        InputError: as for `load`.
+    """
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

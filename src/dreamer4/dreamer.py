@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from dreamer4 import agent as agents
 from dreamer4 import checkpoint, dynamics, tokenizer
 from dreamer4.agent import ContinuationHead, PolicyHead, ScalarHead
-from dreamer4.config import Config
+from dreamer4.config import Config, validate
 from dreamer4.dynamics import AbstractDynamics, AbstractSampler, commit, corrupt
 from dreamer4.errors import InputError
 from dreamer4.nn import ActionDistribution, Categorical, Normal, Stream
@@ -76,8 +76,8 @@ class Dreamer(eqx.Module):
         """Loads an agent from a checkpoint, which describes itself.
 
         Args:
-            path: a checkpoint `<run>/checkpoints/<phase>/<step>`, a folder of such steps, or a run; of several the
-                newest of the latest phase is taken.
+            path: a checkpoint `<run>/checkpoints/<phase>/<step>`, a folder of such steps, or a run, of which the newest
+                of the latest phase is taken; or an exported folder.
             member: which of several training seeds, if the run trained more than one.
             like: a template, needed only for parts of your own that are not registered.
 
@@ -85,19 +85,19 @@ class Dreamer(eqx.Module):
             InputError: the checkpoint is missing or damaged, or does not fit the template.
         """
         step = find_checkpoint(Path(path))
-        meta = checkpoint.read_meta(step)
-        config, spec = Config.model_validate(meta["config"]), spec_from_json(meta["spec"])
+        config, spec = read_description(step)
         if not 0 <= member < config.seeds:
             raise InputError(
                 f"Dreamer.load: got member {member}, but {step} holds {config.seeds} training seeds, "
                 f"0 to {config.seeds - 1}."
             )
         template = eqx.filter_eval_shape(cls.build, config, spec, key=jr.key(0)) if like is None else like
+        at = weights_of(step)
         if config.seeds == 1:
-            return checkpoint.load(step, template, at="ema")
+            return checkpoint.load(step, template, at=at)
         dynamic, static = eqx.partition(template, lambda leaf: hasattr(leaf, "shape"))
         stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape), x.dtype), dynamic)
-        return eqx.combine(jax.tree.map(lambda x: x[member], checkpoint.load(step, stacked, at="ema")), static)
+        return eqx.combine(jax.tree.map(lambda x: x[member], checkpoint.load(step, stacked, at=at)), static)
 
     def init(self, task: int | Int[Array, ""] = 0) -> Memory:
         """Returns the memory of an agent that has seen nothing yet."""
@@ -201,15 +201,34 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         InputError: there is none, or all are damaged.
     """
-    if (path / checkpoint.MANIFEST).exists():
+    if checkpoint.is_checkpoint(path):
         return path
     folders = [path / "checkpoints" / phase for phase in reversed(PHASES)] + [path]
     for folder in folders:
         if folder.is_dir() and (step := checkpoint.Checkpoints(folder).latest_valid()) is not None:
             return step
     raise InputError(
-        f"No checkpoint at {path}: expected a run folder, a folder of steps, or a step with {checkpoint.MANIFEST}."
+        f"No checkpoint at {path}: expected a run, an exported folder, a folder of steps, or a step with "
+        f"{checkpoint.MANIFEST}."
     )
+
+
+def read_description(step: Path) -> tuple[Config, DataSpec]:
+    """Returns the configuration and the data specification that a checkpoint was saved with.
+
+    Raises:
+        InputError: the checkpoint is missing or damaged, or describes no agent that this version knows.
+    """
+    meta = checkpoint.read_meta(step)
+    try:
+        return validate(meta["config"]), spec_from_json(meta["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"Checkpoint {step} does not describe an agent: {error}") from None
+
+
+def weights_of(step: Path) -> str:
+    """Returns the path in a checkpoint's tree at which the agent lies: the average of a training state, or all."""
+    return "ema" if checkpoint.read_leaves(step, at="ema") else ""
 
 
 def spec_to_json(spec: DataSpec) -> dict:
