@@ -212,6 +212,35 @@ def test_a_broken_episode_is_not_written_and_is_found_where_another_program_wrot
         read_episodes(dataset)
 
 
+@pytest.mark.parametrize(
+    ("problem", "name", "change"),
+    [
+        ("reward has 4 steps, but there are 5 frames", "reward", lambda x: x[1:]),
+        ("action_mask has 6 steps", "action_mask", lambda x: np.append(x, True)),
+        ("frame is float32 with 4 axes, expected uint8", "frame", lambda x: x.astype(np.float32)),
+        ("discrete is int32 with 1 axes", "discrete", lambda x: x[:, 0]),
+    ],
+)
+def test_arrays_of_unlike_lengths_or_kinds_are_not_written(tmp_path, problem, name, change):
+    wrong = object.__new__(Episode)  # past the type checker of the tests, which no user has
+    vars(wrong).update(vars(episode(0, 5)))
+    vars(wrong)[name] = change(vars(wrong)[name])
+    with pytest.raises(InputError, match=problem):
+        write(tmp_path / "set", [wrong])
+
+
+def test_episodes_are_written_as_they_come(tmp_path):
+    def one_by_one():
+        for number in range(5):
+            yield episode(number)
+            assert any(path.name.startswith(".set.") for path in tmp_path.iterdir())
+
+    assert write(tmp_path / "set", one_by_one()) == write(tmp_path / "list", [episode(i) for i in range(5)])
+    with pytest.raises(InputError, match="no episodes"):
+        write(tmp_path / "none", iter([]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list", "set"]
+
+
 def flip(path):
     data = bytearray(first_shard(path).read_bytes())
     data[len(data) // 2] ^= 4

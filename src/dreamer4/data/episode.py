@@ -8,6 +8,15 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 from dreamer4.types import DataSpec
 
 
+_KINDS = {
+    "frame": ("uint8", 4),
+    "discrete": ("int32", 2),
+    "continuous": ("float32", 2),
+    "action_mask": ("bool", 1),
+    "reward": ("float32", 1),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Episode:
     """A whole episode of `T` frames, its last frame included.
@@ -53,6 +62,14 @@ def find_problems(episode: Episode, spec: DataSpec) -> list[str]:
     if episode.length == 0:
         return ["it has no frames"]
     problems = []
+    for name, (dtype, axes) in _KINDS.items():
+        array = getattr(episode, name)
+        if (array.dtype, array.ndim) != (dtype, axes):
+            problems.append(f"{name} is {array.dtype} with {array.ndim} axes, expected {dtype} with {axes}")
+        elif len(array) != episode.length:
+            problems.append(f"{name} has {len(array)} steps, but there are {episode.length} frames")
+    if problems:
+        return problems
     if episode.frame.shape[1:] != spec.frame_shape:
         problems.append(f"frames have shape {episode.frame.shape[1:]}, expected {spec.frame_shape}")
     classes, dims = spec.action.num_classes, spec.action.continuous_dim

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ class DatasetInfo(_Closed):
 
 def write_dataset(
     path: str | Path,
-    episodes: Sequence[Episode],
+    episodes: Iterable[Episode],
     *,
     spec: DataSpec,
     environment: dict[str, Any],
@@ -139,7 +139,8 @@ def write_dataset(
 
     Args:
         path: the folder; it must not exist. Missing parents are made.
-        episodes: at least one, all of `spec`.
+        episodes: at least one, all of `spec`. They are gone through once and written as they come, so a generator
+            keeps no more than one of them in memory.
         spec: frame shape, action factors and number of tasks.
         environment: where the episodes come from, JSON values; by custom `{"id": ..., "kwargs": {...}}`.
         policy: name of the behaviour policy.
@@ -157,14 +158,8 @@ def write_dataset(
     path = Path(path)
     if os.path.lexists(path):
         raise InputError(f"{path} exists, and a data set is never overwritten. Choose another folder, or remove it.")
-    if not episodes:
-        raise InputError(f"{path}: got no episodes to write, expected at least one. Collect some.")
     if not 0 <= held_out < 1:
         raise InputError(f"{path}: got held_out={held_out}, expected a share of at least 0 and below 1.")
-    for index, episode in enumerate(episodes):
-        problems = find_problems(episode, spec)
-        if problems:
-            raise InputError(f"{path}: episode {index} cannot be written: {'; '.join(problems)}. Mend or drop it.")
     try:
         environment = json.loads(json.dumps(environment, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -173,10 +168,21 @@ def write_dataset(
     hidden = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     hidden.mkdir(parents=True)
     try:
-        facts = _facts(episodes, spec, held_out, seed)
+        tally, shards, digests = _Tally(spec), _ShardWriter(hidden, shard_bytes), []
+        for index, episode in enumerate(episodes):
+            problems = find_problems(episode, spec)
+            if problems:
+                raise InputError(f"{path}: episode {index} cannot be written: {'; '.join(problems)}. Mend or drop it.")
+            tally.add(episode)
+            record = pack(episode)
+            digests.append(hashlib.sha256(record).hexdigest())
+            shards.write(record, episode.frame.nbytes)
+        if not digests:
+            raise InputError(f"{path}: got no episodes to write, expected at least one. Collect some.")
+        facts = tally.facts()
+        facts |= {"held_out": _draw_held_out(len(digests), held_out, seed)}
         facts |= {"schema_version": SCHEMA_VERSION, "environment": environment, "policy": policy, "seed": seed}
-        shards, digests = _write_shards(hidden, episodes, shard_bytes)
-        info = DatasetInfo(**facts, shards=shards, fingerprint=_fingerprint(facts, digests))
+        info = DatasetInfo(**facts, shards=shards.close(), fingerprint=_fingerprint(facts, digests))
         (hidden / _DESCRIPTION).write_text(json.dumps(info.model_dump(mode="json"), indent=1) + "\n")
         hidden.rename(path)
     except BaseException:
@@ -196,12 +202,16 @@ def read_info(path: str | Path) -> DatasetInfo:
     """
     path = Path(path)
     file = path / _DESCRIPTION
-    if not file.is_file():
-        raise InputError(f"{path} is not a data set: it has no {_DESCRIPTION}. Write one with write_dataset.")
-    if file.stat().st_size > _MAX_DESCRIPTION:
-        raise InputError(f"{file} has more than {_MAX_DESCRIPTION} bytes. It is damaged; collect or copy it again.")
     try:
-        raw = json.loads(file.read_text())
+        if not file.is_file():
+            raise InputError(f"{path} is not a data set: it has no {_DESCRIPTION}. Write one with write_dataset.")
+        if file.stat().st_size > _MAX_DESCRIPTION:
+            raise InputError(f"{file} has more than {_MAX_DESCRIPTION} bytes. It is damaged; collect or copy it again.")
+        text = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}. Mend its permissions, or copy it again.") from error
+    try:
+        raw = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON: {error}. It is damaged; collect or copy it again.") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -212,7 +222,9 @@ def read_info(path: str | Path) -> DatasetInfo:
         )
     try:
         info = DatasetInfo.model_validate(raw)
-        _ = info.spec
+        # The first look at the counts of classes; one that no list in the file bears out could ask for any memory.
+        if tuple(map(len, info.action_counts)) != info.spec.action.num_classes:
+            raise InputError("action_counts does not hold one number for each class of num_classes.")
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -235,11 +247,10 @@ def read_episodes(path: str | Path, split: str = "all") -> list[Episode]:
     """
     path = Path(path)
     info = read_info(path)
-    wanted = info.indices(split)
     episodes, problems = _read(path, info)
     if problems:
         raise InputError(f"{path}: {problems[0]}. Copy or collect the data set again; `check` lists every problem.")
-    return [episodes[i] for i in wanted]
+    return [episodes[i] for i in info.indices(split)]
 
 
 def check(path: str | Path) -> list[str]:
@@ -257,69 +268,93 @@ def check(path: str | Path) -> list[str]:
     except InputError as error:
         return [str(error)]
     known = {_DESCRIPTION, *(shard.name for shard in info.shards)}
-    extra = [f"{file.name} is an extra file" for file in sorted(path.iterdir()) if file.name not in known]
+    try:
+        extra = [f"{name} is an extra file" for name in sorted(os.listdir(path)) if name not in known]
+    except OSError as error:
+        extra = [f"{path} cannot be listed: {error.strerror}"]
     return extra + _read(path, info)[1]
 
 
-def _facts(episodes: Sequence[Episode], spec: DataSpec, held_out: float, seed: int) -> dict[str, Any]:
-    """Returns what the episodes themselves say, and their split."""
-    returns = [e.total for e in episodes]
-    number = min(max(round(held_out * len(episodes)), int(held_out > 0)), len(episodes) - 1)
-    drawn = np.random.default_rng(seed).choice(len(episodes), number, replace=False)
-    return {
-        "frame_shape": spec.frame_shape,
-        "num_classes": spec.action.num_classes,
-        "continuous_dim": spec.action.continuous_dim,
-        "num_tasks": spec.num_tasks,
-        "held_out": tuple(sorted(int(i) for i in drawn)),
-        "num_episodes": len(episodes),
-        "num_frames": sum(e.length for e in episodes),
-        "return_mean": float(np.mean(returns)),
-        "return_min": min(returns),
-        "return_max": max(returns),
-        "returns": tuple(returns),
-        "lengths": tuple(e.length for e in episodes),
-        "action_counts": _action_counts(episodes, spec),
-        "frame_levels": _frame_levels(episodes),
-    }
+class _Tally:
+    """What the episodes themselves say, gathered one by one."""
+
+    def __init__(self, spec: DataSpec):
+        self._spec = spec
+        self._returns: list[float] = []
+        self._lengths: list[int] = []
+        self._counts = [np.zeros(n, np.int64) for n in spec.action.num_classes]
+        self._levels = np.zeros(256, bool)
+
+    def add(self, episode: Episode) -> None:
+        """Counts an episode of the spec."""
+        self._returns.append(episode.total)
+        self._lengths.append(episode.length)
+        taken = episode.discrete[episode.action_mask]
+        for component, counts in enumerate(self._counts):
+            counts += np.bincount(taken[:, component], minlength=len(counts))
+        if np.count_nonzero(self._levels) <= _MAX_LEVELS:
+            for frame in episode.frame:
+                self._levels[frame] = True
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the entries of `DatasetInfo` that follow from the episodes."""
+        levels = np.flatnonzero(self._levels)
+        return {
+            "frame_shape": self._spec.frame_shape,
+            "num_classes": self._spec.action.num_classes,
+            "continuous_dim": self._spec.action.continuous_dim,
+            "num_tasks": self._spec.num_tasks,
+            "num_episodes": len(self._lengths),
+            "num_frames": sum(self._lengths),
+            "return_mean": float(np.mean(self._returns)),
+            "return_min": min(self._returns),
+            "return_max": max(self._returns),
+            "returns": tuple(self._returns),
+            "lengths": tuple(self._lengths),
+            "action_counts": tuple(tuple(counts.tolist()) for counts in self._counts),
+            "frame_levels": tuple(levels.tolist()) if len(levels) <= _MAX_LEVELS else None,
+        }
 
 
-def _action_counts(episodes: Sequence[Episode], spec: DataSpec) -> tuple[tuple[int, ...], ...]:
-    taken = np.concatenate([e.discrete[e.action_mask] for e in episodes])
-    classes = spec.action.num_classes
-    return tuple(tuple(np.bincount(taken[:, i], minlength=n).tolist()) for i, n in enumerate(classes))
+class _ShardWriter:
+    """Writes records into numbered files of a folder."""
+
+    def __init__(self, folder: Path, shard_bytes: int):
+        self._folder = folder
+        self._shard_bytes = shard_bytes
+        self._shards: list[Shard] = []
+        self._writer: ArrayRecordWriter | None = None
+        self._episodes = 0
+        self._held = 0
+
+    def write(self, record: bytes, size: int) -> None:
+        """Appends a record that counts for `size` bytes."""
+        if self._held >= self._shard_bytes:
+            self.close()
+        writer = self._writer or ArrayRecordWriter(str(self._folder / self._name), "group_size:1")
+        writer.write(record)
+        self._writer = writer
+        self._episodes += 1
+        self._held += size
+
+    def close(self) -> tuple[Shard, ...]:
+        """Ends the newest file, and returns all."""
+        if self._writer is not None:
+            self._writer.close()
+            size, sha256 = _measure(self._folder / self._name)
+            self._shards.append(Shard(name=self._name, size=size, sha256=sha256, episodes=self._episodes))
+            self._writer, self._episodes, self._held = None, 0, 0
+        return tuple(self._shards)
+
+    @property
+    def _name(self) -> str:
+        return f"shard-{len(self._shards):05d}.array_record"
 
 
-def _frame_levels(episodes: Sequence[Episode]) -> tuple[int, ...] | None:
-    seen = np.zeros(256, bool)
-    for episode in episodes:
-        seen[episode.frame] = True
-    levels = np.flatnonzero(seen)
-    return tuple(levels.tolist()) if len(levels) <= _MAX_LEVELS else None
-
-
-def _write_shards(folder: Path, episodes: Sequence[Episode], shard_bytes: int) -> tuple[tuple[Shard, ...], list[str]]:
-    """Writes the shards; returns them and the SHA-256 of each record."""
-    groups: list[list[Episode]] = [[]]
-    held = 0
-    for episode in episodes:
-        if groups[-1] and held >= shard_bytes:
-            groups.append([])
-            held = 0
-        groups[-1].append(episode)
-        held += episode.frame.nbytes
-    shards, digests = [], []
-    for number, group in enumerate(groups):
-        name = f"shard-{number:05d}.array_record"
-        writer = ArrayRecordWriter(str(folder / name), "group_size:1")
-        for episode in group:
-            record = pack(episode)
-            digests.append(hashlib.sha256(record).hexdigest())
-            writer.write(record)
-        writer.close()
-        size, sha256 = _measure(folder / name)
-        shards.append(Shard(name=name, size=size, sha256=sha256, episodes=len(group)))
-    return tuple(shards), digests
+def _draw_held_out(episodes: int, share: float, seed: int) -> tuple[int, ...]:
+    number = min(max(round(share * episodes), int(share > 0)), episodes - 1)
+    drawn = np.random.default_rng(seed).choice(episodes, number, replace=False)
+    return tuple(sorted(int(i) for i in drawn))
 
 
 def _fingerprint(facts: dict[str, Any], digests: list[str]) -> str:
@@ -357,7 +392,13 @@ def _read(path: Path, info: DatasetInfo) -> tuple[list[Episode], list[str]]:
 
 def _read_shard(path: Path, shard: Shard) -> tuple[list[bytes], list[str]]:
     """Returns the records of a shard whose bytes are those it was written with."""
-    file = path / shard.name
+    try:
+        return _read_records(path / shard.name, shard)
+    except OSError as error:
+        return [], [f"{shard.name} cannot be read: {error.strerror}"]
+
+
+def _read_records(file: Path, shard: Shard) -> tuple[list[bytes], list[str]]:
     if not _SHARD.fullmatch(shard.name) or file.is_symlink():
         return [], [f"shard {shard.name!r} leaves the folder"]
     if not file.is_file():
@@ -384,7 +425,10 @@ def _compare(info: DatasetInfo, episodes: list[Episode], digests: list[str]) -> 
         return [f"the shards hold {len(episodes)} episodes, but num_episodes is {info.num_episodes}"]
     if list(info.held_out) != sorted(set(info.held_out) & set(range(info.num_episodes))):
         return ["held_out does not list existing episodes once each, ascending"]
-    facts = _facts(episodes, info.spec, held_out=0.0, seed=0) | {"held_out": info.held_out}
+    tally = _Tally(info.spec)
+    for episode in episodes:
+        tally.add(episode)
+    facts = tally.facts() | {"held_out": info.held_out}
     problems = [f"{name} disagrees with the episodes" for name, fact in facts.items() if getattr(info, name) != fact]
     names = ("schema_version", "environment", "policy", "seed")
     facts |= {name: getattr(info, name) for name in names}
