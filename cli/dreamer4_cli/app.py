@@ -29,6 +29,13 @@ class Phases(enum.StrEnum):
     all = "all"
 
 
+class Timings(enum.StrEnum):
+    """What row t of imported actions belongs to."""
+
+    led_to = "led-to"
+    taken_at = "taken-at"
+
+
 class Commands(typer.core.TyperGroup):
     """The group of commands, and the one place where bad input and interrupts become messages and exit codes."""
 
@@ -211,6 +218,54 @@ def check(path: Annotated[Path, typer.Argument(help="The data set's folder.", sh
     from dreamer4_cli import run as work
 
     work.check_data(existing)
+
+
+@data_app.command("import")
+def import_data(
+    source: Annotated[Path, typer.Argument(help="Folder with one file or sub-folder per episode.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The data set, a new folder.")],
+    timing: Annotated[
+        Timings,
+        typer.Option(
+            "--action-timing",
+            help="What row t of actions and rewards belongs to: what led to frame t, or what was done at frame t. "
+            "Matters where there are as many rows as frames.",
+        ),
+    ] = Timings.led_to,
+    actions: Annotated[
+        str | None,
+        typer.Option(
+            "--actions",
+            metavar="SPEC",
+            help="Classes by component and continuous dimensions: 3 or 2,5,continuous:2. Default: what the data needs.",
+        ),
+    ] = None,
+    bounds: Annotated[
+        str | None,
+        typer.Option(
+            "--bounds", metavar="LOW:HIGH", help="Range of continuous actions, one or one each: -2:2 or -1:1,0:5."
+        ),
+    ] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Resize frames, by area.")] = None,
+    held_out: Annotated[float, typer.Option("--held-out", help="Share of the episodes kept for evaluation.")] = 0.1,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Draws the split.")] = 0,
+) -> None:
+    """Make a data set of your own episodes: .npz files, videos or folders of images.
+
+    An .npz file has `frame` [T H W] or [T H W C] as uint8, and any of `action` [T] or [T components], `continuous`
+    [T dims], `reward` [T], `is_terminal`, `action_mask` [T], `task` and `relevant`.
+
+    A video (.mp4 .m4v .mov .mkv .webm .avi .gif) has these labels in NAME.actions.csv, .json or .npz beside it, a
+    folder of images (.png .jpg .bmp .webp) in an actions.csv, .json or .npz within. Without them it is unlabelled.
+
+    docs/data.md describes all of it.
+    """
+    existing = _existing(source)
+    from dreamer4_cli import imports as work
+
+    work.import_data(
+        existing, out, actions=actions, bounds=bounds, timing=timing.value, size=size, held_out=held_out, seed=seed
+    )
 
 
 def _existing(path: Path | None) -> Path:

@@ -20,7 +20,7 @@ from dreamer4_cli.app import app
 
 
 COMMANDS = ["demo", "collect", "train", "evaluate", "info", "config", "data"]
-LEAVES = ["demo", "collect", "train", "evaluate", "info", "config show", "data check"]
+LEAVES = ["demo", "collect", "train", "evaluate", "info", "config show", "data check", "data import"]
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,8 +1,8 @@
 """Episodes: how they are gathered, kept and drawn.
 
 An `Episode` is whole, its last frame included, and lives on the host. `collect` makes episodes from a policy and an
-environment; `write_dataset` and `read_episodes` keep them in a folder that describes and checks itself; a source turns
-them into batches.
+environment, `import_folder` from a user's files; `write_dataset` and `read_episodes` keep them in a folder that
+describes and checks itself; a source turns them into batches.
 
 A batch is a pure function of a key. There is no loader with a position, a worker or a buffer, so training draws its
 batches inside the jitted step, a resumed run goes on as if never stopped, and two runs with one seed see the same data.
@@ -20,6 +20,7 @@ from dreamer4.data.format import check as check
 from dreamer4.data.format import read_episodes as read_episodes
 from dreamer4.data.format import read_info as read_info
 from dreamer4.data.format import write_dataset as write_dataset
+from dreamer4.data.imports import import_folder as import_folder
 from dreamer4.data.policy import AbstractPolicy as AbstractPolicy
 from dreamer4.data.policy import EpsilonPolicy as EpsilonPolicy
 from dreamer4.data.policy import RandomPolicy as RandomPolicy

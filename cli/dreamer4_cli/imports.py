@@ -1,0 +1,82 @@
+"""`dreamer4 data import`: what its options mean, and the work behind it."""
+
+import math
+from pathlib import Path
+
+from rich.console import Console
+
+from dreamer4.data import import_folder
+from dreamer4.data.imports import Timing
+from dreamer4.errors import InputError
+from dreamer4.training.metrics import Progress
+from dreamer4.types import ActionSpec
+
+
+console = Console()
+
+
+def import_data(
+    source: Path,
+    out: Path,
+    *,
+    actions: str | None,
+    bounds: str | None,
+    timing: Timing,
+    size: str | None,
+    held_out: float,
+    seed: int,
+) -> None:
+    """Imports a folder of episodes and tells what became of it."""
+    settings = {
+        "actions": None if actions is None else parse_actions(actions),
+        "bounds": None if bounds is None else parse_bounds(bounds),
+        "size": None if size is None else parse_size(size),
+    }
+    total = sum(not entry.name.startswith(".") for entry in source.iterdir()) if source.is_dir() else 0
+    with Progress("import", total=total, unit="episodes", console=console) as bar:
+
+        def progress(done: int, episodes: int) -> None:
+            bar.total = episodes  # sidecars are no episodes
+            bar.advance(done - bar.completed)
+
+        info = import_folder(source, out, timing=timing, held_out=held_out, seed=seed, progress=progress, **settings)
+    lines = (
+        f"{out}: {info.num_episodes} episodes ({len(info.held_out)} held out), {info.num_frames} frames of "
+        f"{info.frame_shape}, mean return {info.return_mean:.3f}",
+        f"actions: classes {info.num_classes}, {info.continuous_dim} continuous, row t {timing} frame t",
+    )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def parse_actions(text: str) -> ActionSpec:
+    """Returns the factors of an action: `3` or `2,2,121` classes, `continuous:6`, or both as in `3,continuous:2`."""
+    classes, dims = [], 0
+    for part in text.split(","):
+        name, colon, number = part.strip().rpartition(":")
+        if (colon and name != "continuous") or not number.isdecimal() or len(number) > 6:
+            raise InputError(f"--actions: got {text!r}, expected classes and dimensions such as 3 or 2,5,continuous:2.")
+        if colon:
+            dims += int(number)
+        else:
+            classes.append(int(number))
+    return ActionSpec(tuple(classes), dims)
+
+
+def parse_bounds(text: str) -> list[tuple[float, float]]:
+    """Returns lower and higher values: one pair `-2:2` for all dimensions, or `-1:1,0:5` one for each."""
+    try:
+        pairs = [(float(low), float(high)) for low, high in (part.split(":") for part in text.split(","))]
+    except ValueError:
+        pairs = []
+    if not pairs or not all(math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs):
+        raise InputError(f"--bounds: got {text!r}, expected LOW:HIGH, or one such pair for each dimension, -1:1,0:5.")
+    return pairs
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Returns height and width of `64x96`."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and len(text) < 12):
+        raise InputError(f"--size: got {text!r}, expected HEIGHTxWIDTH such as 64x96.")
+    return int(height), int(width)

@@ -1,0 +1,403 @@
+"""Importing a user's own episodes: what goes in comes out on our clock, and bad input is told file by file."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dreamer4.data import check, import_folder, read_episodes, read_info
+from dreamer4.data.arrays import read_arrays, read_headers
+from dreamer4.data.footage import in_natural_order, resize
+from dreamer4.errors import InputError
+from dreamer4.types import ActionSpec
+
+
+T = 6
+
+
+def frames(seed=0, length=T, shape=(4, 5, 3)):
+    return np.random.default_rng(seed).integers(0, 256, (length, *shape), np.uint8)
+
+
+def save(path, **arrays):
+    np.savez_compressed(path, **arrays)
+
+
+def arrays(seed=0, length=T, **changes):
+    rng = np.random.default_rng(seed)
+    made = {
+        "frame": frames(seed, length),
+        "action": rng.integers(0, 4, length),
+        "reward": np.arange(length, dtype=np.float64),
+        "is_terminal": np.arange(length) == length - 1,
+    }
+    return {name: value for name, value in (made | changes).items() if value is not None}
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "mine"
+    path.mkdir()
+    return path
+
+
+def run(source, **keywords):
+    """Imports, and returns the episodes in the order of their names."""
+    out = source.parent / "out"
+    import_folder(source, out, **{"held_out": 0.0, **keywords})
+    assert check(out) == []
+    return read_episodes(out)
+
+
+def refused(source, **keywords):
+    with pytest.raises(InputError) as caught:
+        run(source, **keywords)
+    assert [path.name for path in source.parent.iterdir()] == [source.name], "nothing is written"
+    return str(caught.value)
+
+
+def test_arrays_come_in_bit_by_bit(source):
+    first = arrays(1, action=np.array([0, 1, 3, 2, 1, 0]), task=np.int64(2), relevant=np.False_)
+    second = arrays(2, frame=frames(2)[..., :], action=np.array([2, 0, 0, 1, 1, 0], np.uint8), is_terminal=None)
+    save(source / "b10.npz", **second)
+    save(source / "b9.npz", **first)
+    one, two = run(source)
+    np.testing.assert_array_equal(one.frame, first["frame"])
+    np.testing.assert_array_equal(two.frame, second["frame"])
+    np.testing.assert_array_equal(one.discrete[1:, 0], first["action"][1:])
+    np.testing.assert_array_equal(one.action_mask, [False] + [True] * 5)
+    np.testing.assert_array_equal(one.reward, np.arange(6))
+    assert (one.is_terminal, one.task, one.relevant) == (True, 2, False)
+    assert (two.is_terminal, two.task, two.relevant) == (False, 0, True)
+    info = read_info(source.parent / "out")
+    assert (info.spec.action, info.num_tasks, info.frame_shape) == (ActionSpec((4,)), 3, (4, 5, 3))
+    assert info.environment["kwargs"]["timing"] == "led-to"
+
+
+def test_led_to_and_taken_at_and_rows_between_frames_are_one_clock(source):
+    """The pixels of frame t tell the sum of the actions before it, so the right alignment can be seen."""
+    chosen = np.array([1, 2, 0, 2, 1])
+    seen = np.concatenate([[0], np.cumsum(chosen)]).astype(np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
+    save(source / "between.npz", frame=seen, action=chosen, reward=chosen * 1.0)
+    (between,) = run(source)
+    np.testing.assert_array_equal(np.diff(between.frame[:, 0, 0, 0].astype(int)), between.discrete[1:, 0])
+    np.testing.assert_array_equal(between.reward[1:], chosen)
+
+    for timing, rows in (("led-to", np.append(0, chosen)), ("taken-at", np.append(chosen, 0))):
+        folder = source.parent / timing / "mine"
+        folder.mkdir(parents=True)
+        save(folder / "a.npz", frame=seen, action=rows, reward=rows * 1.0)
+        (same,) = run(folder, timing=timing)
+        np.testing.assert_array_equal(same.discrete, between.discrete)
+        np.testing.assert_array_equal(same.reward, between.reward)
+        np.testing.assert_array_equal(same.action_mask, between.action_mask)
+
+
+@pytest.mark.parametrize(("name", "value"), [("reward", 1.0), ("is_terminal", True)])
+def test_what_would_be_lost_at_the_end_is_refused(source, name, value):
+    rows = np.zeros(T, type(value))
+    rows[-1] = value
+    save(source / "a.npz", **{**arrays(reward=None, is_terminal=None), name: rows})
+    assert f"a.npz: {name} is {value} in the last row" in refused(source, timing="taken-at")
+
+
+def test_continuous_actions_are_scaled_from_their_bounds(source):
+    rows = np.linspace([-2, 0], [2, 10], T)
+    save(source / "a.npz", **arrays(action=None, continuous=rows))
+    assert "a.npz: continuous is -1.2 at frame 1, dimension 0" in refused(source)
+    assert "outside its bounds -1 to 1" in refused(source, bounds=[(-1.0, 1.0)])
+    assert "expected one pair" in refused(source, bounds=[(-2.0, 2.0)] * 3)
+    (episode,) = run(source, bounds=[(-2.0, 2.0), (0.0, 10.0)])
+    np.testing.assert_allclose(episode.continuous[1:], np.linspace([-1, -1], [1, 1], T)[1:], atol=1e-6)
+
+
+def test_unknown_actions_are_masked_and_may_be_anything(source):
+    mask = np.array([0, 1, 0, 1, 1, 1], bool)
+    save(source / "a.npz", **arrays(action=np.array([-1, 2, -7, 0, 1, 1]), action_mask=mask))
+    save(source / "b.npz", frame=frames(1))
+    one, two = run(source)
+    np.testing.assert_array_equal(one.action_mask, mask)
+    np.testing.assert_array_equal(one.discrete[:, 0], [0, 2, 0, 0, 1, 1])
+    assert not two.action_mask.any()
+    assert read_info(source.parent / "out").num_classes == (3,)
+
+
+def test_video_without_any_action_needs_them_stated(source):
+    save(source / "a.npz", frame=frames()[..., 0])
+    assert "no episode has actions. State" in refused(source)
+    (episode,) = run(source, actions=ActionSpec((5, 2), 1))
+    assert (episode.frame.shape, episode.discrete.shape, episode.continuous.shape) == ((T, 4, 5, 1), (T, 2), (T, 1))
+    assert not episode.action_mask.any()
+
+
+def test_a_folder_of_images_in_the_order_of_their_numbers(source):
+    (source / "walk").mkdir()
+    truth = frames(3, 12)
+    for number, frame in enumerate(truth):
+        Image.fromarray(frame).save(source / "walk" / f"frame{number}.png")
+    rows = "\n".join(f"{t % 3}, {t / 20}, {-t / 20}, {t}, true" for t in range(12))
+    (source / "walk" / "actions.csv").write_text(f"action, continuous_0, continuous_1, reward, action_mask\n{rows}\n")
+    text = refused(source)
+    assert "walk: action_mask is True at the first frame" in text
+    (source / "walk" / "actions.csv").write_text(
+        (source / "walk" / "actions.csv").read_text().replace("true", "false", 1)
+    )
+    (episode,) = run(source)
+    np.testing.assert_array_equal(episode.frame, truth)
+    np.testing.assert_array_equal(episode.discrete[1:, 0], np.arange(1, 12) % 3)
+    np.testing.assert_allclose(episode.continuous[1:], np.arange(1, 12)[:, None] / 20 * [[1, -1]], atol=1e-6)
+
+
+def test_an_animation_with_labels_beside_it(source):
+    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+    truth = palette[np.random.default_rng(0).integers(0, 4, (5, 8, 8))]
+    first, *rest = [Image.fromarray(frame) for frame in truth]
+    first.save(source / "a.gif", save_all=True, append_images=rest)
+    (source / "a.actions.json").write_text(json.dumps({"action": [0, 1, 1, 0], "is_terminal": True}))
+    (episode,) = run(source)
+    np.testing.assert_array_equal(episode.frame, truth)
+    np.testing.assert_array_equal(episode.discrete[:, 0], [0, 0, 1, 1, 0])
+    assert episode.is_terminal
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """A video of ten frames, each of one grey."""
+    av = pytest.importorskip("av")
+    path = tmp_path_factory.mktemp("video") / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264rgb", rate=10, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "rgb24"
+        for level in range(10):
+            image = np.full((16, 32, 3), 20 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_video_with_labels_beside_it(source, video):
+    (source / "a.mp4").write_bytes(video.read_bytes())
+    save(source / "a.actions.npz", action=np.arange(10) % 2)
+    (episode,) = run(source, size=(4, 8))
+    assert episode.frame.shape == (10, 4, 8, 3)
+    np.testing.assert_array_equal(episode.frame[:, 0, 0, 0], 20 * np.arange(10))
+    np.testing.assert_array_equal(episode.discrete[:, 0], np.arange(10) % 2)
+
+
+def test_a_broken_or_short_video_is_refused(source, video):
+    (source / "a.mp4").write_bytes(video.read_bytes()[:-200])
+    assert "a.mp4: it " in refused(source, actions=ActionSpec((2,)))
+    (source / "a.mp4").write_bytes(video.read_bytes())
+    save(source / "a.actions.npz", action=np.arange(15) % 2)
+    assert "a.mp4: action has 15 rows, expected 10" in refused(source)
+
+
+def test_a_playlist_that_calls_itself_a_video_opens_no_other_file(source, tmp_path, video):
+    (source / "a.mp4").write_text(f"ffconcat version 1.0\nfile '{video}'\n")
+    (source / "b.mp4").write_text(f"#EXTM3U\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n")
+    text = refused(source, actions=ActionSpec((2,)))
+    assert "a.mp4: it cannot be decoded" in text
+    assert "b.mp4: it cannot be decoded" in text
+
+
+def test_resizing_averages_over_areas():
+    frame = frames(0, 1, (4, 6, 5))[0]
+    means = frame.reshape(2, 2, 3, 2, 5).mean(axis=(1, 3))
+    # Pillow rounds once for each axis.
+    assert np.abs(resize(frame, (2, 3)).astype(float) - means).max() <= 1
+    np.testing.assert_array_equal(resize(frame, (4, 6)), frame)
+    np.testing.assert_array_equal(resize(frame, (8, 12)), frame.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_numbers_in_names_count_as_numbers(tmp_path):
+    names = ["2", "10", "a2b3", "a2b10", "a10", "b"]
+    assert [path.name for path in in_natural_order([tmp_path / name for name in sorted(names)])] == names
+
+
+class Trap:
+    """Unpickling this would make a file."""
+
+    def __reduce__(self):
+        return (open, ("unpickled", "w"))
+
+
+def plant_link(source):
+    save(source.parent.parent / "outside.npz", **arrays())
+    (source / "bad.npz").symlink_to(source.parent.parent / "outside.npz")
+
+
+def plant_image_link(source):
+    Image.fromarray(frames()[0]).save(source.parent.parent / "outside.png")
+    (source / "bad.d").mkdir()
+    (source / "bad.d" / "0.png").symlink_to(source.parent.parent / "outside.png")
+
+
+def images(source, *shapes):
+    (source / "bad.d").mkdir()
+    for number, shape in enumerate(shapes):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(source / "bad.d" / f"{number}.png")
+
+
+def bad(**changes):
+    return lambda source: save(source / "bad.npz", **arrays(**changes))
+
+
+def raw(content):
+    return lambda source: (source / "bad.npz").write_bytes(content)
+
+
+def archive(*members, **keywords):
+    def plant(source):
+        with zipfile.ZipFile(source / "bad.npz", "w", **keywords) as file:
+            for name, content in members:
+                file.writestr(name, content)
+
+    return plant
+
+
+def header(text, body=b""):
+    text = text.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+def described(shape, descr="'|u1'"):
+    return header(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}", bytes(12))
+
+
+def sidecar(name, text):
+    def plant(source):
+        Image.fromarray(frames()[0]).save(source / "bad.gif")
+        (source / name).write_text(text)
+
+    return plant
+
+
+BAD = [
+    ("frame is float32, expected uint8", bad(frame=np.zeros((T, 4, 5, 3), np.float32))),
+    ("frame has shape (4, 5)", bad(frame=np.zeros((4, 5), np.uint8))),
+    ("frame has shape (0, 4, 5, 3)", bad(frame=np.zeros((0, 4, 5, 3), np.uint8))),
+    ("it has no array named frame; it has action", bad(frame=None)),
+    ("it names actions, which is unknown. Did you mean action", bad(actions=np.zeros(T, int))),
+    ("its frames have shape (4, 7, 3)", bad(frame=frames(shape=(4, 7, 3)))),
+    ("action has 4 rows, expected 6, one a frame, or 5", bad(action=np.zeros(4, int))),
+    ("reward has 9 rows", bad(reward=np.zeros(9))),
+    ("action is float64", bad(action=np.zeros(T))),
+    ("a discrete action lies outside its classes", bad(action=np.array([0, 0, -1, 0, 0, 0]))),
+    ("continuous dimensions) are (2, 0), expected (1, 0)", bad(action=np.zeros((T, 2), int))),
+    ("action has a value beyond 32 bits", bad(action=np.full(T, 2**40))),
+    ("a reward is not finite", bad(reward=np.array([0, 1, np.nan, 0, 0, 0]))),
+    ("is_terminal is True at frame 2, before the last", bad(is_terminal=np.arange(T) == 2)),
+    ("action_mask, but neither action nor continuous", bad(action=None, action_mask=np.ones(T, bool))),
+    ("task is int64 of shape (6,), expected integers, a single value", bad(task=np.zeros(T, int))),
+    ("its task is -1", bad(task=np.int64(-1))),
+    ("reward holds Python objects, which are never loaded", bad(reward=np.array([Trap()] * T))),
+    ("it cannot be read", raw(b"")),
+    ("it cannot be read", raw(b"PK\x05\x06 not a zip")),
+    ("it holds something else than arrays", archive(("frame.txt", "x"))),
+    ("it holds 65 arrays", archive(*[(f"{i}.npy", "") for i in range(65)])),
+    ("it is compressed in a way", archive(("frame.npy", "x"), compression=zipfile.ZIP_LZMA)),
+    ("it cannot be read: the magic string", archive(("frame.npy", "something"))),
+    ("frame claims (1000, 1000, 100) of uint8", archive(("frame.npy", described("(1000, 1000, 100)")))),
+    ("frame claims the shape", archive(("frame.npy", described("(2, 100000, 100000)")))),
+    ("frame claims the shape (-1, -12)", archive(("frame.npy", described("(-1, -12)")))),
+    ("frame is <U3, expected booleans", archive(("frame.npy", described("(1,)", "'<U3'")))),
+    ("it cannot be read", archive(("frame.npy", header("{1: 2, 'a': [}")))),
+    ("it cannot be read", archive(("frame.npy", header("{1: 2, 'a': 3}")))),
+    ("it leads out of the imported folder", plant_link),
+    ("0.png leads out of the imported folder", plant_image_link),
+    ("it is a folder without images", lambda source: (source / "bad.d").mkdir()),
+    ("frame 1 has shape (4, 6, 3), but the first (4, 5, 3)", lambda source: images(source, (4, 5, 3), (4, 6, 3))),
+    ("it is no episode", lambda source: (source / "bad.txt").write_text("notes")),
+    ("it belongs to no episode", lambda source: (source / "bad.actions.csv").write_text("action\n0\n")),
+    ("expected one of them", lambda source: [sidecar(f"bad.actions.{kind}", "{}")(source) for kind in ("csv", "json")]),
+    ("line 3: action is 'x', expected a number", sidecar("bad.actions.csv", "action\n0\nx\n")),
+    ("line 2 has 1 values, expected 2", sidecar("bad.actions.csv", "action,reward\n0\n")),
+    ("it names a column twice", sidecar("bad.actions.csv", "action,action\n0,1\n")),
+    ("it is empty", sidecar("bad.actions.csv", "")),
+    ("the columns of action are not", sidecar("bad.actions.csv", "action_0,action_2\n0,1\n")),
+    ("it is no JSON object", sidecar("bad.actions.json", "[1]")),
+    ("it cannot be read", sidecar("bad.actions.json", "[" * 100_000)),
+    ("the lists of action have unlike lengths", sidecar("bad.actions.json", '{"action": [[1], [1, 2]]}')),
+    ("reward holds something else than numbers", sidecar("bad.actions.json", '{"reward": ["1"]}')),
+    ("it cannot be decoded", lambda source: (source / "bad.gif").write_bytes(b"GIF89a")),
+    ("it cannot be decoded", lambda source: (source / "bad.mp4").write_bytes(b"no video")),
+]
+
+
+@pytest.mark.parametrize(("words", "plant"), BAD, ids=[f"{i}-{case[0][:40]}" for i, case in enumerate(BAD)])
+def test_wrong_input_is_refused_with_the_file_and_the_reason(tmp_path, source, monkeypatch, words, plant):
+    monkeypatch.chdir(source)
+    source = tmp_path / "deep" / "mine"
+    source.mkdir(parents=True)
+    save(source / "a.npz", **arrays())
+    plant(source)
+    text = refused(source)
+    (line,) = [line for line in text.splitlines() if "bad" in line]
+    assert words in line, text
+    assert not (tmp_path / "mine" / "unpickled").exists()
+
+
+def test_all_bad_files_are_named_at_once_up_to_a_limit(source):
+    save(source / "a.npz", **arrays())
+    for number in range(25):
+        save(source / f"b{number}.npz", **arrays(reward=np.full(T, np.inf)))
+    text = refused(source)
+    assert "25 problems" in text
+    assert text.count("a reward is not finite") == 20
+    assert text.endswith("and 5 more.")
+
+
+def test_a_folder_that_is_none_or_empty_is_refused(source):
+    assert "holds no episodes" in refused(source)
+    with pytest.raises(InputError, match="is no folder"):
+        import_folder(source / "a.npz", source / "out")
+    save(source / ".hidden.npz", **arrays())
+    assert "holds no episodes" in refused(source)
+
+
+def test_an_absurd_class_index_is_taken_only_where_it_is_stated(source):
+    save(source / "a.npz", **arrays(action=np.array([0, 1, 5000, 0, 0, 0])))
+    assert "State the actions if that is meant" in refused(source)
+    (episode,) = run(source, actions=ActionSpec((5001,)))
+    assert episode.discrete.max() == 5000
+
+
+def test_one_episode_at_a_time_is_decoded(source, monkeypatch):
+    for number in range(3):
+        save(source / f"{number}.npz", **arrays(number))
+    read, written = [], []
+    monkeypatch.setattr(
+        "dreamer4.data.imports.read_frames", lambda footage, size: read.append(footage.path.name) or frames()
+    )
+    run(source, progress=lambda done, total: written.append((done, total, len(read))))
+    assert written == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]
+
+
+def archived():
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays())
+    return stream.getvalue()
+
+
+ARCHIVE = archived()
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_a_changed_byte_of_an_archive_is_harmless_or_refused_in_words(tmp_path_factory, place, change):
+    content = bytearray(ARCHIVE)
+    content[place % len(content)] ^= change
+    path = tmp_path_factory.getbasetemp() / "changed.npz"
+    path.write_bytes(content)
+    try:
+        read_headers(path)
+        found = read_arrays(path)
+    except InputError:
+        return
+    # Time stamps and the like, a name (which the importer compares with those it knows), or the end of the list.
+    assert {a.tobytes() for a in found.values()} <= {np.asarray(a).tobytes() for a in arrays().values()}
