@@ -286,7 +286,7 @@ class TestErrors:
 
     def test_an_unknown_preset_shows_the_nearest(self):
         assert message("catsh") == 'preset: got "catsh", expected a preset. Did you mean catch?'
-        assert "Known: breakout, catch" in message("")
+        assert "Known: asterix, breakout, cartpole, catch" in message("")
 
     def test_a_preset_that_contradicts_the_file(self, tmp_path):
         (tmp_path / "config.yaml").write_text(to_yaml(load("breakout")))

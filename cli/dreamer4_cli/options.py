@@ -10,7 +10,11 @@ import typer
 
 Preset = Annotated[
     str | None,
-    typer.Option("--preset", help="Named starting point: catch (default), tiny, breakout, minatar, paper."),
+    typer.Option(
+        "--preset",
+        help="Named starting point: catch (default), tiny, cartpole, fourrooms, breakout, asterix, space_invaders, "
+        "freeway, paper.",
+    ),
 ]
 File = Annotated[
     Path | None,
@@ -20,7 +24,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Set one key, after everything else; repeat for more."),
 ]
-Env = Annotated[str | None, typer.Option("--env", metavar="ID", help="gymnax environment; short for --set env.id=ID.")]
+Env = Annotated[str | None, typer.Option("--env", metavar="ID", help="Environment; short for --set env.id=ID.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the run.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", help="Train this many seeds side by side, from --seed on.")]
 Run = Annotated[

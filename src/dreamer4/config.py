@@ -46,8 +46,8 @@ class Branch(BaseModel):
 class EnvConfig(Branch):
     """The real environment."""
 
-    id: str = Field(default="Catch-bsuite", description="gymnax id")
-    kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="arguments of gymnax.make")
+    id: str = Field(default="Catch-bsuite", description="id of ours (`envs.ENVIRONMENTS`) or of gymnax")
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="its arguments, or those of gymnax.make")
 
 
 class SpecConfig(Branch):

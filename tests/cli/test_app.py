@@ -246,8 +246,9 @@ class TestHelp:
 
     def test_the_presets_in_the_help_are_the_presets(self):
         text = re.sub(r"[\s│]+", " ", invoke("demo", "--help").stdout)
-        assert "catch (default), tiny, breakout, minatar, paper." in text
-        assert list(PRESETS) == ["catch", "tiny", "breakout", "minatar", "paper"]
+        names = list(PRESETS)
+        assert names[0] == "catch"
+        assert "catch (default), " + ", ".join(names[1:]) + "." in text
 
     def test_version(self):
         result = invoke("--version")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from dreamer4 import checkpoint
-from dreamer4.config import load
+from dreamer4.config import PRESETS, load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError
 from dreamer4.training.metrics import read_metrics
@@ -149,6 +149,15 @@ def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path):
         with pytest.raises(InputError, match=match):
             run.demo(load("tiny", overrides=[override]), tmp_path / "run", resume=False)
         assert not (tmp_path / "run").exists()
+
+
+# The full size has a test of its own.
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"paper"}))
+def test_every_preset_fits_its_environment_and_its_own_sizes(preset, capsys):
+    config = load(preset)
+    run.dry_run(config)
+    assert "imagination" in capsys.readouterr().out
+    assert config.train.imagination.length <= config.dynamics.transformer.context_length
 
 
 def test_a_dry_run_of_the_full_size_prints_its_parameters(capsys):

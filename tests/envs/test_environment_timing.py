@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dreamer4.data import random_action
-from dreamer4.envs import PROBES, CartPolePixels, CounterEnvironment, GymnaxEnvironment
+from dreamer4.envs import PROBES, CartPolePixels, CounterEnvironment, FourRoomsPixels, GymnaxEnvironment
 from dreamer4.errors import InputError
 
 
@@ -33,9 +33,7 @@ ENVIRONMENTS = {
     "Breakout": lambda: GymnaxEnvironment("Breakout-MinAtar"),
     "CartPole": lambda: CartPolePixels(16, 16),
     "CartPole-limit": lambda: CartPolePixels(16, 16, params={"max_steps_in_episode": 7}),
-    "FourRooms-limit": lambda: GymnaxEnvironment(
-        "FourRooms-misc", use_visual_obs=True, params={"max_steps_in_episode": 20}
-    ),
+    "FourRooms-limit": lambda: FourRoomsPixels(params={"max_steps_in_episode": 20}),
 }
 
 

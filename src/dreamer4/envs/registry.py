@@ -7,12 +7,14 @@ from typing import Any
 from dreamer4.config import EnvConfig
 from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.envs.cartpole import CartPolePixels
+from dreamer4.envs.fourrooms import FourRoomsPixels
 from dreamer4.envs.gymnax import REFUSED, GymnaxEnvironment, usable_ids
 from dreamer4.errors import InputError, nearest
 
 
 ENVIRONMENTS: dict[str, Callable[..., AbstractEnvironment]] = {
     "CartPole-pixels": CartPolePixels,
+    "FourRooms-pixels": FourRoomsPixels,
 }
 
 
