@@ -312,6 +312,7 @@ BAD = [
     ("0.png leads out of the imported folder", plant_image_link),
     ("it is a folder without images", lambda source: (source / "bad.d").mkdir()),
     ("frame 1 has shape (4, 6, 3), but the first (4, 5, 3)", lambda source: images(source, (4, 5, 3), (4, 6, 3))),
+    ("it holds actions.txt, which is no image", lambda s: [images(s, (4, 5)), (s / "bad.d" / "actions.txt").touch()]),
     ("it is no episode", lambda source: (source / "bad.txt").write_text("notes")),
     ("it belongs to no episode", lambda source: (source / "bad.actions.csv").write_text("action\n0\n")),
     ("expected one of them", lambda source: [sidecar(f"bad.actions.{kind}", "{}")(source) for kind in ("csv", "json")]),
@@ -350,6 +351,17 @@ def test_all_bad_files_are_named_at_once_up_to_a_limit(source):
     assert "25 problems" in text
     assert text.count("a reward is not finite") == 20
     assert text.endswith("and 5 more.")
+
+
+def test_options_that_mean_nothing_are_refused(source):
+    save(source / "A.NPZ", **arrays())
+    (source / "A.NPZ.npz").rename(source / "A.NPZ")
+    assert "the 0 continuous dimensions" in refused(source, bounds=[(0.0, 1.0)])
+    assert "expected a height and a width" in refused(source, size=(0, 4))
+    (source / "A.actions.csv").write_text("action\n0\n")
+    assert "A.actions.csv: it belongs to no episode" in refused(source)
+    (source / "A.actions.csv").unlink()
+    assert len(run(source)) == 1
 
 
 def test_a_folder_that_is_none_or_empty_is_refused(source):

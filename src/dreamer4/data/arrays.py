@@ -85,7 +85,7 @@ def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> dict[str, np.ndarr
     Raises:
         InputError: if the file cannot be read as what its name says, or is too large.
     """
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         headers = read_headers(path)
         with _archive(path) as (archive, members):
             return {name: _read(archive, members[name]) for name in headers if name not in skip}

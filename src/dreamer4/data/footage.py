@@ -27,6 +27,7 @@ from dreamer4.errors import InputError
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 VIDEOS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
 ANIMATIONS = (".gif",)
+SIDECARS = (".npz", ".json", ".csv")  # of labels, beside a video or among images
 _MAX_PIXELS = 2**26  # of one frame
 _IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _DIGITS = re.compile(r"(\d+)")
@@ -144,7 +145,8 @@ def _open_images(folder: Path, inside: Callable[[Path], bool]) -> Footage:
     with _refusing():
         entries = [Path(entry.path) for entry in os.scandir(folder) if not entry.name.startswith(".")]
     images = in_natural_order([path for path in entries if path.suffix.lower() in IMAGES])
-    others = [path.name for path in entries if path not in set(images) and path.stem != "actions"]
+    known = {*(path.name for path in images), *(f"actions{suffix}" for suffix in SIDECARS)}
+    others = [path.name for path in entries if path.name not in known]
     if others:
         raise InputError(f"it holds {others[0]}, which is no image ({', '.join(IMAGES)}). Move it elsewhere.")
     if not images:

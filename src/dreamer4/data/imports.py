@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from dreamer4.data.arrays import read_arrays
 from dreamer4.data.episode import Episode, find_problems
-from dreamer4.data.footage import Footage, in_natural_order, is_footage, open_footage, read_frames
+from dreamer4.data.footage import SIDECARS, Footage, in_natural_order, is_footage, open_footage, read_frames
 from dreamer4.data.format import DatasetInfo, write_dataset
 from dreamer4.errors import InputError, nearest
 from dreamer4.types import ActionSpec, DataSpec
@@ -32,7 +32,6 @@ Timing = Literal["led-to", "taken-at"]
 
 _MAX_CLASSES = 4096  # that the data alone may declare; more is a column that holds no classes
 _MAX_SHOWN = 20
-_SIDECARS = (".npz", ".json", ".csv")
 # Allowed kinds of numbers and of axes.
 _LABELS = {
     "action": ("biu", (1, 2)),
@@ -96,6 +95,8 @@ def import_folder(
         InputError: if anything is not as it must be; the message names up to twenty files, each with the reason.
     """
     source = Path(source)
+    if timing not in get_args(Timing):
+        raise InputError(f"import: got the timing {timing!r}, expected {' or '.join(get_args(Timing))}.")
     if size is not None and not all(0 < n <= 4096 for n in size):
         raise InputError(f"import: got a size of {size}, expected a height and a width of 1 to 4096.")
     clips = _scan(source)
@@ -126,7 +127,8 @@ def import_folder(
             if progress is not None:
                 progress(done + 1, len(clips))
 
-    origin = {"source": source.resolve().name, "timing": timing, "bounds": bounds, "size": size}
+    origin = {"source": source.resolve().name, "timing": timing, "size": size}
+    origin["bounds"] = None if scale is None else scale.T.tolist()
     return write_dataset(
         path,
         episodes(),
@@ -154,7 +156,7 @@ def _scan(source: Path) -> list[_Clip]:
         entries = in_natural_order([path for path in source.iterdir() if not path.name.startswith(".")])
     except OSError as error:
         raise InputError(f"{source} cannot be listed: {error.strerror}. Mend its permissions.") from error
-    sidecars = [path for path in entries if path.suffix in _SIDECARS and path.stem.endswith(".actions")]
+    sidecars = [path for path in entries if path.suffix in SIDECARS and path.stem.endswith(".actions")]
     clips, problems, used = [], [], set()
     for path in entries:
         if path in sidecars:
@@ -165,18 +167,17 @@ def _scan(source: Path) -> list[_Clip]:
             if not is_footage(path):
                 raise InputError("it is no episode: expected .npz, a video, .gif or a folder of images. Move it away.")
             footage = open_footage(path, inside)
+            if path.suffix.lower() == ".npz" and path.is_file():
+                clips.append(_Clip(path.name, footage, _tidy(read_arrays(path, skip=("frame",)))))
+                continue
             stem = path / "actions" if path.is_dir() else path.with_suffix(".actions")
-            found = [side for suffix in _SIDECARS if (side := stem.with_name(stem.name + suffix)).is_file()]
+            found = [side for suffix in SIDECARS if (side := stem.with_name(stem.name + suffix)).is_file()]
             used |= set(found)
             if len(found) > 1:
                 raise InputError(f"it has {found[0].name} and {found[1].name}, expected one of them.")
             if not all(inside(side) for side in found):
                 raise InputError(f"{found[0].name} leads out of the imported folder.")
-            if path.suffix.lower() == ".npz":
-                labels = read_arrays(path, skip=("frame",))
-            else:
-                labels = read_arrays(found[0]) if found else {}
-            clips.append(_Clip(path.name, footage, _tidy(labels)))
+            clips.append(_Clip(path.name, footage, _tidy(read_arrays(found[0]) if found else {})))
     problems += [f"{side.name}: it belongs to no episode." for side in sidecars if side not in used]
     _tell(source, problems)
     if not clips:
@@ -257,7 +258,12 @@ def _scale(bounds: Sequence[tuple[float, float]] | None, dims: int) -> np.ndarra
     if bounds is None:
         return None
     pairs = np.asarray(bounds, np.float64)
-    if pairs.shape not in ((1, 2), (dims, 2)) or not np.all(np.isfinite(pairs)) or np.any(pairs[:, 0] >= pairs[:, 1]):
+    if (
+        not dims
+        or pairs.shape not in ((1, 2), (dims, 2))
+        or not np.all(np.isfinite(pairs))
+        or np.any(pairs[:, 0] >= pairs[:, 1])
+    ):
         raise InputError(
             f"import: got the bounds {bounds}, expected one pair of a lower and a higher number, or one for each of "
             f"the {dims} continuous dimensions."
