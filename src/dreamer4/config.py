@@ -13,71 +13,18 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    JsonValue,
     PositiveInt,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
+from dreamer4.config_data import BehaviourConfig as BehaviourConfig
+from dreamer4.config_data import Branch, DataConfig, PPOConfig
+from dreamer4.config_data import EnvConfig as EnvConfig
 from dreamer4.config_text import assignment, explain, merge, parse, read, show
 from dreamer4.errors import InputError, nearest
 from dreamer4.presets import PRESETS as PRESETS
-
-
-class Branch(BaseModel):
-    """Base of every branch: immutable, and unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_as_number(cls, value: Any, info: Any) -> Any:
-        # Python counts true as 1, and YAML reads `yes` and `on` as true: `steps: on` would train one step.
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
-            raise ValueError(f"got {show(value)}, expected a number")
-        return value
-
-
-class EnvConfig(Branch):
-    """The real environment."""
-
-    id: str = Field(default="Catch-bsuite", description="id of ours (`envs.ENVIRONMENTS`) or of gymnax")
-    kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="its arguments, or those of gymnax.make")
-
-
-class SpecConfig(Branch):
-    """What data looks like, declared where neither environment nor data set is at hand to tell."""
-
-    frame_shape: tuple[int, int, int] = Field(description="height, width, channels")
-    num_classes: tuple[int, ...] = Field(default=(), description="classes of each discrete action component")
-    continuous_dim: int = Field(default=0, ge=0, description="size of the continuous action")
-    num_tasks: int = Field(default=1, gt=0)
-
-
-class DataConfig(Branch):
-    """The offline data set."""
-
-    path: str | None = Field(default=None, description="existing data set; None: collect one into the run folder")
-    episodes: int = Field(default=2000, gt=0, description="episodes to collect")
-    policy: Literal["random"] = Field(default="random", description="behaviour policy of the collection")
-    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of episodes kept for evaluation")
-    spec: SpecConfig | None = Field(
-        default=None, description="shapes for a dry run without data; training reads the data's own"
-    )
-
-    @model_validator(mode="after")
-    def _both_parts(self):
-        if self.path is None and not 1 <= self.episodes * self.held_out <= self.episodes - 1:
-            raise ValueError(
-                f"episodes {self.episodes} with held_out {self.held_out} leaves the training part or the held-out part "
-                "without an episode"
-            )
-        return self
 
 
 class TransformerConfig(Branch):
@@ -307,6 +254,7 @@ class Config(Branch):
     seeds: int = Field(default=1, gt=0, description="training seeds trained side by side: seed, seed + 1, ...")
     env: EnvConfig = EnvConfig()
     data: DataConfig = DataConfig()
+    ppo: PPOConfig = PPOConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
     sampler: SamplerConfig = SamplerConfig()

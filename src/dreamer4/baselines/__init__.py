@@ -1,0 +1,22 @@
+"""Agents without a world model: behaviour policies that make data, and references that results are read against.
+
+An offline data set is only as interesting as the policies that made it. Random play never sees the second half of most
+games; an expert never shows what a mistake costs. So a model-free agent is trained once in the real environment, and
+what it was on the way (early, middle, late) plays the data. Its last return is also the figure to compare with: what
+online learning reaches with as many real steps as it likes, which an offline agent has to be measured against.
+
+The agent is PPO, trained wholly on the device: one jitted program for a stretch of updates, vmapped over training
+seeds. It sees what every other part sees, frames, so it runs on any `AbstractEnvironment`. Thanks to dm_env's timing a
+time limit needs no special case, because the last frame of an episode is there to be bootstrapped from.
+
+No library does this for us: those in JAX that train PPO speak the five-value step that gymnax 1.0 left behind.
+"""
+
+from dreamer4.baselines.actor_critic import ActorCritic as ActorCritic
+from dreamer4.baselines.actor_critic import PPOPolicy as PPOPolicy
+from dreamer4.baselines.ppo import STAGES as STAGES
+from dreamer4.baselines.ppo import PPORun as PPORun
+from dreamer4.baselines.ppo import advantages as advantages
+from dreamer4.baselines.ppo import clipped_policy_loss as clipped_policy_loss
+from dreamer4.baselines.ppo import clipped_value_loss as clipped_value_loss
+from dreamer4.baselines.ppo import train_ppo as train_ppo

@@ -1,0 +1,127 @@
+"""The ground of the configuration tree, and its branches about where data comes from."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from dreamer4.config_text import show
+
+
+class Branch(BaseModel):
+    """Base of every branch: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_number(cls, value: Any, info: Any) -> Any:
+        # Python counts true as 1, and YAML reads `yes` and `on` as true: `steps: on` would train one step.
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
+            raise ValueError(f"got {show(value)}, expected a number")
+        return value
+
+
+class EnvConfig(Branch):
+    """The real environment."""
+
+    id: str = Field(default="Catch-bsuite", description="id of ours (`envs.ENVIRONMENTS`) or of gymnax")
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="its arguments, or those of gymnax.make")
+
+
+class SpecConfig(Branch):
+    """What data looks like, declared where neither environment nor data set is at hand to tell."""
+
+    frame_shape: tuple[int, int, int] = Field(description="height, width, channels")
+    num_classes: tuple[int, ...] = Field(default=(), description="classes of each discrete action component")
+    continuous_dim: int = Field(default=0, ge=0, description="size of the continuous action")
+    num_tasks: int = Field(default=1, gt=0)
+
+
+class BehaviourConfig(Branch):
+    """One policy of a mixture."""
+
+    policy: str = Field(description="as data.policy, but no mixture")
+    share: float = Field(default=1.0, gt=0, description="of the episodes, relative to the other policies' shares")
+    epsilon: float = Field(default=0.0, ge=0, le=1, description="probability of a random action at each step")
+
+    @field_validator("policy")
+    @classmethod
+    def _simple(cls, policy: str) -> str:
+        if policy == "mixture":
+            raise ValueError("a mixture cannot hold a mixture")
+        return policy
+
+
+class DataConfig(Branch):
+    """The offline data set."""
+
+    path: str | None = Field(default=None, description="existing data set; None: collect one into the run folder")
+    episodes: int = Field(default=2000, gt=0, description="episodes to collect")
+    policy: str = Field(
+        default="random",
+        description="behaviour policy: random, ppo, ppo:early, ppo:middle, FILE.py:NAME, a checkpoint, or mixture",
+    )
+    mixture: tuple[BehaviourConfig, ...] = Field(default=(), description="mixture: its policies")
+    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of episodes kept for evaluation")
+    spec: SpecConfig | None = Field(
+        default=None, description="shapes for a dry run without data; training reads the data's own"
+    )
+
+    @property
+    def behaviours(self) -> tuple[BehaviourConfig, ...]:
+        """The policies that play the episodes."""
+        return self.mixture if self.policy == "mixture" else (BehaviourConfig(policy=self.policy),)
+
+    @model_validator(mode="after")
+    def _mixed(self):
+        if self.policy == "mixture" and not self.mixture:
+            raise ValueError("policy is mixture, but mixture names no policies")
+        return self
+
+    @model_validator(mode="after")
+    def _both_parts(self):
+        if self.path is None and not 1 <= self.episodes * self.held_out <= self.episodes - 1:
+            raise ValueError(
+                f"episodes {self.episodes} with held_out {self.held_out} leaves the training part or the held-out part "
+                "without an episode"
+            )
+        return self
+
+
+class PPOConfig(Branch):
+    """The online agent without a world model: behaviour policy of a data set, and reference."""
+
+    steps: int = Field(default=500_000, gt=0, description="environment steps, rounded up to whole updates")
+    num_envs: int = Field(default=64, gt=0, description="environments played side by side")
+    rollout_length: int = Field(default=64, gt=0, description="steps in each of them between two updates")
+    epochs: int = Field(default=4, gt=0, description="passes over the steps of an update")
+    minibatches: int = Field(default=8, gt=0, description="gradient steps of a pass")
+    learning_rate: float = Field(default=1e-3, gt=0, description="at the start; it decays linearly to zero")
+    discount: float = Field(default=0.99, gt=0, le=1)
+    lambda_: float = Field(default=0.95, ge=0, le=1)
+    clip: float = Field(default=0.2, gt=0, description="bound of the change of a probability ratio")
+    clip_value: float = Field(default=0.2, gt=0, description="bound of the change of a value, in units of reward")
+    entropy: float = Field(default=0.01, ge=0, description="weight of the entropy bonus")
+    value_weight: float = Field(default=0.5, ge=0)
+    max_grad_norm: float = Field(default=0.5, gt=0, description="global norm of the gradient")
+    num_frames: int = Field(default=2, gt=0, description="newest frames that the agent sees")
+    hidden: int = Field(default=128, gt=0, description="units of a hidden layer")
+
+    @model_validator(mode="after")
+    def _whole_minibatches(self):
+        if self.steps_per_update % self.minibatches:
+            raise ValueError(
+                f"num_envs * rollout_length is {self.steps_per_update}, not divisible by minibatches {self.minibatches}"
+            )
+        return self
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps between two updates."""
+        return self.num_envs * self.rollout_length
+
+    @property
+    def updates(self) -> int:
+        """Updates of the whole training, at least 1."""
+        return -(-self.steps // self.steps_per_update)
