@@ -170,17 +170,41 @@ def evaluate(
     run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The same as PATH.")] = None,
     episodes: Annotated[
         int | None,
-        typer.Option("--episodes", min=1, help="Episodes to play. Default: what the run's configuration says."),
+        typer.Option(
+            "--episodes", min=1, help="Episodes to play, or dreams. Default: what the run's configuration says; 200."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the episodes.")] = 0,
+    world_model: Annotated[
+        bool, typer.Option("--world-model", help="Measure the dreams on held-out episodes instead of playing.")
+    ] = False,
+    context: Annotated[
+        int | None,
+        typer.Option("--context", min=1, help="Dreams: most frames given. Default: the model's context."),
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option("--horizon", min=1, help="Dreams: frames dreamt. Default: the model's context.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Dreams: JSON to write. Default: world_model.json in the run."),
+    ] = None,
 ) -> None:
-    """Play a trained agent in the real environment; the configuration comes from the run."""
+    """Play a trained agent in the real environment, or measure its world model; the configuration is the run's."""
     if (path is None) == (run is None):
         given = "neither PATH nor --run" if path is None else f"both PATH {path} and --run {run}"
         raise InputError(f"evaluate: got {given}, expected one of them: a run folder or a checkpoint.")
+    existing = _existing(path or run)
+    if world_model:
+        from dreamer4_cli.world_model import evaluate_world_model
+
+        evaluate_world_model(existing, clips=episodes, context=context, horizon=horizon, out=out, seed=seed)
+        return
+    if context or horizon or out:
+        raise InputError("evaluate: --context, --horizon and --out are of dreams. Give --world-model with them.")
     from dreamer4_cli import run as work
 
-    work.evaluate(_existing(path or run), episodes=episodes, seed=seed)
+    work.evaluate(existing, episodes=episodes, seed=seed)
 
 
 @app.command()

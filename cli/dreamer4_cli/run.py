@@ -25,7 +25,8 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate as play
 from dreamer4.reporting import Report, summarise, write_report
-from dreamer4.reporting.dreams import DreamQuality, measure_dreams
+from dreamer4.reporting.clips import first_frames
+from dreamer4.reporting.dreams import CEILING, LAST_REPEATED, SHUFFLED, DreamQuality, measure_dreams
 from dreamer4.training import (
     TrainState,
     build_phase,
@@ -302,7 +303,15 @@ def demo(config: Config, folder: Path, *, resume: bool) -> None:
     held_out = DeviceSource.from_episodes(data.read_episodes(path, "held_out"))
     levels = [level / 255 for level in (info.frame_levels or range(256))]
     qualities = [
-        measure_dreams(agent, held_out, encode_source(agent, held_out), levels=levels, key=stream(seed + i, "evaluate"))
+        measure_dreams(
+            agent,
+            held_out,
+            encode_source(agent, held_out),
+            first_frames(held_out, 200),
+            levels=levels,
+            horizon=min(held_out.max_length, agent.dynamics.context_length) - 1,
+            key=stream(seed + i, "evaluate"),
+        )
         for i, agent in enumerate(agents)
     ]
     minutes = (time.monotonic() - started) / 60
@@ -327,14 +336,14 @@ def _world_model(qualities: list[DreamQuality]) -> dict[str, Any]:
     def mean(values):
         return [round(float(x), 4) for x in np.mean(values, axis=0)]
 
-    first = qualities[0]
+    first, ceilings = qualities[0], [q.controls[CEILING] for q in qualities]
     return {
-        "tokenizer_psnr": round(float(np.mean([q.tokenizer_psnr for q in qualities])), 2),
-        "tokenizer_exact": round(float(np.mean([q.tokenizer_exact for q in qualities])), 5),
+        "tokenizer_psnr": round(float(np.mean([c.mean_psnr for c in ceilings])), 2),
+        "tokenizer_exact": round(float(np.mean([c.mean_exact for c in ceilings])), 5),
         "context_length": first.context_length,
-        "episodes": first.episodes,
-        "exact_frames": {str(k): mean([q.accuracy[k] for q in qualities]) for k in first.accuracy},
-        "controls": {name: mean([q.controls[name] for q in qualities]) for name in first.controls},
+        "episodes": first.frames[0],
+        "exact_frames": {str(k): mean([q.passes[k].exact for q in qualities]) for k in first.passes},
+        "controls": {name: mean([q.controls[name].exact for q in qualities]) for name in (SHUFFLED, LAST_REPEATED)},
     }
 
 
@@ -355,9 +364,9 @@ def _report(config: Config, run: RunFolder, results: dict[str, Any], quality: Dr
         returns=results["returns"],
         metrics=read_metrics(run.metrics_file),
         reconstructions=quality.reconstructions,
-        dreams=[(t, d, quality.context_length) for t, d in zip(quality.truth, quality.dream, strict=True)],
-        dream_accuracy=quality.accuracy,
-        dream_controls=quality.controls,
+        dreams=quality.shown,
+        dream_accuracy={k: curves.exact for k, curves in quality.passes.items()},
+        dream_controls={name: quality.controls[name].exact for name in (SHUFFLED, LAST_REPEATED)},
         config=to_yaml(config),
     )
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer, Memory
@@ -58,10 +58,20 @@ class Played(eqx.Module):
     finished: Bool[Array, "*N"]
 
 
+def episode_keys(key: PRNGKeyArray, episodes: int) -> Key[Array, " N"]:
+    """Returns the key of each of the episodes that `play` plays under `key`."""
+    return jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(episodes))
+
+
+def begin_episode(env: AbstractEnvironment, *, key: PRNGKeyArray) -> tuple[PyTree, TimeStep, PRNGKeyArray]:
+    """Returns the start that `play_episode` makes under `key`: state, first time step, and what draws the rest."""
+    key_env, key_steps = jr.split(key)
+    return *env.reset(key=key_env), key_steps
+
+
 def play_episode(policy: AbstractPolicy, env: AbstractEnvironment, *, key: PRNGKeyArray) -> Played:
     """Plays one episode to its end or the environment's step limit."""
-    key_env, key_steps = jr.split(key)
-    state, first = env.reset(key=key_env)
+    state, first, key_steps = begin_episode(env, key=key)
 
     def going(carry):
         *_, length, finished = carry
@@ -107,7 +117,7 @@ def play(
         progress: called with episodes done and in total.
         key: randomness of everything.
     """
-    keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(episodes))
+    keys = episode_keys(key, episodes)
     batches = []
     for start in range(0, episodes, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), episodes - 1)  # one shape, one compilation

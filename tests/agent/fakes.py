@@ -83,15 +83,17 @@ K_MAX = 1 << 20
 
 
 class OracleTokenizer(AbstractTokenizer):
-    """Reads the state off a frame, by a function that the test gives."""
+    """Reads the state off a frame, and shows it again, by functions that the test gives; unless told, all is black."""
 
     read: Callable = eqx.field(static=True)
+    show: Callable | None = eqx.field(static=True)
     stats: LatentStats
     frame_shape: tuple[int, int, int] = eqx.field(static=True)
     num_spatial: int = eqx.field(static=True)
     spatial_dim: int = eqx.field(static=True)
 
-    def __init__(self, read: Callable, frame_shape: tuple[int, int, int], size: int):
+    def __init__(self, read: Callable, frame_shape: tuple[int, int, int], size: int, show: Callable | None = None):
+        self.show = show
         self.read, self.frame_shape, self.num_spatial, self.spatial_dim = read, frame_shape, 1, size
         self.stats = LatentStats.identity(1, size)
 
@@ -99,6 +101,8 @@ class OracleTokenizer(AbstractTokenizer):
         return jax.vmap(self.read)(video)[:, None]
 
     def decode(self, latent: Float[Array, "T Nz Dz"]) -> Float[Array, "T H W C"]:
+        if self.show is not None:
+            return jax.vmap(self.show)(latent[:, 0])
         return jnp.zeros((latent.shape[0], *self.frame_shape))
 
     def reconstruct(

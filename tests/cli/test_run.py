@@ -13,6 +13,7 @@ from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError
 from dreamer4.training.metrics import read_metrics
 from dreamer4_cli import describe, run
+from dreamer4_cli.world_model import evaluate_world_model
 
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,45 @@ def test_evaluation_needs_only_the_folder(folder, capsys):
     told = capsys.readouterr().out
     assert "cloned policy" in told
     assert "imagination policy" in told
+
+
+def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsys):
+    measure = {"clips": 12, "context": 2, "horizon": 5, "seed": 0}
+    evaluate_world_model(folder, **measure, out=None)
+    told = json.loads((folder / "world_model.json").read_text())
+    (record,) = told["seeds"]
+    assert set(record["passes"]) == {"1", "2", "4", "8"}
+    assert {len(c["psnr"]) for c in (*record["passes"].values(), *record["controls"].values())} == {5}
+    assert set(record["signals"]) == {"decode_encode_residual", "seed_disagreement", "late_movement"}
+    assert record["heads"]["dreamt"]["end"]["events"] > 0
+    assert record["returns"]["low"] <= record["returns"]["difference"] <= record["returns"]["high"]
+    page = (folder / "world_model.html").read_text()
+    assert "data:image/gif" in page and "Warnings without labels" in page and "</html>" in page
+
+    # The dynamics phase has no heads, and no file is written over.
+    checkpoint_of_dynamics = folder / "checkpoints" / "dynamics" / "4"
+    evaluate_world_model(checkpoint_of_dynamics, **measure, out=None)
+    (early,) = json.loads((folder / "world_model-2.json").read_text())["seeds"]
+    assert early["heads"] == early["returns"] == "not trained"
+    assert "not trained" in capsys.readouterr().out
+    assert json.loads((folder / "world_model.json").read_text()) == told
+
+
+def test_a_world_model_is_measured_on_its_own_data_and_never_over_old_results(folder, tmp_path):
+    measure = {"clips": 4, "context": None, "horizon": None, "seed": 0}
+    (tmp_path / "old.json").write_text("{}")
+    with pytest.raises(InputError, match="never overwritten"):
+        evaluate_world_model(folder, **measure, out=tmp_path / "old.json")
+    with pytest.raises(InputError, match="no world model yet"):
+        evaluate_world_model(folder / "checkpoints" / "tokenizer" / "4", **measure, out=tmp_path / "new.json")
+    description = folder / "data" / "dataset.json"
+    text = description.read_text()
+    fingerprint = json.loads(text)["fingerprint"]
+    description.write_text(text.replace(fingerprint, "0" * len(fingerprint)))
+    with pytest.raises(InputError, match="not the data set of this run"):
+        evaluate_world_model(folder, **measure, out=tmp_path / "new.json")
+    description.write_text(text)
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_data_can_be_checked_and_is_not_overwritten(folder, config):

@@ -20,6 +20,7 @@ from dreamer4.dynamics import (
     build_sampler,
     commit,
     denoise,
+    denoise_watched,
 )
 from dreamer4.errors import InputError
 from dreamer4.nn import Entry, RingCache, Stream
@@ -137,6 +138,20 @@ def test_denoising_is_eulers_method_on_the_velocity(steps):
         velocity = (predict(expected, i * K_MAX // steps, int(np.log2(steps))) - expected) / (1 - i * size)
         expected = expected + size * velocity
     assert distance(z, expected) < 1e-5
+
+
+@pytest.mark.parametrize(("steps", "middle"), [(1, 0), (2, 0), (4, 1), (8, 3)])
+def test_watching_changes_nothing_and_sees_the_estimate_of_the_middle_pass(steps, middle):
+    def predict(z, tau_index, step_index):
+        return np.asarray(z) * 0.5 + tau_index + 10 * step_index
+
+    dynamics = record(predict)
+    arguments = ACTION, jnp.array(True), dynamics.init_cache()
+    expected = denoise(dynamics, *arguments, steps, key=jr.key(0))
+    seen = [predict(z, tau_index, step_index) for z, tau_index, step_index, *_ in dynamics.calls]
+    z, halfway = denoise_watched(dynamics, *arguments, jnp.asarray(steps.bit_length() - 1), key=jr.key(0))
+    assert equal(z, expected)
+    assert distance(halfway, seen[middle]) < 1e-5
 
 
 @pytest.mark.parametrize(("signal", "index"), [(1.0, 7), (0.9, 7), (0.75, 6), (0.3, 2)])

@@ -1,65 +1,215 @@
-"""Dream quality, measured on an untrained agent: what must hold whatever the weights are."""
+"""Dream quality in worlds whose right answer is known: one that is perfect, one blind to actions, one with errors.
+
+The world is the counter, whose frames show how many there were and which action led there. Its model is written down;
+it may ignore actions, and after one of them it may err with the noise it starts from, so that where its dreams are
+wrong is known too.
+"""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from agent.fakes import K_MAX, OracleTokenizer, oracle, snap
+from jaxtyping import Array, Bool, Float
 
-from dreamer4.config import load
 from dreamer4.data import DeviceSource, collect, random_policy
-from dreamer4.dreamer import Dreamer
+from dreamer4.dynamics import AbstractDynamics, NoiseGrid
 from dreamer4.envs import CounterEnvironment
 from dreamer4.errors import InputError
-from dreamer4.reporting.dreams import measure_dreams, shuffle_actions
+from dreamer4.nn import Entry, RingCache, Stream
+from dreamer4.reporting.clips import Clips, Starts, anywhere, first_frames
+from dreamer4.reporting.dreams import CEILING, LAST_REPEATED, NO_OP, SHUFFLED, measure_dreams
 from dreamer4.training import encode_source
 
 
-@pytest.fixture(scope="module")
-def world():
-    env = CounterEnvironment(length=5, num_actions=3)
-    source = DeviceSource.from_episodes(collect(env, random_policy(env.spec), episodes=12, key=jr.key(0)))
-    config = load("tiny", overrides=["tokenizer.patch=[2,2]", "agent.mtp_length=2"])
-    dreamer = Dreamer.build(config, env.spec, key=jr.key(1))
-    return dreamer, source, encode_source(dreamer, source)
+LENGTH, ACTIONS = 9, 3
+ENV = CounterEnvironment(length=LENGTH, num_actions=ACTIONS)
+TIME, CHOICE = 255 // (LENGTH - 1), 255 // ACTIONS
 
 
-@pytest.fixture(scope="module")
-def quality(world):
-    levels = np.unique(np.asarray(world[1].frame)) / 255
-    return measure_dreams(*world, levels=levels.tolist(), num_steps=(1, 2), context_length=2, key=jr.key(2))
+def read(frame):
+    return jnp.round(jnp.stack([frame[0, 0, 0] * 255 / TIME, frame[-1, 0, 0] * 255 / CHOICE]))
 
 
-def test_there_is_one_share_for_each_step_behind_the_context(quality):
-    assert set(quality.accuracy) == {1, 2}
-    for values in (*quality.accuracy.values(), *quality.controls.values()):
-        assert len(values) == 5 - 2
-        assert all(0 <= value <= 1 for value in values)
+def show(state):
+    column = jnp.where(jnp.arange(4) < 2, state[0] * TIME, state[1] * CHOICE) / 255
+    return jnp.broadcast_to(column[:, None, None], (4, 4, 1))
 
 
-def test_the_context_is_the_truth_decoded_and_never_counted(quality, world):
-    assert quality.truth.shape == quality.dream.shape
-    assert quality.context_length == 2
+class Counter(AbstractDynamics):
+    """Knows the next state (count, action + 1), up to `blind` and `error`."""
+
+    blind: Bool[Array, ""]
+    error: Float[Array, ""]
+    grid: NoiseGrid = NoiseGrid(K_MAX)
+    num_spatial: int = eqx.field(static=True, default=1)
+    spatial_dim: int = eqx.field(static=True, default=2)
+    agent_dim: int = eqx.field(static=True, default=2)
+    context_length: int = eqx.field(static=True, default=4)
+
+    def __call__(self, z_noisy, tau_index, step_index, action, action_mask, task, segment=None):
+        raise NotImplementedError
+
+    def prefill(self, z_noisy, tau_index, step_index, action, action_mask, task):
+        z = snap(z_noisy)
+        return z, z[:, 0], Entry(z, z)
+
+    def init_cache(self):
+        cache = RingCache.empty((), self.context_length, 1, 2, jnp.float32)
+        return Stream(cache, jnp.zeros((), jnp.int32))
+
+    def step(self, z_noisy, tau_index, step_index, action, action_mask, task, stream):
+        z = snap(z_noisy)
+        newest = jnp.round(stream.cache.key[(stream.position - 1) % self.context_length, 0])
+        taken = jnp.where(self.blind, 0, action.discrete[0])
+        following = jnp.stack([newest[0] + 1, taken + 1.0])
+        kept = self.error * (action.discrete[0] == 2) * jnp.sin(7.0 * z_noisy)
+        return following[None] + kept, None if task is None else z[0], Entry(z, z)
 
 
-def test_repeating_the_last_frame_fails_in_a_world_that_always_moves(quality):
-    assert quality.controls["last frame repeated"] == [0.0, 0.0, 0.0]
-
-
-def test_shuffling_permutes_only_the_actions_behind_the_context(world):
-    _, source, latents = world
-    rows = source.with_latents(latents).episodes(jnp.arange(12), 5)
-    shuffled = shuffle_actions(rows, 2, key=jr.key(3))
-    assert eqx.tree_equal(
-        jax.tree.map(lambda x: x[:, :2], shuffled.action), jax.tree.map(lambda x: x[:, :2], rows.action)
+def agent(*, blind=False, error=0.0):
+    dreamer = oracle(
+        ENV.spec,
+        size=2,
+        read=read,
+        transition=lambda state, action: state,
+        reward=lambda h: jnp.round(h[0]),
+        continuation=lambda h: (jnp.round(h[0]) < LENGTH - 1).astype(jnp.float32),
     )
-    before, after = np.asarray(rows.action.discrete[:, 2:]), np.asarray(shuffled.action.discrete[:, 2:])
-    np.testing.assert_array_equal(np.sort(before, axis=1), np.sort(after, axis=1))
+    dynamics = Counter(jnp.asarray(blind), jnp.asarray(error))
+    tokenizer = OracleTokenizer(read, ENV.spec.frame_shape, 2, show)
+    dreamer = eqx.tree_at(lambda d: (d.dynamics, d.tokenizer), dreamer, (dynamics, tokenizer))
+    return eqx.tree_at(lambda d: d.sampler, dreamer, type(dreamer.sampler)(4, 1.0))
+
+
+@pytest.fixture(scope="module")
+def source():
+    return DeviceSource.from_episodes(collect(ENV, random_policy(ENV.spec), episodes=40, key=jr.key(0)))
+
+
+@pytest.fixture(scope="module")
+def measure(source):
+    levels = (np.unique(np.asarray(source.frame)) / 255).tolist()
+    starts = anywhere(source, 60, key=jr.key(1))
+
+    def measure(**kind):
+        dreamer = agent(**kind)
+        latents = encode_source(dreamer, source)
+        # Beyond the dynamics' context of 4, and with fewer frames given than have passed.
+        return measure_dreams(
+            dreamer,
+            source,
+            latents,
+            starts,
+            levels=levels,
+            num_steps=(1, 4),
+            context_length=3,
+            horizon=6,
+            key=jr.key(2),
+        )
+
+    return measure
+
+
+@pytest.fixture(scope="module")
+def perfect(measure):
+    return measure()
+
+
+def test_a_perfect_model_is_exact_at_every_depth_and_every_number_of_steps(perfect):
+    assert set(perfect.passes) == {1, 4}
+    for curves in perfect.passes.values():
+        assert curves.exact == [1.0] * 6
+        assert min(curves.psnr) > 60 and min(curves.ssim) > 0.999
+    assert perfect.controls[CEILING].exact == [1.0] * 6
+
+
+def test_the_controls_of_a_perfect_model_are_worse(perfect):
+    assert perfect.controls[LAST_REPEATED].exact == [0.0] * 6
+    for name in (SHUFFLED, NO_OP):
+        assert 0.1 < perfect.controls[name].mean_exact < 0.6
+        assert perfect.controls[name].mean_psnr < perfect.passes[4].mean_psnr - 20
+    told = perfect.comparisons
+    assert told["above_last_frame_at_every_step"]
+    assert told["psnr_over_shuffled_actions"] > 20
+    assert told["psnr_below_finest_sampler"] == 0.0
+
+
+def test_a_step_counts_the_clips_that_reach_it(perfect, source):
+    starts = anywhere(source, 60, key=jr.key(1))
+    expected = [int((starts.passed + d < LENGTH).sum()) for d in range(6)]
+    assert perfect.frames == expected and expected[0] == 60 and expected[-1] < 40
+
+
+def test_perfect_heads_find_every_event_on_dreamt_frames(perfect):
+    for read in ("dreamt", "true"):
+        rewards, ends = perfect.heads[read]["reward"], perfect.heads[read]["end"]
+        assert rewards["mae"] == 0.0 and rewards["recall"] == rewards["precision"] == rewards["sign_accuracy"] == 1.0
+        assert ends["recall"] == ends["precision"] == 1.0 and 0 < ends["base_rate"] < 0.5
+        assert len(rewards["mae_by_depth"]) == 6
+
+
+def test_a_model_blind_to_actions_gains_nothing_from_the_true_ones(measure):
+    blind = measure(blind=True)
+    assert blind.comparisons["psnr_over_shuffled_actions"] == 0.0
+    assert blind.controls[SHUFFLED].exact == blind.passes[4].exact == blind.controls[NO_OP].exact
+    assert blind.passes[4].mean_exact < 0.6
+
+
+def test_warnings_rise_where_errors_were_planted(measure, perfect):
+    wrong = measure(error=0.3)
+    for name in ("decode_encode_residual", "seed_disagreement", "late_movement"):
+        # Two thirds of the frames have no error at all; how the others rank among themselves is left to the noise.
+        assert wrong.signals[name]["rank_correlation"] > 0.7, name
+        assert wrong.signals[name]["rank_correlation_at_equal_depth"] > 0.7, name
+        assert max(wrong.signals[name]["by_depth"]) > 0.01
+        assert max(perfect.signals[name]["by_depth"]) < 1e-5
+    assert wrong.signals["decode_encode_residual"]["of_truth"] < 1e-5
+
+
+def test_what_is_shown_is_the_context_and_then_the_dream(perfect):
+    assert len(perfect.shown) == 6
+    for truth, dreamt, given in perfect.shown:
+        assert truth.shape == dreamt.shape and 1 <= given <= 3
+        np.testing.assert_array_equal(truth, dreamt)
+
+
+def test_shuffling_permutes_the_actions_that_count(source):
+    starts = Starts(np.arange(12), np.full(12, 6))
+    clips = Clips(source, source, starts, 1, 5)
+    assert clips.valid.sum() == 12 * (LENGTH - 6)
+    before, after = (
+        np.asarray(a.discrete)[clips.valid] for a in (clips.actions, clips.shuffled_actions(key=jr.key(3)))
+    )
+    np.testing.assert_array_equal(np.sort(before, axis=0), np.sort(after, axis=0))
     assert (before != after).any()
-    assert eqx.tree_equal(shuffled.latent, rows.latent)
 
 
-def test_a_context_as_long_as_the_clip_is_refused(world):
+def test_starts_depend_on_the_key_alone_and_reach_everywhere(source):
+    starts = anywhere(source, 200, key=jr.key(0))
+    again = anywhere(source, 200, key=jr.key(0))
+    np.testing.assert_array_equal(starts.passed, again.passed)
+    assert (starts.passed != anywhere(source, 200, key=jr.key(1)).passed).any()
+    counts = np.bincount(starts.passed, minlength=LENGTH)[1:]
+    assert counts.sum() == 200 and counts.size == LENGTH - 1
+    np.testing.assert_allclose(counts, 200 / (LENGTH - 1), atol=1)
+    assert (first_frames(source, 5, passed=2).passed == 2).all()
+
+
+def test_nothing_behind_an_unknown_action_counts(source):
+    hole = eqx.tree_at(lambda s: s.action_mask, source, source.action_mask.at[jnp.asarray([3])].set(False))
+    valid = Clips(hole, hole, Starts(np.array([0, 1]), np.array([1, 1])), 1, 5).valid
+    assert valid.tolist() == [[True, True, False, False, False], [True] * 5]
+
+
+@pytest.mark.parametrize(("context_length", "horizon"), [(5, 2), (0, 2), (1, 0)])
+def test_lengths_that_make_no_sense_are_refused(source, context_length, horizon):
+    dreamer = agent()
     with pytest.raises(InputError, match="context"):
-        measure_dreams(*world, levels=[0.0, 1.0], context_length=5, key=jr.key(0))
+        measure_dreams(
+            dreamer, source, jnp.zeros((source.num_frames, 1, 2)), first_frames(source, 2), levels=[0.0, 1.0],
+            context_length=context_length, horizon=horizon, key=jr.key(0),
+        )  # fmt: skip
+    with pytest.raises(InputError, match="fewer context frames"):
+        first_frames(source, 2, passed=LENGTH)

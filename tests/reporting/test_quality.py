@@ -7,6 +7,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from dreamer4.errors import InputError
 from dreamer4.reporting import exact_frames, matching_frames, psnr, ssim
+from dreamer4.reporting.quality import frame_ssim, squared_errors
 
 
 def pair(shape, seed=0):
@@ -86,3 +87,13 @@ def test_every_level_of_a_byte_is_told_apart():
 def test_one_level_is_no_question():
     with pytest.raises(InputError, match="levels"):
         exact_frames(np.zeros((1, 1, 1)), np.zeros((1, 1, 1)), (0.0,))
+
+
+def test_each_frame_of_a_batch_is_judged_by_itself():
+    prediction, target = pair((3, 2, 9, 9, 2))
+    errors, similarity = squared_errors(prediction, target), frame_ssim(prediction, target)
+    assert errors.shape == similarity.shape == (3, 2)
+    p, t = prediction[2, 1], target[2, 1]
+    np.testing.assert_allclose(-10 * np.log10(errors[2, 1]), peak_signal_noise_ratio(t, p, data_range=1.0), rtol=1e-6)
+    expected = structural_similarity(t, p, win_size=7, data_range=1.0, channel_axis=-1)
+    np.testing.assert_allclose(similarity[2, 1], expected, rtol=1e-6)

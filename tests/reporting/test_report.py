@@ -21,6 +21,32 @@ def frames(length, shape=(10, 5, 1), seed=0):
     return np.random.default_rng(seed).integers(0, 256, (length, *shape), dtype=np.uint8)
 
 
+def curves(level):
+    return {
+        "exact": [level, 0.5],
+        "psnr": [30.0, 20.0],
+        "ssim": None,
+        "mean": {"exact": level, "psnr": 24.5, "ssim": None},
+    }
+
+
+def world(text):
+    scores = {"base_rate": 0.25, "accuracy": 0.975, "recall": None, "precision": 0.125}
+    return {
+        "clips": 1000,
+        "context_length": 4,
+        "num_steps": 4,
+        "comparisons": {"psnr_over_shuffled_actions": 7.25, "psnr_over_last_frame": 12.5, "psnr_below_tokenizer": 3.5},
+        "passes": {"1": curves(0.9), "16": curves(0.8), "4": curves(0.7)},
+        "controls": {text: curves(0.1)},
+        "signals": {
+            text: {"by_depth": [0.1, 0.2], "rank_correlation": 0.71, "rank_correlation_at_equal_depth": None},
+        },
+        "heads": {text: {"reward": {**scores, "mae": 0.125}, "end": scores}},
+        "returns": {"episodes": 50, "difference": 0.5, "low": 0.25, "high": 0.75, "alarm": True, "verdict": text},
+    }
+
+
 def full(text="plain", shape=(10, 5, 1), count=3):
     row = {"mean": 0.5, "low": 0.4, "high": 0.6, "episodes": 1000}
     return Report(
@@ -44,6 +70,7 @@ def full(text="plain", shape=(10, 5, 1), count=3):
         dreams=[(frames(8, shape, i), frames(8, shape, i + 1), 3) for i in range(count)],
         dream_accuracy={1: [0.9, 0.8], 4: [1.0, 0.95]},
         dream_controls={text: [0.1, 0.0]},
+        world_model=world(text),
         notes=[text],
         config=text,
     )
@@ -99,6 +126,19 @@ def test_the_numbers_are_there():
     shown = "".join(Page(render_report(full())).text)
     for text in ("+0.50", "−0.60", "+0.40 to +0.60", "1,000", "+1.10", "97.5%", "6.2"):
         assert text in shown, text
+
+
+def test_what_is_known_of_the_world_model_is_told():
+    shown = "".join(Page(render_report(full())).text)
+    for text in ("K = 16", "+7.2 dB", "+12.5 dB", "−3.5 dB".replace("−", "-"), "0.71", "12.5%", "n/a", "50 real"):
+        assert text in shown, text
+    assert shown.index("K = 4") < shown.index("K = 16")
+
+
+def test_what_was_not_measured_of_the_world_model_is_said():
+    record = {**world("plain"), "heads": "not trained", "returns": "no environment"}
+    shown = "".join(Page(render_report(Report(title="t", world_model=record))).text)
+    assert "not trained" in shown and "no environment" in shown
 
 
 def test_a_report_of_nothing_but_a_title_has_no_empty_sections():

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from dreamer4.errors import InputError
-from dreamer4.reporting import interval, iqm, mean, paired_difference, summarise
+from dreamer4.reporting import interval, iqm, mean, paired_difference, rank_correlation, summarise
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,19 @@ def test_summary_has_the_keys_of_the_results_and_takes_device_arrays():
 def test_senseless_questions_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_rank_correlation_is_that_of_scipy(ties):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=200)
+    b = a + rng.normal(size=200)
+    a, b = (np.round(a), np.round(b)) if ties else (a, b)
+    np.testing.assert_allclose(rank_correlation(a, b), spearmanr(a, b).statistic, rtol=1e-12)
+
+
+def test_rank_correlation_sees_order_alone():
+    x = np.array([0.1, 3.0, 2.0, 9.0])
+    assert rank_correlation(x, np.exp(x)) == pytest.approx(1.0)
+    assert rank_correlation(x, -(x**3)) == pytest.approx(-1.0)
+    assert np.isnan(rank_correlation(x, np.ones(4)))

@@ -133,7 +133,17 @@ class DeviceSource(AbstractDataSource):
             index: which episodes, 0 to `num_episodes - 1`.
             length: frames of a row; an episode longer than that is cut, so `max_length` loses none.
         """
-        return self._window(index, jnp.zeros_like(index), length, self.relevant[index], jnp.ones_like(index, bool))
+        return self.stretches(index, jnp.zeros_like(index), length)
+
+    def stretches(self, index: Int[Array, " B"], offset: Int[Array, " B"], length: int) -> Trajectory:
+        """Returns a stretch of each of the given episodes, padded to `length`.
+
+        Args:
+            index: which episodes, 0 to `num_episodes - 1`.
+            offset: first frame of the stretch within its episode.
+            length: frames of a row.
+        """
+        return self._window(index, offset, length, self.relevant[index], jnp.ones_like(index, bool))
 
     def _draw(
         self, eligible: Bool[Array, " E"], batch_size: int, length: int, *, key: PRNGKeyArray

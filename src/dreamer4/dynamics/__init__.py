@@ -30,6 +30,7 @@ from dreamer4.dynamics.sampler import ShortcutSampler as ShortcutSampler
 from dreamer4.dynamics.sampler import build_sampler as build_sampler
 from dreamer4.dynamics.sampler import commit as commit
 from dreamer4.dynamics.sampler import denoise as denoise
+from dreamer4.dynamics.sampler import denoise_watched as denoise_watched
 from dreamer4.dynamics.shortcut import Levels as Levels
 from dreamer4.dynamics.shortcut import ShortcutForcing as ShortcutForcing
 from dreamer4.dynamics.shortcut import bootstrap_levels as bootstrap_levels

@@ -83,14 +83,56 @@ def denoise(
     step_index = jnp.asarray(num_steps.bit_length() - 1, jnp.int32)
 
     def body(z, i):
-        tau_index = i * grid.stride(step_index)
-        z_hat, _, _ = dynamics.step(z, tau_index, step_index, action, action_mask, None, stream)
-        # d / (1 - tau) = 1 / (K - i), which is exactly 1 in the last pass.
-        return z + (z_hat - z) / (num_steps - i).astype(jnp.float32), None
+        return _denoise_pass(dynamics, z, i, step_index, action, action_mask, stream)[0], None
 
     noise = jr.normal(key, (dynamics.num_spatial, dynamics.spatial_dim))
     z, _ = jax.lax.scan(body, noise, jnp.arange(num_steps))
     return z
+
+
+def denoise_watched(
+    dynamics: AbstractDynamics,
+    action: Action,
+    action_mask: Bool[Array, ""],
+    stream: Stream,
+    step_index: Int[Array, ""],
+    *,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, "Nz Dz"], Float[Array, "Nz Dz"]]:
+    """Draws the same frame as `denoise` with `2 ** step_index` steps, and keeps what the model believed half way.
+
+    The number of steps is traced, so that one compiled program serves every K. No gradient can be taken.
+
+    Args:
+        dynamics: the model.
+        action: action that leads to the frame.
+        action_mask: whether it is known.
+        stream: the past.
+        step_index: logarithm of K to base two, at most `grid.finest`.
+        key: randomness of the noise.
+
+    Returns:
+        The frame, and the clean estimate after half of the passes (after the only one, if K is 1).
+    """
+    count = jnp.asarray(1, jnp.int32) << step_index
+    middle = jnp.maximum(count // 2 - 1, 0)
+
+    def body(i, carry):
+        z, halfway = carry
+        z, z_hat = _denoise_pass(dynamics, z, i, step_index, action, action_mask, stream)
+        return z, jnp.where(i == middle, z_hat, halfway)
+
+    noise = jr.normal(key, (dynamics.num_spatial, dynamics.spatial_dim))
+    return jax.lax.fori_loop(0, count, body, (noise, noise))
+
+
+def _denoise_pass(dynamics, z, i, step_index, action, action_mask, stream):
+    """Returns the latents after pass i, and the clean estimate that moved them."""
+    tau_index = i * dynamics.grid.stride(step_index)
+    z_hat, _, _ = dynamics.step(z, tau_index, step_index, action, action_mask, None, stream)
+    # d / (1 - tau) = 1 / (K - i), which is exactly 1 in the last pass.
+    remaining = (jnp.asarray(1, jnp.int32) << step_index) - i
+    return z + (z_hat - z) / remaining.astype(jnp.float32), z_hat
 
 
 class AbstractSampler(eqx.Module):

@@ -20,8 +20,20 @@ def psnr(prediction: Frames, target: Frames) -> float:
     return float("inf") if error == 0 else float(-10 * np.log10(error))
 
 
+def squared_errors(prediction: Frames, target: Frames) -> Float[np.ndarray, "*batch"]:
+    """Returns the squared error of each frame, averaged over its pixels."""
+    return np.asarray(np.mean((_unit(prediction) - _unit(target)) ** 2, axis=(-3, -2, -1)))
+
+
 def ssim(prediction: Frames, target: Frames, *, window: int = 7) -> float:
-    """Returns the structural similarity (Wang et al., 2004), averaged over positions, channels and frames; 1 if equal.
+    """Returns the structural similarity averaged over frames, as `frame_ssim` has it."""
+    return float(np.mean(frame_ssim(prediction, target, window=window)))
+
+
+def frame_ssim(prediction: Frames, target: Frames, *, window: int = 7) -> Float[np.ndarray, "*batch"]:
+    """Returns the structural similarity (Wang et al., 2004) of each frame, averaged over positions and channels.
+
+    It is 1 where frames are equal.
 
     Means and covariances are taken over square windows with equal weights, wherever a window fits in whole.
 
@@ -48,7 +60,7 @@ def ssim(prediction: Frames, target: Frames, *, window: int = 7) -> float:
     covariance = unbiased * (_local_mean(x * y, fitting) - mean_x * mean_y)
     c1, c2 = 0.01**2, 0.03**2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return float(np.mean(similarity / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))))
+    return np.asarray(np.mean(similarity / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)), axis=(-3, -2, -1)))
 
 
 def matching_frames(prediction: Frames, target: Frames, levels: Sequence[float]) -> Bool[np.ndarray, "*batch"]:

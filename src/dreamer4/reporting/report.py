@@ -20,6 +20,7 @@ from jaxtyping import Array, UInt8
 from dreamer4.reporting import media
 from dreamer4.reporting.charts import Line, interval_chart, line_chart, number, signed, swatch
 from dreamer4.reporting.theme import STYLE
+from dreamer4.reporting.world_section import world_section
 
 
 Frame = UInt8[Array | np.ndarray, "H W C"]
@@ -50,6 +51,7 @@ class Report:
             number of first frames that the model was given.
         dream_accuracy: by number K of denoise passes, the share of frames exactly right at each step after the context.
         dream_controls: the same for what a dream must beat, such as shuffled actions or repeating the last frame.
+        world_model: what `dreamer4 evaluate --world-model` writes for one training seed.
         notes: paragraphs of plain text.
         config: the configuration as YAML.
     """
@@ -63,6 +65,7 @@ class Report:
     dreams: Sequence[tuple[Video, Video, int]] = ()
     dream_accuracy: Mapping[int, Sequence[float]] = field(default_factory=dict)
     dream_controls: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    world_model: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     config: str = ""
 
@@ -159,13 +162,13 @@ def _headline_accuracy(report: Report) -> tuple[int, float] | None:
 
 
 def _dreams(report: Report) -> str:
-    accuracy, films = _dream_accuracy(report), _dream_films(report)
-    if not accuracy and not films:
+    accuracy, films, world = _dream_accuracy(report), _dream_films(report), world_section(report.world_model)
+    if not accuracy and not films and not world:
         return ""
     return (
         "<section><h2>Dreams beside the truth</h2><p>The world model is given the first frames of an episode that it "
         "was not trained on, then only the actions that were really taken. It dreams the rest, and the dream is laid "
-        f"beside what happened.</p>{films}{accuracy}</section>"
+        f"beside what happened.</p>{films}{accuracy}{world}</section>"
     )
 
 

@@ -95,6 +95,24 @@ def summarise(returns: Num[Array | np.ndarray, " N"], *, level: float = 0.95, se
     return {"mean": float(draws.mean()), "low": low, "high": high, "episodes": draws.size}
 
 
+def rank_correlation(a: Num[Array | np.ndarray, " N"], b: Num[Array | np.ndarray, " N"]) -> float:
+    """Returns Spearman's rank correlation, in [-1, 1]; equal values share their mean rank. nan if one side is constant.
+
+    Raises:
+        InputError: as `interval`.
+    """
+    x, y = _ranks(_checked(a)), _ranks(_checked(b))
+    x, y = x - x.mean(), y - y.mean()
+    spread = np.sqrt((x * x).sum() * (y * y).sum())
+    return float((x * y).sum() / spread) if spread > 0 else float("nan")
+
+
+def _ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    _, group, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[group]
+
+
 def _checked(values: Num[Array | np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     draws = np.asarray(values, np.float64)
     if draws.size == 0:

@@ -1,0 +1,216 @@
+"""`dreamer4 evaluate --world-model`: how far the dreams of a run can be trusted, as JSON, as a page, on the console."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from dreamer4 import checkpoint, data, envs
+from dreamer4.config import Config, to_yaml
+from dreamer4.data import DeviceSource
+from dreamer4.dreamer import Dreamer, find_checkpoint
+from dreamer4.envs import AbstractEnvironment
+from dreamer4.errors import InputError
+from dreamer4.reporting import Report, write_report
+from dreamer4.reporting.clips import anywhere
+from dreamer4.reporting.dreams import DreamQuality, measure_dreams
+from dreamer4.reporting.return_gap import measure_return_gap
+from dreamer4.training import encode_source, stream
+from dreamer4.training.folder import RunFolder
+from dreamer4.training.metrics import Progress
+
+
+console = Console()
+
+CLIPS, REAL_EPISODES = 200, 50
+PASSES = (1, 2, 4, 8, 16)
+NOT_TRAINED = "not trained"
+
+
+def evaluate_world_model(
+    path: Path, *, clips: int | None, context: int | None, horizon: int | None, out: Path | None, seed: int
+) -> None:
+    """Measures the dreams of a run on its held-out episodes and its policy's returns in dreams and in reality.
+
+    Args:
+        path: run folder or checkpoint.
+        clips: dreams; None: 200.
+        context: most frames given to a dream; None: the dynamics' context, which is what an acting agent remembers.
+        horizon: frames dreamt; None: as many as the dynamics' context, at most as many as an episode has.
+        out: the JSON file; None: `world_model.json` in the run, numbered if there is one.
+        seed: of starts and noise.
+    """
+    step = find_checkpoint(path)
+    meta = checkpoint.read_meta(step)
+    config, phase = Config.model_validate(meta["config"]), meta["phase"]
+    if phase == "tokenizer":
+        raise InputError(f"{step} is of the tokenizer phase, which has no world model yet. Train the dynamics first.")
+    run = _run_of(step)
+    out = _free_file(out, run)
+    dataset = _dataset(config, run, meta["data"])
+    info = data.read_info(dataset)
+    source = DeviceSource.from_episodes(data.read_episodes(dataset, "held_out"))
+    levels = [level / 255 for level in (info.frame_levels or range(256))]
+    longest = config.dynamics.transformer.context_length
+    context = longest if context is None else context
+    horizon = min(longest, source.max_length - 1) if horizon is None else horizon
+    trained = phase in ("agent", "imagination")
+    env, missing = _environment(config, info) if trained else (None, NOT_TRAINED)
+    key = stream(seed, "evaluate")
+    starts = anywhere(source, clips or CLIPS, key=key)
+    members, first = [], None
+    for i in range(config.seeds):
+        dreamer = Dreamer.load(step, member=i)
+        latents = encode_source(dreamer, source)
+        with Progress("dream", total=len(starts.episode), unit="clips", console=console) as bar:
+            quality = measure_dreams(
+                dreamer,
+                source,
+                latents,
+                starts,
+                levels=levels,
+                num_steps=(*PASSES, dreamer.dynamics.grid.k_max),
+                context_length=context,
+                horizon=min(horizon, source.max_length - 1),
+                heads=trained,
+                progress=lambda done, _: bar.advance(done - bar.completed),  # noqa: B023
+                key=key,
+            )
+        first = first or quality
+        record = {"seed": config.seed + i, **quality.record(), "returns": missing}
+        if env is not None:
+            record["returns"] = measure_return_gap(dreamer, env, episodes=REAL_EPISODES, key=key).record()
+        members.append(record)
+        _print(record, config)
+    assert first is not None
+    results = {
+        "env": config.env.id,
+        "phase": phase,
+        "step": int(step.name),
+        "data": info.fingerprint,
+        "starts_seed": seed,
+        "no_op": "class 0 of each component, 0 of continuous ones",
+        "seeds": members,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("x") as file:
+        file.write(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    page = out.with_suffix(".html")
+    write_report(page, _report(config, results, first))
+    _say(f"results: {out}")
+    _say(f"report:  {page}")
+
+
+def _run_of(step: Path) -> RunFolder | None:
+    """Returns the run that a checkpoint lies in, if it lies in one."""
+    parents = step.resolve().parents
+    run = RunFolder(parents[2]) if len(parents) > 2 else None
+    return run if run is not None and run.is_run else None
+
+
+def _free_file(out: Path | None, run: RunFolder | None) -> Path:
+    """Returns the file to write, which does not exist yet, and whose page does not either."""
+    if out is not None:
+        for file in (out, out.with_suffix(".html")):
+            if os.path.lexists(file):
+                raise InputError(f"--out {out}: {file} exists, and results are never overwritten. Choose another name.")
+        if out.suffix == ".html":
+            raise InputError(f"--out {out}: expected the name of a JSON file; the page is written beside it as .html.")
+        return out
+    if run is None:
+        raise InputError("The checkpoint lies in no run folder. Say where to write the results with --out FILE.")
+    names = ("world_model" if n == 1 else f"world_model-{n}" for n in range(1, 10_000))
+    files = (run.path / f"{name}.json" for name in names)
+    return next(f for f in files if not os.path.lexists(f) and not os.path.lexists(f.with_suffix(".html")))
+
+
+def _dataset(config: Config, run: RunFolder | None, fingerprint: str) -> Path:
+    """Returns the data set of the run, which must be the one that it was trained on."""
+    path = Path(config.data.path) if config.data.path is not None else None if run is None else run.data
+    if path is None:
+        raise InputError("The checkpoint lies in no run folder and names no data set. Give the run folder.")
+    found = data.read_info(path).fingerprint
+    if found != fingerprint:
+        raise InputError(
+            f"{path} is not the data set of this run (fingerprint {found[:12]}, trained on {fingerprint[:12]}). Its "
+            "held-out episodes may have been trained on; restore the data set."
+        )
+    return path
+
+
+def _environment(config: Config, info: data.DatasetInfo) -> tuple[AbstractEnvironment | None, str]:
+    """Returns the real environment, or None and why there is none to play in."""
+    try:
+        env = envs.make(config.env)
+    except InputError as error:
+        return None, f"no environment: {error}"
+    if env.spec != info.spec:
+        return None, f"no environment: {config.env.id} looks like {env.spec}, the data like {info.spec}"
+    return env, ""
+
+
+def _print(record: dict[str, Any], config: Config) -> None:
+    frames = record["frames"]
+    title = f"{config.env.id}, seed {record['seed']}: {record['clips']} dreams of up to {len(frames)} frames"
+    table = Table("", "exact", "PSNR", "SSIM", "PSNR, first", f"PSNR, frame {len(frames)}", title=title)
+    rows = {f"K = {k}": curves for k, curves in record["passes"].items()} | record["controls"]
+    for name, curves in rows.items():
+        mean = curves["mean"]
+        similarity = "n/a" if mean["ssim"] is None else f"{mean['ssim']:.3f}"
+        psnr = [f"{value:.1f} dB" for value in (mean["psnr"], curves["psnr"][0], curves["psnr"][-1])]
+        own = name == f"K = {record['num_steps']}"
+        table.add_row(name, f"{mean['exact']:.1%}", psnr[0], similarity, *psnr[1:], style="bold" if own else "")
+    console.print(table)
+
+    table = Table("warning without labels", "mean", "rank correlation with error", "at equal depth")
+    for name, signal in record["signals"].items():
+        mean = sum(signal["by_depth"]) / len(signal["by_depth"])
+        pair = (signal["rank_correlation"], signal["rank_correlation_at_equal_depth"])
+        table.add_row(name.replace("_", " "), f"{mean:.4f}", *("n/a" if r is None else f"{r:+.2f}" for r in pair))
+    console.print(table)
+
+    if record["heads"] == NOT_TRAINED:
+        _say("reward and continuation heads: not trained")
+    else:
+        table = Table("head", "frames", "base rate", "accuracy", "recall", "precision", "mean error")
+        for read, scores in record["heads"].items():
+            for head, row in scores.items():
+                shares = (row[name] for name in ("base_rate", "accuracy", "recall", "precision"))
+                cells = ["n/a" if share is None else f"{share:.1%}" for share in shares]
+                table.add_row(head, read, *cells, f"{row['mae']:.4f}" if "mae" in row else "")
+        console.print(table)
+    returns = record["returns"]
+    if isinstance(returns, str):
+        _say(f"imagined against real return: {returns}")
+        return
+    style = "bold red" if returns["alarm"] else None
+    console.print(returns["verdict"], style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _report(config: Config, results: dict[str, Any], quality: DreamQuality) -> Report:
+    device = jax.devices()[0]
+    return Report(
+        title=f"World model of {config.env.id}",
+        run={
+            "environment": results["env"],
+            "preset": config.preset,
+            "phase": results["phase"],
+            "step": results["step"],
+            "seed": config.seed,
+            "device": device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores",
+        },
+        dreams=quality.shown,
+        dream_accuracy={k: curves.exact for k, curves in quality.passes.items()},
+        dream_controls={name: curves.exact for name, curves in quality.controls.items()},
+        world_model=results["seeds"][0],
+        reconstructions=quality.reconstructions,
+        config=to_yaml(config),
+    )
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,113 @@
+"""Whether the dream pays what the world pays: returns of one policy from the same first frames, imagined and real.
+
+A policy trained on dreams is free to find what only the dream rewards. A few real episodes show it: the imagined return
+then lies above the real one by more than chance explains.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Bool, Float, PRNGKeyArray
+
+from dreamer4.dreamer import Dreamer
+from dreamer4.envs import AbstractEnvironment
+from dreamer4.evaluation import begin_episode, episode_keys, evaluate
+from dreamer4.imagination import imagine
+from dreamer4.reporting.statistics import paired_difference
+from dreamer4.types import Action, to_float
+
+
+TOLERANCE = 0.05  # of the larger return; a smaller difference is the heads' rounding, not a policy's exploit
+
+
+@dataclass(frozen=True)
+class ReturnGap:
+    """Returns of the same policy from the same starts.
+
+    Attributes:
+        imagined: undiscounted sum of expected rewards up to the predicted end or the horizon.
+        real: undiscounted return in the real environment.
+        horizon: longest dream; twice the longest real episode, within the environment's limit.
+        ended: whether the dream predicted an end.
+    """
+
+    imagined: Float[np.ndarray, " N"]
+    real: Float[np.ndarray, " N"]
+    horizon: int
+    ended: Bool[np.ndarray, " N"]
+
+    def record(self) -> dict[str, object]:
+        """Returns means, their paired difference with its bootstrap interval, and the alarm, as plain data."""
+        difference, low, high = paired_difference(self.imagined, self.real)
+        imagined, real = float(self.imagined.mean()), float(self.real.mean())
+        margin = TOLERANCE * max(abs(imagined), abs(real))
+        alarm = low > margin
+        return {
+            "episodes": len(self.real),
+            "horizon": self.horizon,
+            "imagined": round(imagined, 4),
+            "real": round(real, 4),
+            "difference": round(difference, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "dreams_ended": round(float(self.ended.mean()), 4),
+            "alarm": alarm,
+            "verdict": _verdict(alarm, high < -margin, imagined, real),
+        }
+
+
+def measure_return_gap(
+    dreamer: Dreamer, env: AbstractEnvironment, *, episodes: int, batch_size: int = 64, key: PRNGKeyArray
+) -> ReturnGap:
+    """Plays real episodes with an agent's policy, and dreams on from the first frame of each under the same policy.
+
+    Args:
+        dreamer: the agent.
+        env: the real environment.
+        episodes: number of real episodes and of dreams; below about ten the interval is too narrow.
+        batch_size: dreamt or played side by side.
+        key: randomness of everything.
+    """
+    size = min(batch_size, episodes)
+    played = evaluate(dreamer, env, episodes=episodes, batch_size=size, key=key)
+    # A dream that outlives every real episode must get the chance to show it.
+    horizon = min(env.max_steps, 2 * (int(played.length.max()) - 1))
+    keys = episode_keys(key, episodes)
+    batches = []
+    for first in range(0, episodes, size):
+        index = np.minimum(np.arange(first, first + size), episodes - 1)
+        batch = _imagined_returns(dreamer, env, keys[index], horizon)
+        batches.append(jax.tree.map(lambda x: np.asarray(x)[: episodes - first], batch))  # noqa: B023
+    imagined, ended = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return ReturnGap(np.asarray(imagined, np.float64), np.asarray(played.returns, np.float64), horizon, ended)
+
+
+@eqx.filter_jit
+def _imagined_returns(dreamer, env, keys, horizon):
+    def dream(key):
+        _, first, key_rest = begin_episode(env, key=key)
+        key_observe, key_dream = jr.split(key_rest)
+        nothing, no = Action.null(env.spec.action), jnp.array(False)
+        memory = dreamer.observe(dreamer.init(), to_float(first.frame), nothing, no, key=key_observe)
+        rollout = imagine(dreamer, memory, horizon, key=key_dream)
+        return jnp.sum(rollout.reward * rollout.alive), jnp.any(rollout.continuation < 0.5)
+
+    return jax.vmap(dream)(keys)
+
+
+def _verdict(alarm, pessimistic, imagined, real):
+    if alarm:
+        return (
+            f"WARNING, reward exploitation: the policy earns {imagined:+.3f} in its dreams and {real:+.3f} in the real "
+            "environment, more than chance explains. The policy lives on errors of the world model or of its reward "
+            "head; do not trust imagined returns."
+        )
+    if pessimistic:
+        return (
+            f"No sign of reward exploitation; dreams even pay less, {imagined:+.3f}, than the real world, {real:+.3f}."
+        )
+    return f"No sign of reward exploitation: dreams pay {imagined:+.3f}, the real environment {real:+.3f}."

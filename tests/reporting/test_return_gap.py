@@ -1,0 +1,67 @@
+"""The alarm for reward exploitation: silent for an honest model, loud for a reward head that pays what nobody earns."""
+
+from functools import partial
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from agent.fakes import OracleHead, OracleTokenizer, oracle
+
+from dreamer4.envs import DelayedReward
+from dreamer4.reporting.return_gap import ReturnGap, measure_return_gap
+
+
+ENV = DelayedReward()
+
+
+def state_of(frame):
+    return jnp.stack([frame[0, 0, 0], jnp.round(ENV.max_steps * frame[1, 0, 0])])
+
+
+def reward(h, bonus):
+    return (h[1] == ENV.max_steps).astype(jnp.float32) + bonus
+
+
+@pytest.fixture(scope="module")
+def gap():
+    dreamer = oracle(
+        ENV.spec,
+        size=2,
+        read=state_of,
+        transition=lambda state, action: state + jnp.array([0.0, 1.0]),
+        reward=OracleHead(reward, jnp.zeros(())),
+        continuation=lambda h: (h[1] < ENV.max_steps).astype(jnp.float32),
+    )
+    dreamer = eqx.tree_at(lambda d: d.tokenizer, dreamer, OracleTokenizer(state_of, ENV.spec.frame_shape, 2))
+
+    def gap(bonus):
+        broken = eqx.tree_at(lambda d: d.reward.table, dreamer, jnp.asarray(bonus))
+        return measure_return_gap(broken, ENV, episodes=20, batch_size=8, key=jr.key(0))
+
+    return gap
+
+
+def test_an_honest_dream_pays_what_the_world_pays(gap):
+    honest = gap(0.0)
+    np.testing.assert_allclose(honest.imagined, honest.real, atol=1e-5)
+    assert honest.real.tolist() == [1.0] * 20 and honest.horizon == 3 and honest.ended.all()
+    told = honest.record()
+    assert not told["alarm"] and told["difference"] == pytest.approx(0.0, abs=1e-4)
+    assert "WARNING" not in told["verdict"]
+
+
+@pytest.mark.parametrize(("bonus", "alarm"), [(0.5, True), (-0.5, False), (0.01, False)])
+def test_the_alarm_rings_for_a_head_that_pays_too_much_and_not_for_rounding(gap, bonus, alarm):
+    told = gap(bonus).record()
+    assert told["difference"] == pytest.approx(3 * bonus, abs=1e-4)  # the reward behind the end does not count
+    assert told["alarm"] is alarm
+    assert ("WARNING, reward exploitation" in told["verdict"]) is alarm
+
+
+def test_chance_is_not_called_exploitation():
+    rng = np.random.default_rng(0)
+    noisy = partial(ReturnGap, horizon=5, ended=np.ones(40, bool))
+    assert not noisy(rng.normal(0.5, 3.0, 40), rng.normal(0.5, 3.0, 40)).record()["alarm"]
+    assert noisy(rng.normal(5.0, 3.0, 40), rng.normal(0.5, 3.0, 40)).record()["alarm"]
