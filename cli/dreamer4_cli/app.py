@@ -109,6 +109,7 @@ def demo(
     seed: options.Seed = None,
     seeds: options.Seeds = None,
     resume: options.Resume = False,
+    no_fallback: options.NoFallback = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Run the whole loop: collect, train all phases, evaluate, write a report."""
@@ -118,7 +119,7 @@ def demo(
     if dry_run:
         work.dry_run(resolved)
     else:
-        work.demo(resolved, folder, resume=resume)
+        work.demo(resolved, folder, resume=resume, fallback=not no_fallback)
 
 
 @app.command()
@@ -151,6 +152,7 @@ def train(
     seed: options.Seed = None,
     seeds: options.Seeds = None,
     resume: options.Resume = False,
+    no_fallback: options.NoFallback = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Train one phase, or all, in a run folder; each phase starts from the one before it."""
@@ -161,7 +163,7 @@ def train(
         work.dry_run(resolved)
     else:
         phases = _PHASES if phase is Phases.all else (phase.value,)
-        work.train(resolved, folder, phases, resume=resume)
+        work.train(resolved, folder, phases, resume=resume, fallback=not no_fallback)
 
 
 @app.command()
@@ -208,7 +210,41 @@ def evaluate(
 
 
 @app.command()
-def info(path: Annotated[Path, typer.Argument(help="Run folder, checkpoint or data set.", show_default=False)]) -> None:
+def export(
+    path: Annotated[Path, typer.Argument(help="Run folder or checkpoint.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The folder to create.", show_default=False)],
+    member: Annotated[int, typer.Option("--member", min=0, help="Which training seed, if the run has several.")] = 0,
+) -> None:
+    """Write an agent's weights for others: safetensors, a description with hashes, a model card."""
+    existing = _existing(path)
+    from dreamer4_cli import share
+
+    share.export(existing, out, member=member)
+
+
+@app.command(name="import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="Exported folder.", show_default=False)],
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="The run folder to create.", show_default=False)],
+    phase: Annotated[
+        str | None,
+        typer.Option("--phase", help="Phase that counts as done; an earlier one lets later ones be trained anew."),
+    ] = None,
+    overrides: options.Overrides = None,
+) -> None:
+    """Make a new run out of exported weights, from which training goes on."""
+    existing = _existing(path)
+    from dreamer4_cli import share
+
+    share.import_run(existing, run, phase=phase, overrides=overrides or ())
+
+
+@app.command()
+def info(
+    path: Annotated[
+        Path, typer.Argument(help="Run folder, checkpoint, exported folder or data set.", show_default=False)
+    ],
+) -> None:
     """Tell what a run folder, a checkpoint or a data set is."""
     existing = _existing(path)
     from dreamer4_cli import run as work

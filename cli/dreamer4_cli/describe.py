@@ -11,7 +11,7 @@ from rich.table import Table
 
 from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config
-from dreamer4.dreamer import PHASES, Dreamer, spec_from_json
+from dreamer4.dreamer import PHASES, Dreamer, read_description, weights_of
 from dreamer4.errors import InputError
 from dreamer4.nn import Transformer
 from dreamer4.training import build_phase
@@ -93,7 +93,7 @@ def info(path: Path) -> None:
     """Prints what a run folder, a checkpoint or a data set is."""
     if (path / "dataset.json").is_file():
         _data_info(path)
-    elif (path / checkpoint.MANIFEST).is_file():
+    elif checkpoint.is_checkpoint(path):
         _checkpoint_info(path)
     elif RunFolder(path).is_run:
         _run_info(RunFolder(path))
@@ -128,18 +128,18 @@ def _data_info(path: Path) -> None:
 
 def _checkpoint_info(path: Path) -> None:
     meta = checkpoint.read_meta(path)
-    config = Config.model_validate(meta["config"])
+    config, spec = read_description(path)
     problems = checkpoint.verify(path)
     _facts(
         f"checkpoint {path}",
         {
             "phase": meta.get("phase", "?"),
-            "step": path.name,
+            "step": path.name if path.name.isdigit() else "exported",
             "preset": config.preset,
             "environment": config.env.id,
             "training seeds": config.seeds,
-            "frames": spec_from_json(meta["spec"]).frame_shape,
-            "parameters": f"{count(checkpoint.read_leaves(path, at='ema')):,}",
+            "frames": spec.frame_shape,
+            "parameters": f"{count(checkpoint.read_leaves(path, at=weights_of(path))):,}",
             "state": "; ".join(problems) if problems else "whole",
         },
     )

@@ -32,6 +32,10 @@ Run = Annotated[
     typer.Option("--run", metavar="DIR", help="Run folder. Default: runs/<preset>-<env>-seed<seed>."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoints of the run folder.")]
+NoFallback = Annotated[
+    bool,
+    typer.Option("--no-fallback", help="With --resume: stop if the newest checkpoint is damaged, take no older one."),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check the configuration, print parameters, FLOPs and memory, and train nothing."),

@@ -20,7 +20,7 @@ from rich.table import Table
 from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config, to_yaml
 from dreamer4.data import DeviceSource
-from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, spec_to_json
+from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate as play
@@ -96,16 +96,17 @@ def _dataset(config: Config, folder: RunFolder) -> Path:
     return folder.data
 
 
-def train(config: Config, folder: Path, phases: tuple[str, ...], *, resume: bool) -> None:
+def train(config: Config, folder: Path, phases: tuple[str, ...], *, resume: bool, fallback: bool = True) -> None:
     """Trains phases in a run folder, each from the end of the one before it."""
     run = RunFolder(folder)
     _check_paths(config)
     begun = any(run.checkpoints(phase).steps() for phase in phases)
-    for earlier in PHASES[: PHASES.index(phases[0])]:
-        if not run.checkpoints(earlier).steps():
-            raise InputError(f"{folder} has no {earlier} phase, which {phases[0]} starts from. Train {earlier} first.")
+    before = PHASES[: PHASES.index(phases[0])]
+    missing = [phase for phase in before if not run.checkpoints(phase).steps()]
+    if missing and missing[-1] == before[-1]:  # an imported run has the end of the one before, and no others
+        raise InputError(f"{folder} has no {missing[0]} phase, which {phases[0]} builds on. Train {missing[0]} first.")
     run.open(config, resume=resume or (run.is_run and not begun))
-    _train(config, run, phases)
+    _train(config, run, phases, fallback=fallback)
 
 
 def _check_paths(config: Config) -> None:
@@ -125,7 +126,7 @@ def _check_paths(config: Config) -> None:
         )
 
 
-def _train(config: Config, run: RunFolder, phases: tuple[str, ...]) -> None:
+def _train(config: Config, run: RunFolder, phases: tuple[str, ...], *, fallback: bool) -> None:
     path = _dataset(config, run)
     info = data.read_info(path)
     source = DeviceSource.from_episodes(data.read_episodes(path, "train"))
@@ -135,7 +136,7 @@ def _train(config: Config, run: RunFolder, phases: tuple[str, ...]) -> None:
     for name in phases:
         phase, settings = build_phase(name, config, info.spec), getattr(config.train, name)
         steps = run.checkpoints(name, keep=config.train.keep)
-        newest = steps.latest_valid()
+        newest = steps.latest_valid(fallback=fallback)
         if newest is not None and int(newest.name) == settings.steps:
             _say(f"{name}: done before")
             continue
@@ -231,8 +232,8 @@ def _check_data_unchanged(path: Path, fingerprint: str) -> None:
 
 def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
     """Plays a trained agent in the real environment and prints its returns."""
-    meta = checkpoint.read_meta(find_checkpoint(path))
-    config = Config.model_validate(meta["config"])
+    step = find_checkpoint(path)
+    meta, (config, _) = checkpoint.read_meta(step), read_description(step)
     env = envs.make(config.env)
     agents = [Dreamer.load(path, member=i) for i in range(config.seeds)]
     count = episodes or config.evaluation.episodes
@@ -275,13 +276,13 @@ def _cells(row: dict[str, Any]) -> tuple[str, str, str]:
     return f"{row['mean']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}", str(row["episodes"])
 
 
-def demo(config: Config, folder: Path, *, resume: bool) -> None:
+def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True) -> None:
     """Runs the whole loop and writes `results.json` and `report.html`."""
     started = time.monotonic()
     run = RunFolder(folder)
     _check_paths(config)
     run.open(config, resume=resume)
-    _train(config, run, PHASES)
+    _train(config, run, PHASES, fallback=fallback)
 
     env = envs.make(config.env)
     path = _dataset(config, run)
@@ -325,7 +326,7 @@ def demo(config: Config, folder: Path, *, resume: bool) -> None:
         "world_model": _world_model(qualities),
         "device": _device(),
         "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / 1e9, 2),
-        "commit": _commit(),
+        "commit": source_commit(),
     }
     run.results_file.write_text(json.dumps(results, indent=1) + "\n")
     write_report(run.report_file, _report(config, run, results, qualities[0]))
@@ -394,7 +395,7 @@ def _device() -> str:
     return device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores"
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """Returns the commit of a source checkout, marked if it has changes; None for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():

@@ -19,8 +19,8 @@ from dreamer4.errors import InputError
 from dreamer4_cli.app import app
 
 
-COMMANDS = ["demo", "collect", "train", "evaluate", "info", "config", "data"]
-LEAVES = ["demo", "collect", "train", "evaluate", "info", "config show", "data check", "data import"]
+COMMANDS = ["demo", "collect", "train", "evaluate", "export", "import", "info", "config", "data"]
+LEAVES = [*COMMANDS[:-2], "config show", "data check", "data import"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,10 +29,12 @@ def calls(monkeypatch) -> list:
     """Replaces `dreamer4_cli.run` by a recorder of calls, so that no command does any work."""
     recorded = []
     fake = types.ModuleType("dreamer4_cli.run")
-    for name in ("collect", "train", "evaluate", "demo", "dry_run", "info", "check_data"):
+    for name in ("collect", "train", "evaluate", "demo", "dry_run", "info", "check_data", "export", "import_run"):
         setattr(fake, name, lambda *args, _name=name, **kwargs: recorded.append((_name, args, kwargs)))
     monkeypatch.setitem(sys.modules, "dreamer4_cli.run", fake)
     monkeypatch.setattr(dreamer4_cli, "run", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "dreamer4_cli.share", fake)
+    monkeypatch.setattr(dreamer4_cli, "share", fake, raising=False)
     return recorded
 
 
@@ -64,7 +66,7 @@ class TestCalls:
     def test_demo(self, calls):
         assert invoke("demo", "--preset", "tiny", "--seed", "3").exit_code == 0
         config = load("tiny", seed=3)
-        assert calls == [("demo", (config, Path("runs/tiny-Catch-bsuite-seed3")), {"resume": False})]
+        assert calls == [("demo", (config, Path("runs/tiny-Catch-bsuite-seed3")), {"resume": False, "fallback": True})]
 
     def test_demo_takes_every_common_option(self, calls, tmp_path):
         (tmp_path / "mine.yaml").write_text("train: {log_every: 7}\n")
@@ -73,17 +75,36 @@ class TestCalls:
         (_, (config, folder), options) = calls[0]
         assert (config.train.log_every, config.train.keep, config.seed, config.seeds) == (7, 5, 1, 2)
         assert config.env.id == "Breakout-MinAtar"
-        assert (folder, options) == (Path("here"), {"resume": True})
+        assert (folder, options) == (Path("here"), {"resume": True, "fallback": True})
 
     @pytest.mark.parametrize("phase", ["tokenizer", "dynamics", "agent", "imagination"])
     def test_train_one_phase(self, calls, phase):
         assert invoke("train", phase, "--preset", "tiny").exit_code == 0
-        assert calls == [("train", (load("tiny"), Path("runs/tiny-Catch-bsuite-seed0"), (phase,)), {"resume": False})]
+        assert calls == [
+            (
+                "train",
+                (load("tiny"), Path("runs/tiny-Catch-bsuite-seed0"), (phase,)),
+                {"resume": False, "fallback": True},
+            )
+        ]
 
     def test_train_all_phases_in_order(self, calls):
         assert invoke("train", "all", "--resume").exit_code == 0
         assert calls[0][1][2] == ("tokenizer", "dynamics", "agent", "imagination")
-        assert calls[0][2] == {"resume": True}
+        assert calls[0][2] == {"resume": True, "fallback": True}
+
+    @pytest.mark.parametrize("line", ["demo", "train all"])
+    def test_an_older_checkpoint_may_be_refused(self, calls, line):
+        assert invoke(*line.split(), "--resume", "--no-fallback").exit_code == 0
+        assert calls[0][2] == {"resume": True, "fallback": False}
+
+    def test_weights_are_handed_on_and_taken_over(self, calls):
+        assert invoke("export", ".", "out", "--member", "2").exit_code == 0
+        assert invoke("import", ".", "--run", "run", "--phase", "agent", "--set", "seed=1").exit_code == 0
+        assert calls == [
+            ("export", (Path(), Path("out")), {"member": 2}),
+            ("import_run", (Path(), Path("run")), {"phase": "agent", "overrides": ["seed=1"]}),
+        ]
 
     @pytest.mark.parametrize("line", ["demo", "train all", "train dynamics"])
     def test_dry_run_does_nothing_else(self, calls, line):
@@ -143,7 +164,7 @@ class TestShow:
 REFUSED = [
     ("demo --preset catsh", "Did you mean catch?"),
     ("demo --config missing.yaml", "missing.yaml: cannot read the configuration file"),
-    ("demo --config .", "cannot read the configuration file (Is a directory)"),
+    ("demo --config .", "cannot read the configuration file. Cannot read .: it is not a file"),
     ("demo --set train.dynamics.step=3", "train.dynamics.step: unknown key. Did you mean steps?"),
     ("demo --set train.dynamics.steps", "expected key=value"),
     ("demo --set", "--set"),
@@ -168,6 +189,11 @@ REFUSED = [
     ("evaluate . --episodes 0", "--episodes"),
     ("evaluate . --episodes many", "--episodes"),
     ("evaluate . --seed -1", "--seed"),
+    ("export .", "out"),
+    ("export missing out", "missing: no such file or folder"),
+    ("export . out --member -1", "--member"),
+    ("import .", "--run"),
+    ("import missing --run out", "missing: no such file or folder"),
     ("info", "path"),
     ("info missing", "missing: no such file or folder"),
     ("info " + "x" * 5000, "no such file or folder"),
@@ -194,7 +220,7 @@ class TestRefusals:
         def refuse(*args, **kwargs):
             raise InputError("the data set is damaged: shard 3 [bold]has[/bold] a wrong hash.\nRun data check.")
 
-        for name in ("demo", "train", "collect", "evaluate", "info", "check_data"):
+        for name in ("demo", "train", "collect", "evaluate", "info", "check_data", "export", "import_run"):
             monkeypatch.setattr(sys.modules["dreamer4_cli.run"], name, refuse)
         expected = "Error: the data set is damaged: shard 3 [bold]has[/bold] a wrong hash.\nRun data check.\n"
         assert refused(*command.split()) == expected

@@ -1,0 +1,25 @@
+"""Handing weights on and taking them over: `dreamer4 export` and `dreamer4 import`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dreamer4.dreamer import PHASES
+from dreamer4.sharing import export_agent, import_agent
+from dreamer4_cli.describe import console
+from dreamer4_cli.run import source_commit
+
+
+def export(path: Path, out: Path, *, member: int) -> None:
+    """Writes an agent for others into the new folder `out`."""
+    export_agent(path, out, member=member, provenance={"exported_at_commit": source_commit()})
+    size = sum(file.stat().st_size for file in out.iterdir())
+    console.print(f"{out}: {size / 1e6:.2f} MB, loads with Dreamer.load", markup=False, soft_wrap=True)
+
+
+def import_run(path: Path, folder: Path, *, phase: str | None, overrides: Sequence[str]) -> None:
+    """Makes the new run `folder` out of exported weights, and says what comes next."""
+    run = import_agent(path, folder, phase=phase, overrides=overrides)
+    done = max(PHASES.index(name) for name in PHASES if run.checkpoints(name).steps())
+    following = PHASES[done + 1 :]
+    then = f"dreamer4 train {following[0]} --run {folder}" if following else f"dreamer4 evaluate {folder}"
+    console.print(f"{folder}: a run with the {PHASES[done]} phase done. Next: {then}", markup=False, soft_wrap=True)

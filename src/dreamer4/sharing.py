@@ -1,0 +1,177 @@
+"""Weights for others: one agent of a run as a folder that any machine and any version reads, and back into a run.
+
+    my_agent/
+        model.safetensors    the weights, each under its dotted path in `Dreamer`
+        dreamer4.json        configuration, data specification, provenance, and the SHA-256 of every leaf and file
+        README.md            a model card, for people; it may be edited
+
+`Dreamer.load`, `dreamer4 evaluate` and `dreamer4 info` take the folder as they take a checkpoint. What leaves the house
+is one training seed, without optimiser and without the paths of the machine it was trained on.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax.random as jr
+
+from dreamer4 import checkpoint
+from dreamer4.config import Config, override
+from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json, weights_of
+from dreamer4.errors import InputError
+from dreamer4.files import read_bytes
+from dreamer4.training.folder import RunFolder
+
+
+_MAX_RESULTS = 1024 * 1024
+_POLICIES = {
+    "random": "random actions",
+    "data": "behaviour data",
+    "cloned": "cloned policy",
+    "imagination": "imagination policy",
+}
+
+
+def export_agent(path: Path, out: Path, *, member: int = 0, provenance: Mapping[str, Any] | None = None) -> None:
+    """Writes the averaged weights of a checkpoint into a new folder for others, bit by bit as they are.
+
+    Args:
+        path: a run, a checkpoint, or an exported folder.
+        out: the folder to create.
+        member: which of several training seeds.
+        provenance: what else to tell about the origin, JSON values by name, such as the commit.
+
+    Raises:
+        InputError: if the checkpoint is missing or damaged, has no such member, or `out` exists or cannot be written.
+    """
+    step = find_checkpoint(path)
+    (config, spec), source = read_description(step), checkpoint.read_manifest(step)
+    if not 0 <= member < config.seeds:
+        raise InputError(f"export: got member {member}, but {step} holds training seeds 0 to {config.seeds - 1}.")
+    at = weights_of(step)
+    saved = checkpoint.read_leaves(step, at=at)
+    prefix = f"{at}." if at else ""
+    # By name, not through a template, so that parts of a user's own are exported as well.
+    weights = checkpoint.load(step, {name.removeprefix(prefix): leaf for name, leaf in saved.items()}, at=at)
+    if config.seeds > 1:
+        weights = {name: leaf[member] for name, leaf in weights.items()}
+    phase = source.meta.get("phase")
+    meta = {
+        "config": _private(config, member).model_dump(mode="json"),
+        "spec": spec_to_json(spec),
+        "phase": phase,
+        "data": source.meta.get("data"),
+        "provenance": {"trained_with": source.libraries, **(provenance or {})},
+    }
+    results = _results(step) if phase == PHASES[-1] else {}
+    checkpoint.save(out, weights, meta=meta, kind="safetensors")
+    parameters = sum(leaf.size for leaf in weights.values())
+    (out / "README.md").write_text(_card(meta, results, parameters), encoding="utf-8")
+
+
+def import_agent(path: Path, folder: Path, *, phase: str | None = None, overrides: Sequence[str] = ()) -> RunFolder:
+    """Makes a new run out of someone's weights, from which training goes on.
+
+    Args:
+        path: an exported folder, or a checkpoint or run of one training seed.
+        folder: the run folder to create.
+        phase: the phase that counts as done, so that the next one can be trained; default, the one exported. An earlier
+            one lets later phases be trained anew: `tokenizer` keeps how frames are seen, `agent` the cloned policy.
+        overrides: assignments `a.b=c` laid over the exported configuration, such as the steps of later phases.
+
+    Raises:
+        InputError: if the weights are missing or damaged, do not fit the configuration, or the folder is not free.
+    """
+    step = find_checkpoint(path)
+    (config, spec), source = read_description(step), checkpoint.read_manifest(step)
+    done = source.meta.get("phase")
+    if done not in PHASES:
+        raise InputError(f"import: {step} tells no phase that it comes from, expected one of {', '.join(PHASES)}.")
+    phase = done if phase is None else phase
+    if phase not in PHASES[: PHASES.index(done) + 1]:
+        known = ", ".join(PHASES[: PHASES.index(done) + 1])
+        raise InputError(
+            f"import: got phase {phase}, but these weights were trained up to {done}. Choose from: {known}."
+        )
+    if config.seeds > 1:
+        raise InputError(f"import: {step} holds {config.seeds} training seeds. Export one of them with --member first.")
+    config = override(config, overrides)
+    template = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))
+    dreamer = checkpoint.load(step, template, at=weights_of(step))
+    meta = {**source.meta, "config": config.model_dump(mode="json"), "spec": spec_to_json(spec), "phase": phase}
+    run = RunFolder(folder)
+    run.open(config)
+    run.checkpoints(phase).save(getattr(config.train, phase).steps, {"ema": dreamer}, meta)
+    return run
+
+
+def _private(config: Config, member: int) -> Config:
+    """Returns the configuration of one training seed, without the folders of this machine."""
+    data = config.data
+    if data.path is not None:
+        data = data.model_copy(update={"path": Path(data.path).name})
+    return config.model_copy(update={"seed": config.seed + member, "seeds": 1, "data": data})
+
+
+def _results(step: Path) -> dict[str, Any]:
+    """Returns the results of the run that a step belongs to, if it has any."""
+    file = step.absolute().parents[2] / "results.json"
+    if not file.exists():
+        return {}
+    try:
+        results = json.loads(read_bytes(file, limit=_MAX_RESULTS))
+        if not isinstance(results, dict):
+            raise ValueError("not a mapping")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"Cannot read {file}: {error}. Mend it, or move it away to export without figures.") from None
+    return results
+
+
+def _card(meta: Mapping[str, Any], results: Mapping[str, Any], parameters: int) -> str:
+    """Returns the model card as Markdown."""
+    config, spec = meta["config"], meta["spec"]
+    env, provenance = _plain(config["env"]["id"]), meta["provenance"]
+    lines = [
+        "---",
+        "library_name: dreamer4",
+        "tags: [world-model, reinforcement-learning, dreamer4, jax]",
+        "---",
+        "",
+        f"# Dreamer 4 agent for {env}",
+        "",
+        f"Trained up to the phase *{_plain(meta['phase'])}*; {parameters:,} numbers, averaged weights of seed "
+        f"{config['seed']}. Frames {spec['frame_shape']}, action classes {spec['num_classes']}, "
+        f"{spec['continuous_dim']} continuous.",
+        "",
+        "```python",
+        "from dreamer4 import Dreamer",
+        "",
+        'dreamer = Dreamer.load("path/to/this/folder")',
+        "```",
+        "",
+        "`dreamer4 evaluate FOLDER` plays it, `dreamer4 import FOLDER --run DIR` makes a run to go on training.",
+        "",
+    ]
+    returns = results.get("returns")
+    if isinstance(returns, dict) and returns:
+        over = "episodes" if results.get("seeds") == 1 else f"{_plain(results.get('seeds'))} training seeds"
+        lines += [f"| return (interval over {over}) | mean | 95 % interval | episodes |", "|---|---|---|---|"]
+        for name, row in returns.items():
+            cells = [
+                _plain(row.get(key) if isinstance(row, dict) else None) for key in ("mean", "low", "high", "episodes")
+            ]
+            lines.append(
+                f"| {_POLICIES.get(name, _plain(name))} | {cells[0]} | {cells[1]} to {cells[2]} | {cells[3]} |"
+            )
+        lines += ["", f"Measured at commit {_plain(results.get('commit'))} on {_plain(results.get('device'))}.", ""]
+    versions = ", ".join(f"{_plain(k)} {_plain(v)}" for k, v in provenance["trained_with"].items())
+    told = [f"- {_plain(name)}: {_plain(value)}" for name, value in provenance.items() if name != "trained_with"]
+    return "\n".join([*lines, f"- trained with: {versions}", *told, f"- data set: {_plain(meta['data'])}", ""])
+
+
+def _plain(value: Any) -> str:
+    """Returns a value as text that Markdown shows as it is."""
+    text = " ".join(str(value).split())[:200]
+    return "".join(f"&#{ord(c)};" if c in "|`*_<>[]&\\#" else c for c in text)

@@ -1,0 +1,146 @@
+"""Weights handed to others arrive bit by bit, tell where they come from, and say nothing about the machine."""
+
+import json
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+from agent.fakes import TINY, TINY_SPEC
+from helpers import equal, generic
+
+from dreamer4 import Dreamer, checkpoint
+from dreamer4.checkpoint import Checkpoints
+from dreamer4.dreamer import PHASES, read_description, spec_to_json
+from dreamer4.errors import InputError
+from dreamer4.sharing import export_agent, import_agent
+from dreamer4.training import stack_members
+from dreamer4_cli import run as commands
+
+
+RESULTS = {
+    "seeds": 1,
+    "commit": "abc | <b>",
+    "device": "2 CPU cores",
+    "returns": {"imagination": {"mean": 0.99, "low": 0.98, "high": 0.998, "episodes": 1000}},
+}
+
+
+@pytest.fixture(scope="module")
+def dreamer():
+    return generic(Dreamer.build, TINY, TINY_SPEC, key=jr.key(0))
+
+
+def save(run, tree, config=TINY, phase="imagination"):
+    meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(TINY_SPEC), "phase": phase, "data": "f00d"}
+    return Checkpoints(run / "checkpoints" / phase).save(7, tree, meta)
+
+
+@pytest.fixture(scope="module")
+def run(dreamer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("private") / "run"
+    config = TINY.model_copy(update={"data": TINY.data.model_copy(update={"path": str(path / "frames")})})
+    raw = jax.tree.map(lambda x: x + 1 if eqx.is_inexact_array(x) else x, dreamer)
+    save(path, {"model": raw, "ema": dreamer, "step": jnp.array(7)}, config)
+    (path / "results.json").write_text(json.dumps(RESULTS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("shared") / "agent"
+    export_agent(run, out, provenance={"commit": "abc"})
+    return out
+
+
+def test_an_exported_agent_is_the_agent_bit_by_bit(exported, dreamer):
+    assert sorted(f.name for f in exported.iterdir()) == ["README.md", "dreamer4.json", "model.safetensors"]
+    assert equal(Dreamer.load(exported), dreamer)
+    assert checkpoint.verify(exported) == []
+
+
+def test_tensors_are_named_by_their_place_in_the_agent(exported, dreamer):
+    names = set(checkpoint.read_leaves(exported))
+    assert "dynamics.transformer.groups.space.0.attention.query.weight" in names
+    assert len(names) == len(jax.tree.leaves(eqx.filter(dreamer, eqx.is_array)))
+
+
+def test_it_tells_where_it_comes_from_and_nothing_of_the_machine(exported, run):
+    meta = checkpoint.read_meta(exported)
+    assert (meta["phase"], meta["data"], meta["provenance"]["commit"]) == ("imagination", "f00d", "abc")
+    assert meta["provenance"]["trained_with"]["jax"] == jax.__version__
+    assert meta["config"]["data"]["path"] == "frames"
+    for file in exported.iterdir():
+        assert str(run.parent).encode() not in file.read_bytes()
+
+
+def test_the_card_shows_the_figures_of_the_run_and_no_markup_of_others(exported):
+    card = (exported / "README.md").read_text()
+    assert "| imagination policy | 0.99 | 0.98 to 0.998 | 1000 |" in card
+    assert "<b>" not in card and "abc | " not in card
+
+
+def test_the_card_shows_no_figures_of_another_phase(run, dreamer, tmp_path):
+    shutil.copy(run / "results.json", tmp_path)
+    export_agent(save(tmp_path, {"ema": dreamer}, phase="agent"), tmp_path / "out")
+    assert "imagination policy" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_exporting_an_export_changes_no_byte_of_the_weights(exported, tmp_path):
+    export_agent(exported, tmp_path / "again")
+    name = "model.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
+
+
+def test_one_of_several_seeds_is_exported_as_a_run_of_its_own(dreamer, tmp_path):
+    other = jax.tree.map(lambda x: x * 2 if eqx.is_inexact_array(x) else x, dreamer)
+    stacked = stack_members([dreamer, other])
+    save(tmp_path / "run", {"ema": stacked}, TINY.model_copy(update={"seeds": 2, "seed": 5}))
+    export_agent(tmp_path / "run", tmp_path / "out", member=1)
+    assert equal(Dreamer.load(tmp_path / "out"), other)
+    config, _ = read_description(tmp_path / "out")
+    assert (config.seed, config.seeds) == (6, 1)
+    with pytest.raises(InputError, match="seeds 0 to 1"):
+        export_agent(tmp_path / "run", tmp_path / "third", member=2)
+    with pytest.raises(InputError, match="--member"):
+        import_agent(tmp_path / "run", tmp_path / "new")
+
+
+def test_nothing_is_overwritten_and_damage_is_not_handed_on(exported, run, tmp_path):
+    with pytest.raises(InputError, match="exists"):
+        export_agent(run, exported)
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    raw = bytearray((copy / "model.safetensors").read_bytes())
+    raw[-3] ^= 1
+    (copy / "model.safetensors").write_bytes(raw)
+    for use in (Dreamer.load, lambda p: export_agent(p, tmp_path / "x"), lambda p: import_agent(p, tmp_path / "x")):
+        with pytest.raises(InputError, match=r"model\.safetensors has another SHA-256"):
+            use(copy)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_imported_agent_is_where_the_next_phase_starts(exported, dreamer, tmp_path):
+    new = import_agent(
+        exported, tmp_path / "run", phase="agent", overrides=["train.imagination.steps=3", "data.path=x"]
+    )
+    assert equal(Dreamer.load(new.path), dreamer)
+    config = new.read_config()
+    assert (config.train.imagination.steps, config.data.path) == (3, "x")
+    assert equal(commands._start(config, new, "imagination", TINY_SPEC), dreamer)
+
+
+@pytest.mark.parametrize("done", PHASES)
+def test_a_phase_beyond_what_was_trained_is_refused(dreamer, tmp_path, done):
+    step = save(tmp_path / "old", {"ema": dreamer}, phase=done)
+    for phase in (*PHASES[PHASES.index(done) + 1 :], "dreaming"):
+        with pytest.raises(InputError, match=f"trained up to {done}"):
+            import_agent(step, tmp_path / "run", phase=phase)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_do_not_fit_the_overrides_are_refused_before_anything_is_written(exported, tmp_path):
+    with pytest.raises(InputError, match=r"leaf policy\.mlp.* was saved as .* wanted is"):
+        import_agent(exported, tmp_path / "run", overrides=["agent.hidden=16"])
+    assert not (tmp_path / "run").exists()
