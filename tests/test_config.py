@@ -312,7 +312,7 @@ class TestErrors:
             (b"preset: [catch]\n", 'preset: got ["catch"], expected a preset'),
             (b"seed: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
             (b"train: &a\n  agent: *a\n", "train.agent"),
-            (b"# " + b"x" * 1_000_001, "larger than 1000000 bytes"),
+            (b"# " + b"x" * 200_001, "larger than 200000 bytes"),
         ],
     )
     def test_a_file_that_is_no_configuration(self, tmp_path, content, expected):

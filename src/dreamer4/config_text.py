@@ -13,9 +13,11 @@ import yaml
 from pydantic import BaseModel
 
 from dreamer4.errors import InputError, nearest
+from dreamer4.files import read_bytes
 
 
-_MAX_BYTES = 1_000_000
+_MAX_BYTES = 200_000
+_MAX_NODES = 20_000  # values of a configuration, those that aliases repeat counted each time
 
 # The rules that pydantic words in terms of Python, in terms of YAML.
 _RULES = {
@@ -42,13 +44,9 @@ _RULES = {
 def read(path: Path) -> str:
     """Reads a configuration file as text."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot read the configuration file ({reason}).") from error
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"{path}: larger than {_MAX_BYTES} bytes, which no configuration file is.")
+        data = read_bytes(path, limit=_MAX_BYTES)
+    except InputError as error:
+        raise InputError(f"{path}: cannot read the configuration file. {error}") from None
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -111,18 +109,33 @@ def show(value: Any) -> str:
 
 def _yaml(text: str, source: str) -> Any:
     try:
-        nodes, tree = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        nodes = yaml.compose(text, Loader=yaml.SafeLoader)
+        if _expanded(nodes, {}) > _MAX_NODES:
+            raise InputError(f"{source}: more than {_MAX_NODES} values, aliases counted, which no configuration has.")
+        tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", "unreadable")
         raise InputError(f"{source}{where}: not valid YAML ({problem}).") from error
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{source}: not valid YAML (an impossible date or number).") from error
     except RecursionError as error:
         raise InputError(f"{source}: not valid YAML (nested too deeply).") from error
     _refuse_twins(nodes, source)
     return tree
+
+
+def _expanded(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Returns how many values a node stands for once its aliases are written out: a few lines may mean billions."""
+    if id(node) not in known:
+        known[id(node)] = 0  # an alias that contains itself is refused later
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = inside if isinstance(node, yaml.MappingNode) else [(value,) for value in inside]
+        known[id(node)] = 1 + sum(_expanded(value, known) for pair in pairs for value in pair)
+    return known[id(node)]
 
 
 def _refuse_twins(node: yaml.Node | None, source: str) -> None:

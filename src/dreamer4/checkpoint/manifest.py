@@ -148,7 +148,7 @@ def read(file: Path) -> Manifest:
             "Upgrade dreamer4."
         )
     try:
-        if schema != SCHEMA:
+        if type(schema) is not int or schema != SCHEMA:
             raise ValueError(f"schema is {str(schema)[:40]}")
         return Manifest.model_validate(body)
     except ValueError as error:

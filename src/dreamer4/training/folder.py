@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreamer4 import config_text
 from dreamer4.checkpoint import Checkpoints
 from dreamer4.config import Config, diff, from_yaml, to_yaml
 from dreamer4.errors import InputError
@@ -105,10 +106,7 @@ class RunFolder:
         """
         if not self.is_run:
             raise InputError(f"{self.path} is not a run folder: it has no {self.config_file.name}.")
-        try:
-            text = self.config_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"Cannot read {self.config_file}: {error}.") from None
+        text = config_text.read(self.config_file)
         return from_yaml(text, str(self.config_file))
 
     def _refuse_other(self, config: Config) -> None:

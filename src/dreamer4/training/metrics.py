@@ -29,10 +29,12 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from dreamer4.errors import InputError
+from dreamer4.files import read_bytes
 
 
 # JSON has no number for these; as strings they stay what they are, and the line stays JSON.
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_MAX_BYTES = 256 * 1024 * 1024  # a line has some 300 bytes, so a million of them fit
 _RESERVED = ("phase", "step", "time")
 
 
@@ -48,7 +50,7 @@ class MetricLog:
     def __init__(self, path: Path):
         self.path = path
         if path.exists():
-            whole, torn = _split_torn(path.read_bytes())
+            whole, torn = _split_torn(read_bytes(path, limit=_MAX_BYTES))
             if torn:
                 _replace(path, whole)
 
@@ -72,7 +74,7 @@ class MetricLog:
         """Drops the lines of `phase` behind `step`: a run that resumes at `step` will write them again."""
         if not self.path.exists():
             return
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        lines = read_bytes(self.path, limit=_MAX_BYTES).splitlines(keepends=True)
         records = read_metrics(self.path)
         kept = [line for line, r in zip(lines, records, strict=False) if r["phase"] != phase or r["step"] <= step]
         if len(kept) < len(lines):
@@ -85,16 +87,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: if there is no such file, or a line in it is not one of ours.
     """
-    try:
-        whole, _ = _split_torn(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"Cannot read metrics {path}: {error.strerror}.") from None
+    whole, _ = _split_torn(read_bytes(path, limit=_MAX_BYTES))
     records = []
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             record = json.loads(line)
             records.append({name: _from_json(record[name]) for name in ("phase", "step", *record)})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"Line {number} of {path} is not a line of metrics: {line[:80]!r}.") from None
     return records
 
