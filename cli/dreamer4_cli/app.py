@@ -60,8 +60,10 @@ app = typer.Typer(
     help="Train agents inside a learned world model: Dreamer 4 in JAX and Equinox.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Configurations.")
+baseline_app = typer.Typer(no_args_is_help=True, help="Agents without a world model.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(config_app, name="config")
+app.add_typer(baseline_app, name="baseline")
 app.add_typer(data_app, name="data")
 
 
@@ -130,12 +132,22 @@ def collect(
     env: options.Env = None,
     run: options.Run = None,
     seed: options.Seed = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            metavar="WHO",
+            help="random, ppo, ppo:early, ppo:middle, FILE.py:NAME, CHECKPOINT, or mixture:WHO[~EPSILON][=SHARE],...",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Data set. Default: data/ in the run.")
     ] = None,
 ) -> None:
     """Collect episodes of the environment into a data set."""
-    resolved, folder = options.resolve(preset, config, overrides, env=env, seed=seed, folder=run)
+    resolved, folder = options.resolve(
+        preset, config, [*options.behaviour(policy), *(overrides or ())], env=env, seed=seed, folder=run
+    )
     from dreamer4_cli import run as work
 
     work.collect(resolved, out or folder / "data")
@@ -326,6 +338,27 @@ def import_data(
     work.import_data(
         existing, out, actions=actions, bounds=bounds, timing=timing.value, size=size, held_out=held_out, seed=seed
     )
+
+
+@baseline_app.command()
+def ppo(
+    preset: options.Preset = None,
+    config: options.File = None,
+    overrides: options.Overrides = None,
+    env: options.Env = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Environment steps of each seed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="New folder. Default: ppo/ in the run.")
+    ] = None,
+) -> None:
+    """Train PPO online in the real environment, from frames, and play it."""
+    given = [f"ppo.steps={steps}"] if steps else []
+    resolved, folder = options.resolve(preset, config, [*given, *(overrides or ())], env=env, seed=seed, seeds=seeds)
+    from dreamer4_cli import behaviour as work
+
+    work.ppo(resolved, out or folder / "ppo")
 
 
 def _existing(path: Path | None) -> Path:

@@ -1,11 +1,14 @@
 """The options that the commands share, and how they become a configuration and a run folder."""
 
+import json
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from dreamer4.errors import InputError
 
 
 Preset = Annotated[
@@ -69,3 +72,20 @@ def default_folder(config: Any) -> Path:
     """Returns `runs/<preset>-<env>-seed<seed>`, whatever characters the environment's id has."""
     name = f"{config.preset}-{config.env.id}-seed{config.seed}"
     return Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+
+
+def behaviour(policy: str | None) -> list[str]:
+    """Returns the assignments that `--policy` stands for; `mixture:` is followed by `POLICY[~EPSILON][=SHARE],...`."""
+    if policy is None:
+        return []
+    if not policy.startswith("mixture:"):
+        return [f"data.policy={json.dumps(policy)}"]
+    parts = []
+    for text in policy.removeprefix("mixture:").split(","):
+        rest, _, share = text.partition("=")
+        name, _, epsilon = rest.partition("~")
+        try:
+            parts.append({"policy": name, "share": float(share or 1), "epsilon": float(epsilon or 0)})
+        except ValueError:
+            raise InputError(f"--policy: got {text!r} in the mixture, expected POLICY[~EPSILON][=SHARE].") from None
+    return ["data.policy=mixture", f"data.mixture={json.dumps(parts)}"]

@@ -21,7 +21,6 @@ from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config, to_yaml
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json
-from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate as play
 from dreamer4.reporting import Report, summarise, write_report
@@ -42,6 +41,7 @@ from dreamer4.training import train as train_phase
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import MetricLog, Progress, read_metrics
 from dreamer4.types import DataSpec
+from dreamer4_cli import behaviour
 from dreamer4_cli.describe import check_data as check_data
 from dreamer4_cli.describe import dry_run as dry_run
 from dreamer4_cli.describe import info as info
@@ -63,28 +63,9 @@ def collect(config: Config, out: Path) -> None:
     """Collects the data set that a configuration describes into the new folder `out`."""
     if out.exists():
         raise InputError(f"{out} exists, and a data set is never overwritten. Choose another folder with --out.")
-    info = _collect(config, envs.make(config.env), out)
+    agents = out.with_name("behaviour" if out.name == RunFolder(out).data.name else f"{out.name}-behaviour")
+    info = behaviour.collect(config, envs.make(config.env), out, agents)
     _say(f"{out}: {info.num_episodes} episodes, {info.num_frames} frames, mean return {info.return_mean:.3f}")
-
-
-def _collect(config: Config, env: AbstractEnvironment, out: Path) -> data.DatasetInfo:
-    with Progress("collect", total=config.data.episodes, unit="episodes", console=console) as bar:
-        episodes = data.collect(
-            env,
-            data.random_policy(env.spec),
-            episodes=config.data.episodes,
-            key=stream(config.seed, "collect"),
-            progress=lambda done, _: bar.advance(done - bar.completed),
-        )
-    return data.write_dataset(
-        out,
-        episodes,
-        spec=env.spec,
-        environment={"id": config.env.id, "kwargs": config.env.kwargs},
-        policy=config.data.policy,
-        seed=config.seed,
-        held_out=config.data.held_out,
-    )
 
 
 def _dataset(config: Config, folder: RunFolder) -> Path:
@@ -92,7 +73,7 @@ def _dataset(config: Config, folder: RunFolder) -> Path:
     if config.data.path is not None:
         return Path(config.data.path)
     if not folder.data.exists():
-        _collect(config, envs.make(config.env), folder.data)
+        behaviour.collect(config, envs.make(config.env), folder.data, folder.path / "behaviour")
     return folder.data
 
 
@@ -112,7 +93,9 @@ def train(config: Config, folder: Path, phases: tuple[str, ...], *, resume: bool
 def _check_paths(config: Config) -> None:
     """Refuses what can be refused before anything is written: the environment, the data set, the sizes."""
     if config.data.path is None:
-        spec = envs.make(config.env).spec
+        env = envs.make(config.env)
+        behaviour.check(config, env)
+        spec = env.spec
     else:
         spec = data.read_info(Path(config.data.path)).spec
     for phase in PHASES:

@@ -19,8 +19,8 @@ from dreamer4.errors import InputError
 from dreamer4_cli.app import app
 
 
-COMMANDS = ["demo", "collect", "train", "evaluate", "export", "import", "info", "config", "data"]
-LEAVES = [*COMMANDS[:-2], "config show", "data check", "data import"]
+COMMANDS = ["demo", "collect", "train", "evaluate", "export", "import", "info", "config", "baseline", "data"]
+LEAVES = [*COMMANDS[:-3], "config show", "baseline ppo", "data check", "data import"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -180,7 +180,7 @@ REFUSED = [
     ("train all --set sampler.num_steps=3", "sampler.num_steps 3 is not a power of two"),
     ("train all --dry-run --set agent.num_bins=4", "agent: num_bins 4 is even"),
     ("train all --preset tiny --preset paper --set zzz=1", "zzz: unknown key"),
-    ("collect --set data.policy=expert", 'data.policy: got "expert"'),
+    ("collect --policy mixture:random=many", "--policy: got 'random=many'"),
     ("collect --set data.episodes=0", "data.episodes: got 0, expected greater than 0"),
     ("collect --seeds 2", "--seeds"),
     ("evaluate", "got neither PATH nor --run"),

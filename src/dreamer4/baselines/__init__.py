@@ -19,4 +19,7 @@ from dreamer4.baselines.ppo import PPORun as PPORun
 from dreamer4.baselines.ppo import advantages as advantages
 from dreamer4.baselines.ppo import clipped_policy_loss as clipped_policy_loss
 from dreamer4.baselines.ppo import clipped_value_loss as clipped_value_loss
+from dreamer4.baselines.ppo import is_policy as is_policy
+from dreamer4.baselines.ppo import load_policy as load_policy
+from dreamer4.baselines.ppo import save_policy as save_policy
 from dreamer4.baselines.ppo import train_ppo as train_ppo

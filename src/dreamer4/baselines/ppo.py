@@ -8,6 +8,8 @@ decision and is left out of every mean, but its value is what a time limit is bo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,10 +19,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt8
 
+from dreamer4 import checkpoint
 from dreamer4.baselines.actor_critic import ActorCritic, PPOPolicy, within_bounds
 from dreamer4.config import PPOConfig
+from dreamer4.dreamer import spec_from_json, spec_to_json
 from dreamer4.envs import AbstractEnvironment
-from dreamer4.types import Action, TimeStep
+from dreamer4.errors import InputError
+from dreamer4.types import Action, DataSpec, TimeStep
 
 
 # How far a stage of training has come, from the untrained policy's return to the best one.
@@ -28,6 +33,9 @@ STAGES = {"early": 1 / 3, "middle": 2 / 3, "late": 1.0}
 
 # Stretches of training between two looks from the host; each leaves a snapshot and a point of the learning curve.
 _CHUNKS = 50
+
+# What a checkpoint of a policy calls itself.
+_KIND = "ppo"
 
 
 def advantages(
@@ -291,3 +299,39 @@ def _run(records: list[tuple[ActorCritic, np.ndarray]], seed: int, stride: int) 
         steps=tuple(stride * (i + 1) for i in range(len(records))),
         returns=tuple(float(returns[seed]) for _, returns in records),
     )
+
+
+def save_policy(path: Path, policy: PPOPolicy, *, config: PPOConfig, spec: DataSpec, about: dict[str, Any]) -> None:
+    """Writes a policy as a checkpoint that describes itself; `load_policy` reads it.
+
+    Args:
+        path: the folder to create.
+        policy: the policy.
+        config: what it was trained with.
+        spec: frames and actions of its environment.
+        about: where it comes from, JSON values.
+
+    Raises:
+        InputError: if `path` exists.
+    """
+    described = {"kind": _KIND, "ppo": config.model_dump(mode="json"), "spec": spec_to_json(spec)}
+    checkpoint.save(path, policy.network, meta=described | {"about": about})
+
+
+def is_policy(path: Path) -> bool:
+    """Returns whether a checkpoint holds a policy of `save_policy`."""
+    return (path / checkpoint.MANIFEST).is_file() and checkpoint.read_meta(path).get("kind") == _KIND
+
+
+def load_policy(path: Path) -> tuple[PPOPolicy, DataSpec, dict[str, Any]]:
+    """Reads what `save_policy` wrote: the policy, the specification of its environment, and what is told about it.
+
+    Raises:
+        InputError: if there is no such checkpoint, or it is damaged.
+    """
+    meta = checkpoint.read_meta(path)
+    if meta.get("kind") != _KIND:
+        raise InputError(f"{path} is no checkpoint of a PPO policy. Save one with save_policy.")
+    config, spec = PPOConfig.model_validate(meta["ppo"]), spec_from_json(meta["spec"])
+    template = eqx.filter_eval_shape(ActorCritic, spec, config.num_frames, config.hidden, key=jr.key(0))
+    return PPOPolicy(checkpoint.load(path, template)), spec, meta["about"]

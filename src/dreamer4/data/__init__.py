@@ -14,13 +14,14 @@ A source of another kind (shards streamed from disk, say) subclasses `AbstractDa
 from dreamer4.data.collect import collect as collect
 from dreamer4.data.episode import Episode as Episode
 from dreamer4.data.episode import find_problems as find_problems
-from dreamer4.data.format import DatasetInfo as DatasetInfo
-from dreamer4.data.format import Shard as Shard
 from dreamer4.data.format import check as check
 from dreamer4.data.format import read_episodes as read_episodes
 from dreamer4.data.format import read_info as read_info
 from dreamer4.data.format import write_dataset as write_dataset
 from dreamer4.data.imports import import_folder as import_folder
+from dreamer4.data.info import Behaviour as Behaviour
+from dreamer4.data.info import DatasetInfo as DatasetInfo
+from dreamer4.data.info import Shard as Shard
 from dreamer4.data.policy import AbstractPolicy as AbstractPolicy
 from dreamer4.data.policy import EpsilonPolicy as EpsilonPolicy
 from dreamer4.data.policy import RandomPolicy as RandomPolicy

@@ -16,112 +16,26 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import ValidationError
 
 from dreamer4.data.episode import Episode, find_problems
+from dreamer4.data.info import Behaviour, DatasetInfo, Shard
 from dreamer4.data.record import pack, unpack
 from dreamer4.errors import InputError
-from dreamer4.types import ActionSpec, DataSpec
+from dreamer4.types import DataSpec
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MAX_DESCRIPTION = 64 * 1024 * 1024
 _MAX_LEVELS = 16
 _DESCRIPTION = "dataset.json"
 _SHARD = re.compile(r"shard-\d{5}\.array_record")
-
-
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Shard(_Closed):
-    """One file of records.
-
-    Attributes:
-        name: file name within the folder.
-        size: bytes.
-        sha256: checksum of the file.
-        episodes: records in it.
-    """
-
-    name: str
-    size: NonNegativeInt
-    sha256: str
-    episodes: PositiveInt
-
-
-class DatasetInfo(_Closed):
-    """What `dataset.json` tells about a data set.
-
-    Attributes:
-        schema_version: of the format.
-        environment: where the episodes come from, usually `id` and `kwargs`.
-        policy: name of the behaviour policy.
-        seed: of the collection and of the split.
-        frame_shape: height, width and channels.
-        num_classes: classes of each discrete action component.
-        continuous_dim: size of the continuous action.
-        num_tasks: number of tasks.
-        num_episodes: number of episodes, held-out ones included.
-        num_frames: number of frames of all episodes.
-        return_mean: mean undiscounted return over all episodes.
-        return_min: smallest return.
-        return_max: largest return.
-        action_counts: how often each class was taken, for each discrete component.
-        frame_levels: all pixel values that occur, ascending, if there are at most 16.
-        returns: undiscounted return of each episode.
-        lengths: frames of each episode.
-        held_out: indices of the episodes kept for evaluation, ascending.
-        shards: the files, in the order of the episodes.
-        fingerprint: SHA-256 over the episodes and their description; equal data has an equal one, wherever it lies.
-    """
-
-    schema_version: PositiveInt
-    environment: dict[str, Any]
-    policy: str
-    seed: NonNegativeInt
-    frame_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    num_classes: tuple[int, ...]
-    continuous_dim: int
-    num_tasks: PositiveInt
-    num_episodes: PositiveInt
-    num_frames: PositiveInt
-    return_mean: float
-    return_min: float
-    return_max: float
-    action_counts: tuple[tuple[NonNegativeInt, ...], ...]
-    frame_levels: tuple[int, ...] | None
-    returns: tuple[float, ...]
-    lengths: tuple[int, ...]
-    held_out: tuple[int, ...]
-    shards: tuple[Shard, ...]
-    fingerprint: str
-
-    @property
-    def spec(self) -> DataSpec:
-        """The data set as a model sees it."""
-        return DataSpec(self.frame_shape, ActionSpec(self.num_classes, self.continuous_dim), self.num_tasks)
-
-    def indices(self, split: str) -> tuple[int, ...]:
-        """Returns the indices of the episodes of a split, ascending.
-
-        Args:
-            split: `train`, `held_out` or `all`.
-
-        Raises:
-            InputError: if there is no such split.
-        """
-        if split not in ("train", "held_out", "all"):
-            raise InputError(f"Unknown split: got {split!r}, expected train, held_out or all.")
-        held_out = set(self.held_out)
-        return tuple(i for i in range(self.num_episodes) if split == "all" or (i in held_out) == (split == "held_out"))
 
 
 def write_dataset(
@@ -131,6 +45,7 @@ def write_dataset(
     spec: DataSpec,
     environment: dict[str, Any],
     policy: str,
+    behaviour: Sequence[Behaviour] = (),
     seed: int,
     held_out: float = 0.1,
     shard_bytes: int = 64 * 1024 * 1024,
@@ -144,6 +59,7 @@ def write_dataset(
         spec: frame shape, action factors and number of tasks.
         environment: where the episodes come from, JSON values; by custom `{"id": ..., "kwargs": {...}}`.
         policy: name of the behaviour policy.
+        behaviour: the policies in the order of their episodes, if there is more to tell than a name.
         seed: of the collection; it also draws the split.
         held_out: share of the episodes kept for evaluation, 0 to below 1. At least one episode is kept unless the share
             is 0, and at least one is left to train on.
@@ -182,6 +98,7 @@ def write_dataset(
         facts = tally.facts()
         facts |= {"held_out": _draw_held_out(len(digests), held_out, seed)}
         facts |= {"schema_version": SCHEMA_VERSION, "environment": environment, "policy": policy, "seed": seed}
+        facts |= _told(behaviour)
         info = DatasetInfo(**facts, shards=shards.close(), fingerprint=_fingerprint(facts, digests))
         (hidden / _DESCRIPTION).write_text(json.dumps(info.model_dump(mode="json"), indent=1) + "\n")
         hidden.rename(path)
@@ -357,6 +274,11 @@ def _draw_held_out(episodes: int, share: float, seed: int) -> tuple[int, ...]:
     return tuple(sorted(int(i) for i in drawn))
 
 
+def _told(behaviour: Sequence[Behaviour]) -> dict[str, Any]:
+    # Left out where there is nothing to tell, so that the fingerprint of a set of version 1 stays what it was.
+    return {"behaviour": [b.model_dump(mode="json") for b in behaviour]} if behaviour else {}
+
+
 def _fingerprint(facts: dict[str, Any], digests: list[str]) -> str:
     return hashlib.sha256(json.dumps([facts, digests], sort_keys=True).encode()).hexdigest()
 
@@ -431,7 +353,9 @@ def _compare(info: DatasetInfo, episodes: list[Episode], digests: list[str]) -> 
     facts = tally.facts() | {"held_out": info.held_out}
     problems = [f"{name} disagrees with the episodes" for name, fact in facts.items() if getattr(info, name) != fact]
     names = ("schema_version", "environment", "policy", "seed")
-    facts |= {name: getattr(info, name) for name in names}
+    facts |= {name: getattr(info, name) for name in names} | _told(info.behaviour)
+    if sum(b.episodes for b in info.behaviour) not in (0, info.num_episodes):
+        problems.append("behaviour does not account for every episode once")
     if not problems and _fingerprint(facts, digests) != info.fingerprint:
         problems.append("the fingerprint does not match the episodes and their description")
     return problems

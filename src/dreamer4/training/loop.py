@@ -24,7 +24,7 @@ from dreamer4.types import DataSpec, to_float
 
 
 # Streams of randomness below a seed's root key. Appending is safe; reordering changes every run.
-STREAMS = ("init", *PHASES, "collect", "evaluate", "cloning")
+STREAMS = ("init", *PHASES, "collect", "evaluate", "cloning", "behaviour")
 
 EPISODES_AT_ONCE = 128  # encoded side by side
 

@@ -1,0 +1,273 @@
+"""Who plays the episodes of a data set: names to policies, PPO trained where one is named, and what came of it."""
+
+import importlib.util
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.random as jr
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dreamer4 import data, envs
+from dreamer4.baselines import STAGES, PPORun, is_policy, load_policy, save_policy, train_ppo
+from dreamer4.config import Config
+from dreamer4.data import AbstractPolicy, Behaviour, DatasetInfo, Episode, EpsilonPolicy
+from dreamer4.dreamer import Dreamer, find_checkpoint
+from dreamer4.envs import AbstractEnvironment
+from dreamer4.errors import InputError, nearest
+from dreamer4.evaluation import DreamerPolicy, play
+from dreamer4.reporting import summarise
+from dreamer4.training import stream
+from dreamer4.training.metrics import Progress
+
+
+console = Console()
+
+
+def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -> DatasetInfo:
+    """Plays the episodes that a configuration describes and writes them to a new data set.
+
+    Args:
+        config: the configuration of the run.
+        env: its environment.
+        out: the data set; it must not exist.
+        agents: folder of the PPO policies, trained there if one is named and the folder does not exist.
+
+    Raises:
+        InputError: if a policy is not what its name says, before any of them plays.
+    """
+    parts, counts = config.data.behaviours, _counts(config)
+    check(config, env)
+    if any(_stage(part.policy) for part in parts):
+        _ppo(config, env, agents)
+    players = [_policy(part.policy, env, agents) for part in parts]
+    told = [
+        Behaviour(policy=part.policy, epsilon=part.epsilon, episodes=count, about=about)
+        for part, count, (_, about) in zip(parts, counts, players, strict=True)
+    ]
+
+    def episodes() -> Iterator[Episode]:
+        with Progress("collect", total=config.data.episodes, unit="episodes", console=console) as bar:
+            for i, (part, count, (policy, _)) in enumerate(zip(parts, counts, players, strict=True)):
+                if part.epsilon:
+                    policy = EpsilonPolicy(policy, part.epsilon, env.spec.action)
+                before, key = bar.completed, stream(config.seed, "collect")
+                yield from data.collect(
+                    env,
+                    policy,
+                    episodes=count,
+                    # The first policy has the stream itself, as a single one always had.
+                    key=jr.fold_in(key, i) if i else key,
+                    progress=lambda done, _, before=before: bar.advance(before + done - bar.completed),
+                )
+
+    info = data.write_dataset(
+        out,
+        episodes(),
+        spec=env.spec,
+        environment={"id": config.env.id, "kwargs": config.env.kwargs},
+        policy=config.data.policy,
+        behaviour=told,
+        seed=config.seed,
+        held_out=config.data.held_out,
+    )
+    summary(info)
+    return info
+
+
+def check(config: Config, env: AbstractEnvironment) -> None:
+    """Refuses a policy that is not there, or not for this environment, before any work is done."""
+    _counts(config)
+    for part in config.data.behaviours:
+        if part.policy != "random" and _stage(part.policy) is None:
+            _policy(part.policy, env, Path())
+
+
+def summary(info: DatasetInfo) -> None:
+    """Prints the returns of each policy of a data set, and how often each action was taken."""
+    table = Table("policy", "epsilon", "episodes", "mean return", "quartiles", "least", "most")
+    begin = 0
+    for part in info.behaviour:
+        returns = np.array(info.returns[begin : begin + part.episodes])
+        table.add_row(part.policy, f"{part.epsilon:g}", *_spread(returns))
+        begin += part.episodes
+    if len(info.behaviour) != 1:
+        table.add_row("all", "", *_spread(np.array(info.returns)), style="bold")
+    console.print(table)
+    for i, counts in enumerate(info.action_counts):
+        shares = "  ".join(f"{n}: {count / max(sum(counts), 1):.1%}" for n, count in enumerate(counts))
+        name = "actions" if len(info.action_counts) == 1 else f"actions, component {i}"
+        console.print(f"{name}  {shares}", highlight=False)
+
+
+def _spread(returns: np.ndarray) -> tuple[str, ...]:
+    low, middle, high = np.percentile(returns, [25, 50, 75])
+    numbers = (returns.mean(), returns.min(), returns.max())
+    mean, least, most = (f"{x:.2f}" for x in numbers)
+    return str(len(returns)), mean, f"{low:.2f}  {middle:.2f}  {high:.2f}", least, most
+
+
+def _counts(config: Config) -> list[int]:
+    """Returns the episodes of each policy: all of them divided by shares, without losing one to rounding."""
+    episodes, shares = config.data.episodes, [part.share for part in config.data.behaviours]
+    ends = np.round(np.cumsum(shares) / np.sum(shares) * episodes).astype(int)
+    counts = np.diff(ends, prepend=0).tolist()
+    if min(counts) < 1:
+        raise InputError(
+            f"data.mixture: {episodes} episodes in shares {shares} leave a policy without any. Collect more episodes."
+        )
+    return counts
+
+
+def _stage(name: str) -> str | None:
+    """Returns the stage of training that `ppo` or `ppo:STAGE` names; None for another kind of policy."""
+    kind, _, stage = name.partition(":")
+    if kind != "ppo":
+        return None
+    stage = stage or "late"
+    if stage not in STAGES:
+        raise InputError(f"data.policy: got {name!r}, expected ppo or ppo:STAGE. {nearest(stage, STAGES)}")
+    return stage
+
+
+def _policy(name: str, env: AbstractEnvironment, agents: Path) -> tuple[AbstractPolicy, dict[str, Any]]:
+    """Returns the policy of a name, and where it comes from."""
+    if name == "random":
+        return data.random_policy(env.spec), {}
+    if (stage := _stage(name)) is not None:
+        return _loaded(agents / stage, env)
+    if ".py:" in name:
+        return _from_file(name, env), {}
+    path = Path(name)
+    if not os.path.exists(path):
+        raise InputError(
+            f"data.policy: got {name!r}, expected random, ppo, ppo:early, ppo:middle, mixture, FILE.py:NAME, or a "
+            "checkpoint or run that exists."
+        )
+    return _loaded(path, env)
+
+
+def _loaded(path: Path, env: AbstractEnvironment) -> tuple[AbstractPolicy, dict[str, Any]]:
+    if is_policy(path):
+        policy, spec, about = load_policy(path)
+    else:
+        dreamer, about = Dreamer.load(path), {"checkpoint": str(find_checkpoint(path))}
+        policy, spec = DreamerPolicy(dreamer), None
+        if dreamer.tokenizer.frame_shape != env.spec.frame_shape:
+            raise InputError(
+                f"data.policy: {path} sees frames of {dreamer.tokenizer.frame_shape}, the environment shows "
+                f"{env.spec.frame_shape}. Choose a policy of this environment."
+            )
+    if spec is not None and spec != env.spec:
+        raise InputError(
+            f"data.policy: {path} is made for {spec}, the environment is {env.spec}. "
+            "Choose a policy of this environment."
+        )
+    return policy, about
+
+
+def _from_file(name: str, env: AbstractEnvironment) -> AbstractPolicy:
+    """Imports the user's own file, as named on the command line, and asks its function for a policy."""
+    file, _, function = name.rpartition(":")
+    if not os.path.isfile(file):
+        raise InputError(f"data.policy: got {name!r}, but there is no file {file}.")
+    described = importlib.util.spec_from_file_location("behaviour_policy", file)
+    if described is None or described.loader is None:
+        raise InputError(f"data.policy: {file} cannot be imported. Give a Python file.")
+    module = importlib.util.module_from_spec(described)
+    described.loader.exec_module(module)
+    build = getattr(module, function, None)
+    if not callable(build):
+        known = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
+        raise InputError(f"data.policy: {file} has no function {function!r}. {nearest(function, known)}")
+    policy = build(env.spec)
+    if not isinstance(policy, AbstractPolicy):
+        raise InputError(
+            f"data.policy: {name} returned {type(policy).__name__}, expected a dreamer4.data.AbstractPolicy."
+        )
+    return policy
+
+
+def _ppo(config: Config, env: AbstractEnvironment, folder: Path) -> None:
+    """Trains the PPO policies of a run into `folder`, unless they are there."""
+    wanted = {"env": config.env.model_dump(mode="json"), "ppo": config.ppo.model_dump(mode="json"), "seed": config.seed}
+    if not folder.exists():
+        (run,) = _train(config, env, 1)
+        _write(folder, config, env, run, config.seed)
+    try:
+        found = json.loads((folder / "ppo.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no PPO policies ({error}). Remove it, or choose another folder.") from None
+    if {key: found.get(key) for key in wanted} != wanted:
+        raise InputError(
+            f"{folder} holds PPO policies of another environment, seed or setting. Remove it, or choose another folder."
+        )
+
+
+def _train(config: Config, env: AbstractEnvironment, seeds: int) -> list[PPORun]:
+    total = config.ppo.updates * config.ppo.steps_per_update
+    with Progress("ppo", total=total, unit="steps", console=console) as bar:
+
+        def tell(done: int, returns: list[float]) -> None:
+            bar.advance(done - bar.completed, "return " + "  ".join(f"{r:.2f}" for r in returns))
+
+        keys = [stream(config.seed + i, "behaviour") for i in range(seeds)]
+        return train_ppo(config.ppo, env, keys=keys, progress=tell)
+
+
+def _write(folder: Path, config: Config, env: AbstractEnvironment, run: PPORun, seed: int) -> None:
+    """Writes the stages of one seed and its learning curve, completely or not at all."""
+    facts = {"env": config.env.model_dump(mode="json"), "ppo": config.ppo.model_dump(mode="json"), "seed": seed}
+    hidden = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(hidden, ignore_errors=True)
+    for stage in STAGES:
+        index = run.index(stage)
+        about = facts | {"stage": stage, "steps": run.steps[index]} | _known("return", run.returns[index])
+        save_policy(hidden / stage, run.policy(stage), config=config.ppo, spec=env.spec, about=about)
+    curve = [None if math.isnan(r) else round(r, 4) for r in run.returns]
+    told = facts | {"steps": run.steps, "returns": curve}
+    (hidden / "ppo.json").write_text(json.dumps(told, indent=1) + "\n")
+    hidden.rename(folder)
+
+
+def _known(name: str, value: float) -> dict[str, float]:
+    return {} if math.isnan(value) else {name: value}
+
+
+def ppo(config: Config, out: Path) -> None:
+    """Trains PPO alone, plays it, and writes its stages, its learning curve and `results.json` to a new folder."""
+    if out.exists():
+        raise InputError(f"{out} exists, and results are never overwritten. Choose another folder with --out.")
+    env = envs.make(config.env)
+    runs = _train(config, env, config.seeds)
+    rows = []
+    for i, run in enumerate(runs):
+        seed = config.seed + i
+        _write(out / f"seed{seed}", config, env, run, seed)
+        played = play(
+            run.policy(),
+            env,
+            episodes=config.evaluation.episodes,
+            batch_size=min(config.evaluation.batch_size, config.evaluation.episodes),
+            key=stream(config.seed, "evaluate"),
+        )
+        rows.append({"seed": seed} | summarise(np.asarray(played.returns)))
+    results = {
+        "env": config.env.model_dump(mode="json"),
+        "ppo": config.ppo.model_dump(mode="json"),
+        "steps": runs[0].steps[-1],
+        "returns": rows,
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    table = Table("seed", "return", "95 % interval", "episodes", title=f"PPO on {config.env.id}, sampled actions")
+    for row in rows:
+        interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
+        table.add_row(str(row["seed"]), f"{row['mean']:+.3f}", interval, str(row["episodes"]))
+    console.print(table)
+    console.print(f"results: {out / 'results.json'}", markup=False, highlight=False, soft_wrap=True)

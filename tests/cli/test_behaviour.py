@@ -1,0 +1,130 @@
+"""Who plays: names become policies, mixtures keep shares, and bad names are refused before anything is written."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dreamer4 import data, envs
+from dreamer4.config import load
+from dreamer4.errors import InputError
+from dreamer4_cli import behaviour, options, run
+
+
+PPO = "ppo={steps: 2048, num_envs: 16, rollout_length: 16, hidden: 16}"
+OWN = """
+import jax.numpy as jnp
+from dreamer4.data import AbstractPolicy
+from dreamer4.types import Action
+
+
+class Left(AbstractPolicy):
+    def init(self):
+        return None
+
+    def __call__(self, memory, time_step, action, action_mask, *, key):
+        return Action(jnp.zeros(1, jnp.int32), jnp.zeros(0)), memory
+
+
+def left(spec):
+    return Left()
+
+
+def nothing(spec):
+    return None
+"""
+
+
+def config(policy, *more):
+    return load("tiny", overrides=["data.episodes=40", PPO, *options.behaviour(policy), *more])
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    file = tmp_path_factory.mktemp("own") / "mine.py"
+    file.write_text(OWN)
+    return file
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory, own):
+    """A run's data of four policies, collected by the command."""
+    folder = tmp_path_factory.mktemp("mixed")
+    run.collect(config(f"mixture:random=1,{own}:left~0.5=2,ppo:early=1,ppo=1"), folder / "data")
+    return folder
+
+
+def test_a_mixture_keeps_its_shares_and_tells_who_played(mixed, own):
+    info = data.read_info(mixed / "data")
+    assert data.check(mixed / "data") == []
+    assert info.policy == "mixture"
+    assert [b.policy for b in info.behaviour] == ["random", f"{own}:left", "ppo:early", "ppo"]
+    assert [b.episodes for b in info.behaviour] == [8, 16, 8, 8]
+    assert [b.epsilon for b in info.behaviour] == [0, 0.5, 0, 0]
+    assert info.behaviour[3].about["stage"] == "late" and info.behaviour[3].about["env"]["id"] == "Catch-bsuite"
+    # Half of the actions are the policy's, a third of the others too.
+    taken = np.concatenate([e.discrete[1:, 0] for e in data.read_episodes(mixed / "data")[8:24]])
+    assert abs(np.mean(taken == 0) - 2 / 3) < 0.15
+
+
+def test_agents_are_trained_once(mixed):
+    before = (mixed / "behaviour/ppo.json").stat().st_mtime_ns
+    told = json.loads((mixed / "behaviour/ppo.json").read_text())
+    assert told["steps"][-1] == 2048 and len(told["returns"]) == len(told["steps"])
+    (mixed / "again").mkdir()
+    (mixed / "behaviour").rename(mixed / "again/behaviour")
+    run.collect(config("ppo"), mixed / "again/data")
+    assert (mixed / "again/behaviour/ppo.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="another environment, seed or setting"):
+        other = config("ppo", "ppo.hidden=32")
+        behaviour.collect(other, envs.make(other.env), mixed / "other", mixed / "again/behaviour")
+    # A checkpoint by its path is the same policy.
+    run.collect(config(str(mixed / "again/behaviour/late")), mixed / "by_path")
+    ours, theirs = data.read_info(mixed / "again/data"), data.read_info(mixed / "by_path")
+    assert ours.returns == theirs.returns
+
+
+@pytest.mark.parametrize(
+    ("policy", "match"),
+    [
+        ("expert", "FILE.py:NAME"),
+        ("ppo:best", "late"),
+        ("missing.py:left", "no file"),
+        ("OWN:lef", "Did you mean left"),
+        ("OWN:nothing", "returned NoneType"),
+        ("mixture:random=1,random=0.0001", "without any"),
+    ],
+)
+def test_a_bad_policy_is_refused_before_anything_is_written(policy, match, own, tmp_path):
+    policy = policy.replace("OWN", str(own))
+    for work in (lambda c: run.collect(c, tmp_path / "data"), lambda c: run.demo(c, tmp_path / "run", resume=False)):
+        with pytest.raises(InputError, match=match):
+            work(config(policy))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mixture_on_the_command_line_is_the_one_in_a_file():
+    given = load("tiny", overrides=options.behaviour("mixture:random,ppo:early~0.1=2"))
+    written = load(
+        "tiny",
+        overrides=[
+            "data.policy=mixture",
+            "data.mixture=[{policy: random}, {policy: ppo:early, epsilon: 0.1, share: 2}]",
+        ],
+    )
+    assert given == written
+    with pytest.raises(InputError, match="--policy"):
+        options.behaviour("mixture:random=much")
+
+
+def test_a_policy_of_another_environment_is_refused(mixed, tmp_path):
+    late = next(mixed.rglob("late"))
+    with pytest.raises(InputError, match="Choose a policy of this environment"):
+        run.collect(load("tiny", overrides=["env.id=Breakout-MinAtar", f"data.policy={late}"]), tmp_path / "data")
+
+
+def test_an_online_run_leaves_its_results(tmp_path):
+    behaviour.ppo(config("random"), tmp_path / "out")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["steps"] == 2048 and results["returns"][0]["episodes"] == 16
+    assert (tmp_path / "out/seed0/late").is_dir()
