@@ -13,7 +13,7 @@ import typer
 import typer.core
 
 from dreamer4.errors import InputError
-from dreamer4_cli import compile_cache, options
+from dreamer4_cli import compile_cache, memory, options
 
 
 _PHASES = ("tokenizer", "dynamics", "agent", "imagination")
@@ -97,6 +97,7 @@ def root(
     ] = None,
 ) -> None:
     """Train agents inside a learned world model: Dreamer 4 in JAX and Equinox."""
+    memory.keep_freed()
     if not compile_cache.enable(cache) and cache is not None:
         _complain(f"--compile-cache: {cache} cannot be written to, so this start compiles everything anew.")
 
