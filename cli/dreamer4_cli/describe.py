@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import equinox as eqx
-import jax
 import jax.random as jr
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -13,8 +11,8 @@ from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config
 from dreamer4.dreamer import PHASES, Dreamer, read_description, weights_of
 from dreamer4.errors import InputError
-from dreamer4.nn import Transformer
 from dreamer4.training import build_phase
+from dreamer4.training.flops import parameters, step_flops
 from dreamer4.training.folder import RunFolder
 from dreamer4.types import ActionSpec, DataSpec
 
@@ -33,21 +31,6 @@ def data_spec(config: Config) -> DataSpec:
     return envs.make(config.env).spec
 
 
-def count(tree) -> int:
-    """Returns the number of parameters of a tree of arrays or shapes."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree) if hasattr(leaf, "shape"))
-
-
-def forward_flops(transformer: Transformer) -> float:
-    """Returns the operations of one frame through a transformer, matrix products and attention, one pass."""
-    tokens, width = transformer.slot.shape
-    weights = count(transformer.groups)
-    layers = transformer.num_groups * (len(transformer.groups.space) + 1)
-    attention = 4.0 * tokens * width * (tokens * (layers - transformer.num_groups))
-    attention += 4.0 * tokens * width * transformer.context_length * transformer.num_groups
-    return 2.0 * weights * tokens + attention
-
-
 def dry_run(config: Config) -> None:
     """Checks a configuration whole and prints parameters, operations and memory; trains nothing, writes nothing."""
     spec = data_spec(config)
@@ -55,31 +38,16 @@ def dry_run(config: Config) -> None:
     phases = [build_phase(name, config, spec) for name in PHASES]
     parts = Table("part", "parameters", title=f"{config.preset}: {config.env.id}, frames {spec.frame_shape}")
     for name in ("tokenizer", "dynamics", "policy", "reward", "continuation", "value"):
-        parts.add_row(name, f"{count(getattr(dreamer, name)):,}")
-    parts.add_row("all", f"{count(dreamer):,}", style="bold")
+        parts.add_row(name, f"{parameters(getattr(dreamer, name)):,}")
+    parts.add_row("all", f"{parameters(dreamer):,}", style="bold")
     console.print(parts)
 
-    total = count(dreamer)
-    tokenizer = forward_flops(dreamer.tokenizer.encoder) + forward_flops(dreamer.tokenizer.decoder)
-    dynamics = forward_flops(dreamer.dynamics.transformer)
-    forcing = config.dynamics.shortcut
-    taught = 1.0 if forcing.mode == "paper" else forcing.bootstrap_fraction
-    # A training pass costs three forward passes; a taught row adds two forward passes of its teachers.
-    costs = {
-        "tokenizer": 3 * tokenizer,
-        "dynamics": (3 + 2 * taught) * dynamics,
-        "agent": (3 + 2 * taught) * dynamics,
-    }
+    total = parameters(dreamer)
     table = Table("phase", "steps", "trained", "GFLOP per step", "state, MB")
     for name, phase in zip(PHASES, phases, strict=True):
         settings = getattr(config.train, name)
-        trained = count(eqx.filter(dreamer, phase.trainable(dreamer)))
-        frames = settings.batch_size * settings.length
-        if name == "imagination":
-            passes = (config.sampler.num_steps + 1) * config.imagination.horizon + settings.length
-            flops = settings.batch_size * passes * dynamics
-        else:
-            flops = frames * costs[name]
+        trained = parameters(eqx.filter(dreamer, phase.trainable(dreamer)))
+        flops = step_flops(name, dreamer, config)
         # Weights and their average, two moments and the gradient of what is trained, in float32, per training seed.
         megabytes = 4 * config.seeds * (2 * total + 3 * trained) / 1e6
         table.add_row(
@@ -139,7 +107,7 @@ def _checkpoint_info(path: Path) -> None:
             "environment": config.env.id,
             "training seeds": config.seeds,
             "frames": spec.frame_shape,
-            "parameters": f"{count(checkpoint.read_leaves(path, at=weights_of(path))):,}",
+            "parameters": f"{parameters(checkpoint.read_leaves(path, at=weights_of(path))):,}",
             "state": "; ".join(problems) if problems else "whole",
         },
     )

@@ -1,0 +1,185 @@
+"""The formulas against two counts that know nothing of them: the products in the traced program, and XLA's own."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from dreamer4.config import Config
+from dreamer4.dreamer import Dreamer
+from dreamer4.training import build_phase
+from dreamer4.training.flops import (
+    decoder_flops,
+    dynamics_flops,
+    encoder_flops,
+    matrix_parameters,
+    parameters,
+    step_flops,
+)
+from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
+
+
+SPEC = DataSpec((16, 16, 3), ActionSpec((4,)))
+TRANSFORMER = {"width": 32, "depth": 6, "heads": 4, "kv_heads": 2, "time_every": 2, "context_length": 6}
+CLIP = {"batch_size": 4, "length": 5}
+
+
+def configure(*, bootstrap_fraction=0.25, **transformer):
+    sizes = {**TRANSFORMER, **transformer}
+    return Config.model_validate(
+        {
+            "tokenizer": {
+                "patch": [4, 4],
+                "num_latents": 4,
+                "latent_dim": 8,
+                "num_spatial": 4,
+                "encoder": sizes,
+                "decoder": sizes,
+                "time_tokens": "latents",
+            },
+            "dynamics": {
+                "transformer": sizes,
+                "num_registers": 2,
+                "shortcut": {"k_max": 8, "bootstrap_fraction": bootstrap_fraction},
+            },
+            "agent": {"hidden": 16, "mtp_length": 2, "num_bins": 11},
+            "imagination": {"horizon": 3},
+            "train": {name: CLIP for name in ("tokenizer", "dynamics", "agent", "imagination")},
+        }
+    )
+
+
+def shapes(config):
+    return eqx.filter_eval_shape(Dreamer.build, config, SPEC, key=jr.key(0))
+
+
+def bodies(equation):
+    """Yields the programs inside an equation: the bodies of loops, branches and calls."""
+    for value in equation.params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            part = getattr(part, "jaxpr", part)
+            if hasattr(part, "eqns"):
+                yield part
+
+
+def products(jaxpr) -> int:
+    """Counts the multiplications and additions of all matrix products, loops included; of branches, the longest."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+            continue
+        inner = [products(body) for body in bodies(equation)]
+        if equation.primitive.name == "cond":
+            total += max(inner)
+        else:
+            total += equation.params.get("length", 1) * sum(inner)
+    return total
+
+
+def traced(function, *args) -> int:
+    return products(eqx.filter_make_jaxpr(function)(*args)[0].jaxpr)
+
+
+def real(*shape):
+    return jnp.asarray(np.zeros(shape, np.float32))
+
+
+def whole(*shape):
+    return jnp.asarray(np.zeros(shape, np.int32))
+
+
+def test_encoding_and_decoding_a_frame():
+    dreamer = shapes(configure())
+    tokenizer, frames = dreamer.tokenizer, CLIP["length"]
+    video, latent = real(frames, *SPEC.frame_shape), real(frames, 4, 8)
+    assert traced(lambda t, x: t.encode(x), tokenizer, video) == frames * encoder_flops(tokenizer, frames=frames)
+    assert traced(lambda t, x: t.decode(x), tokenizer, latent) == frames * decoder_flops(tokenizer, frames=frames)
+
+
+@pytest.mark.parametrize("agent", [False, True])
+def test_a_pass_of_the_dynamics_over_a_clip_and_frame_by_frame(agent):
+    dynamics = shapes(configure()).dynamics
+    action = Action(whole(1), real(0))
+    clip = Action(whole(5, 1), real(5, 0))
+
+    def over_a_clip(model, z, index, action):
+        return model(z, index, index, action, jnp.ones(5, bool), jnp.array(0) if agent else None)
+
+    def frame_by_frame(model, z, index, action, stream):
+        return model.step(z, index, index, action, jnp.array(True), jnp.array(0) if agent else None, stream)
+
+    stream = eqx.filter_eval_shape(dynamics.init_cache)
+    expected = 5 * dynamics_flops(dynamics, frames=5, agent=agent)
+    assert traced(over_a_clip, dynamics, real(5, 4, 8), whole(5), clip) == expected
+    expected = dynamics_flops(dynamics, frames=dynamics.context_length + 1, agent=agent)
+    # A frame's attention to itself is two products of elements, which a trace does not show as matrix products.
+    counted = traced(frame_by_frame, dynamics, real(4, 8), whole(), action, stream)
+    assert counted == pytest.approx(expected, rel=5e-3)
+
+
+def batch(phase):
+    rows, length = CLIP["batch_size"], CLIP["length"]
+    flags, row = (jnp.asarray(np.ones(shape, bool)) for shape in ((rows, length), (rows,)))
+    return Trajectory(
+        frame=whole(rows, length, *SPEC.frame_shape).astype(jnp.uint8) if phase == "tokenizer" else None,
+        latent=None if phase == "tokenizer" else real(rows, length, 4, 8),
+        action=Action(whole(rows, length, 1), real(rows, length, 0)),
+        action_mask=flags,
+        reward=real(rows, length),
+        is_first=flags,
+        is_last=flags,
+        is_terminal=flags,
+        valid=flags,
+        task=whole(rows),
+        relevant=row,
+        uniform=row,
+    )
+
+
+def gradient_of(phase):
+    """Returns the differentiated loss of a phase as a function of agent and batch."""
+
+    def gradient(dreamer, batch):
+        trained, frozen = eqx.partition(dreamer, phase.trainable(dreamer))
+
+        def loss(trained):
+            terms, _ = phase.loss(eqx.combine(trained, frozen), batch, jnp.ones(()), key=jr.key(0))
+            return sum(terms.values())
+
+        return jax.grad(loss)(trained)
+
+    return gradient
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "dynamics", "agent", "imagination"])
+def test_a_training_step(name):
+    config = configure()
+    dreamer = shapes(config)
+    counted = traced(gradient_of(build_phase(name, config, SPEC)), dreamer, batch(name))
+    # The gradient of the first product's input is never asked for, so a step costs a little less than three passes.
+    assert counted == pytest.approx(step_flops(name, dreamer, config), rel=0.005)
+
+
+def test_xla_counts_the_same_and_what_lies_between_the_products():
+    # One group of layers and no teachers: XLA counts the body of a loop once.
+    config = configure(width=128, depth=2, heads=2, kv_heads=2, bootstrap_fraction=0.0)
+    dreamer = shapes(config)
+    gradient = gradient_of(build_phase("dynamics", config, SPEC))
+    arrays, static = eqx.partition((dreamer, batch("dynamics")), lambda leaf: hasattr(leaf, "shape"))
+    compiled = jax.jit(lambda arrays: gradient(*eqx.combine(arrays, static))).lower(arrays).compile()
+    assert 1.0 < compiled.cost_analysis()["flops"] / step_flops("dynamics", dreamer, config) < 1.2
+
+
+def test_parameters_are_counted():
+    dreamer = shapes(configure())
+    mlp = dreamer.value.mlp
+    width = 32
+    assert matrix_parameters(mlp) == width * 16 + 16 * 11
+    assert parameters(mlp) == matrix_parameters(mlp) + 16 + 11 + width + 16
