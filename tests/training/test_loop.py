@@ -1,6 +1,8 @@
 """The training loop: what a step changes, that a run is a function of its seed, and that it can stop and go on."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import ClassVar
 
@@ -86,6 +88,22 @@ def changed(before, after):
 # Real models, every phase.
 
 
+@contextmanager
+def compilations() -> Iterator[list[float]]:
+    """Collects the seconds of every program that is compiled, or read from a cache, inside the block."""
+    compiled: list[float] = []
+
+    def listen(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 class Run:
     """Six steps of a phase of a real model, compiled once, with every state kept."""
 
@@ -99,10 +117,13 @@ class Run:
         self._step = eqx.filter_jit(lambda *given: train_step(phase, optimizer, CONFIG, *given))
         self.states = [init_state(phase, dreamer, CONFIG)]
         self.metrics = []
+        self.compiled = []  # programs, by step
         for _ in range(STEPS):
-            state, metrics = self.step(self.states[-1])
+            with compilations() as compiled:
+                state, metrics = self.step(self.states[-1])
             self.states.append(state)
             self.metrics.append(metrics)
+            self.compiled.append(len(compiled))
 
     def step(self, state, key=None):
         return self._step(state, self.source, self.key if key is None else key)
@@ -152,6 +173,11 @@ def test_losses_are_finite_and_the_state_counts(runs, name):
         assert all(np.shape(v) == () and np.isfinite(v) for v in metrics.values())
         assert metrics["gradient_norm"] > 0
     assert all(np.all(np.isfinite(leaf)) for leaf in named(run.states[-1]).values())
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_no_phase_compiles_again(runs, name):
+    assert runs(name).compiled == [1] + [0] * (STEPS - 1)
 
 
 @pytest.mark.parametrize("name", PHASES)
@@ -308,23 +334,14 @@ def test_seeds_have_streams_of_their_own(small, source):
 
 
 def test_nothing_compiles_after_the_first_step(small, source):
-    compiled = []
-
-    def listen(event, seconds, **_):
-        if event.endswith("backend_compile_duration"):
-            compiled.append(seconds)
-
     phase = OneNumber()
     states = train(phase, CONFIG, init_state(phase, small, CONFIG), source, seed=0)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations() as compiled:
         next(states)
         assert compiled
         compiled.clear()
         assert len(list(states)) == STEPS - 1
         assert not compiled
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("kind", [OneNumber, Normalised])
