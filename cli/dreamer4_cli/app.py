@@ -59,9 +59,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Train agents inside a learned world model: Dreamer 4 in JAX and Equinox.",
 )
+bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks, and the ledger of their results.")
 config_app = typer.Typer(no_args_is_help=True, help="Configurations.")
 baseline_app = typer.Typer(no_args_is_help=True, help="Agents without a world model.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
+app.add_typer(bench_app, name="bench")
 app.add_typer(config_app, name="config")
 app.add_typer(baseline_app, name="baseline")
 app.add_typer(data_app, name="data")
@@ -167,16 +169,22 @@ def train(
     resume: options.Resume = False,
     no_fallback: options.NoFallback = False,
     dry_run: options.DryRun = False,
+    origin: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Start from the phase before in another run, and on its data."),
+    ] = None,
 ) -> None:
     """Train one phase, or all, in a run folder; each phase starts from the one before it."""
-    resolved, folder = options.resolve(preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run)
+    resolved, folder = options.resolve(
+        preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run, origin=_existing_run(origin)
+    )
     from dreamer4_cli import run as work
 
     if dry_run:
         work.dry_run(resolved)
     else:
         phases = _PHASES if phase is Phases.all else (phase.value,)
-        work.train(resolved, folder, phases, resume=resume, fallback=not no_fallback)
+        work.train(resolved, folder, phases, resume=resume, fallback=not no_fallback, origin=origin)
 
 
 @app.command()
@@ -265,6 +273,33 @@ def info(
     work.info(existing)
 
 
+@bench_app.command()
+def results(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Benchmarks, named as their presets; all by default.", show_default=False)
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Catch and CartPole with two seeds: half an hour on two CPU cores.")
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Training seeds. Default: 5, or 2 if quick.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs side by side.")] = 1,
+    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Where data sets and runs lie.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The ledger.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Print what the ledger holds, and run nothing.")] = False,
+) -> None:
+    """Run every method on every benchmark over training seeds, and print the ledger; what is done is not done again."""
+    from dreamer4_cli import bench
+
+    # What is quick never mixes with what is published.
+    place = Path("runs/bench-quick" if quick else "runs/bench")
+    ledger = place / "ledger" if quick else Path("benchmarks/results")
+    bench.results(
+        names or (), seeds=seeds, quick=quick, workers=workers, runs=runs or place, out=out or ledger, only_table=table
+    )
+
+
 @config_app.command()
 def show(
     preset: options.Preset = None,
@@ -339,6 +374,10 @@ def import_data(
     work.import_data(
         existing, out, actions=actions, bounds=bounds, timing=timing.value, size=size, held_out=held_out, seed=seed
     )
+def _existing_run(path: Path | None) -> Path | None:
+    if path is not None:
+        _existing(path / "config.yaml")
+    return path
 
 
 @baseline_app.command()

@@ -54,16 +54,23 @@ def resolve(
     seed: int | None = None,
     seeds: int | None = None,
     folder: Path | None = None,
+    origin: Path | None = None,
 ) -> tuple[Any, Path]:
     """Returns the `dreamer4.config.Config` that the options describe, and its run folder.
 
     A run folder that exists already knows its configuration: unless a preset or a file says otherwise, the options are
     laid over the folder's own `config.yaml`, so `train dynamics --run DIR` goes on from `train tokenizer --run DIR`.
+    In the same way a new run that starts `origin`'s way takes over its configuration, and in any case its data set.
     """
     from dreamer4 import config as configuration
 
     if preset is None and file is None and folder is not None and os.path.exists(folder / "config.yaml"):
         file = folder / "config.yaml"
+    elif origin is not None:
+        if preset is None and file is None:
+            file = origin / "config.yaml"
+        if (data := origin / "data").is_dir():
+            overrides = [f"data.path={json.dumps(str(data))}", *(overrides or ())]
     config = configuration.load(preset, file, overrides or (), env=env, seed=seed, seeds=seeds)
     return config, folder or default_folder(config)
 

@@ -77,17 +77,49 @@ def _dataset(config: Config, folder: RunFolder) -> Path:
     return folder.data
 
 
-def train(config: Config, folder: Path, phases: tuple[str, ...], *, resume: bool, fallback: bool = True) -> None:
-    """Trains phases in a run folder, each from the end of the one before it."""
+def train(
+    config: Config,
+    folder: Path,
+    phases: tuple[str, ...],
+    *,
+    resume: bool,
+    fallback: bool = True,
+    origin: Path | None = None,
+) -> None:
+    """Trains phases in a run folder, each from the end of the one before it.
+
+    Args:
+        config: settings of the run.
+        folder: the run.
+        phases: neighbours in the order of `PHASES`.
+        resume: whether to continue a phase that was begun.
+        fallback: whether a damaged checkpoint may be passed over for an older one.
+        origin: another run, whose end of the phase before the first of `phases` is taken over.
+    """
     run = RunFolder(folder)
     _check_paths(config)
     begun = any(run.checkpoints(phase).steps() for phase in phases)
     before = PHASES[: PHASES.index(phases[0])]
+    start = None if origin is None or begun else _end_of(RunFolder(origin), before)
     missing = [phase for phase in before if not run.checkpoints(phase).steps()]
-    if missing and missing[-1] == before[-1]:  # an imported run has the end of the one before, and no others
+    # An imported run has the end of the one before, and no others; so has one that starts from another run.
+    if start is None and missing and missing[-1] == before[-1]:
         raise InputError(f"{folder} has no {missing[0]} phase, which {phases[0]} builds on. Train {missing[0]} first.")
     run.open(config, resume=resume or (run.is_run and not begun))
+    if start is not None:
+        run.checkpoints(before[-1]).adopt(getattr(config.train, before[-1]).steps, start)
     _train(config, run, phases, fallback=fallback)
+
+
+def _end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
+    """Returns the checkpoint at the end of the last of some phases of a run."""
+    if not phases:
+        raise InputError("train --from: the tokenizer is the first phase and starts from nothing. Leave --from out.")
+    newest = run.checkpoints(phases[-1]).latest_valid()
+    wanted = getattr(run.read_config().train, phases[-1]).steps
+    if newest is None or int(newest.name) != wanted:
+        raise InputError(f"{run.path} has not finished its {phases[-1]} phase, so nothing can start from it.")
+    return newest
 
 
 def _check_paths(config: Config) -> None:
@@ -307,7 +339,7 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True) -
         "returns": returns,
         "by_mode": by_mode,
         "world_model": _world_model(qualities),
-        "device": _device(),
+        "device": device(),
         "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / 1e9, 2),
         "commit": source_commit(),
     }
@@ -373,7 +405,8 @@ def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> N
     _say(f"report:  {run.report_file}")
 
 
-def _device() -> str:
+def device() -> str:
+    """Returns what computes, as people call it."""
     device = jax.devices()[0]
     return device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores"
 

@@ -78,6 +78,21 @@ class Checkpoints:
             raise
         return path
 
+    def adopt(self, step: int, path: Path) -> Path:
+        """Copies a whole checkpoint from elsewhere, to stand as a step of this folder. Returns the folder of the step.
+
+        Raises:
+            InputError: if this step exists already.
+        """
+        target = self.path(step)
+        if target.exists():
+            raise InputError(f"Cannot copy {path} to {target}: it exists. Remove it or choose another folder.")
+        partial = target.parent / f".{target.name}.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(path, partial)
+        os.rename(partial, target)
+        return target
+
     def latest_valid(self, *, fallback: bool = True) -> Path | None:
         """Returns the newest whole checkpoint, or None if no step was ever saved.
 

@@ -1,0 +1,318 @@
+"""`dreamer4 bench results`: every method on every benchmark over training seeds, resumable, and the ledger they fill.
+
+The work is cut into units, one method on one training seed, each in a process and a folder of its own. A finished unit
+leaves one `unit.json` and is not run again; one that was interrupted goes on from its newest checkpoint.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import numpy as np
+from dreamer4.baselines import train_ppo
+from rich.console import Console
+from rich.table import Table
+
+from dreamer4 import config as configuration
+from dreamer4 import data, envs
+from dreamer4.config import Config
+from dreamer4.data import AbstractPolicy, DeviceSource, random_policy
+from dreamer4.dreamer import PHASES, Dreamer
+from dreamer4.errors import InputError, nearest
+from dreamer4.evaluation import DreamerPolicy, play
+from dreamer4.reporting.ledger import Entry, improvement, markdown, read_entries, rows, write_entry
+from dreamer4.training import CloningPhase, init_dreamer, init_state, stream
+from dreamer4.training import train as train_phase
+from dreamer4.training.folder import RunFolder
+from dreamer4.training.metrics import MetricLog, Progress
+from dreamer4_cli import run as work
+
+
+console = Console()
+
+BENCHMARKS = ("catch", "cartpole", "fourrooms", "breakout", "asterix", "space_invaders", "freeway")
+EVALUATION_SEED = 0
+DATA_SEED = 0
+
+# The methods that one unit of work fills. A cloned policy is part of every run that goes on to imagination.
+UNITS = {
+    "references": ("random", "data"),
+    "cloning": ("cloning",),
+    "dreamer": ("world_model_cloning", "imagination"),
+    "policy_gradient": ("policy_gradient",),
+    "ppo": ("ppo",),
+}
+
+# The ladder within half an hour on two CPU cores: fewer seeds and episodes, and no claim.
+QUICK = ("catch", "cartpole")
+QUICK_SEEDS = 2
+QUICK_EPISODES = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One benchmark: what is run, and where it lies.
+
+    Attributes:
+        name: the benchmark, which is the name of its preset.
+        seeds: the training seeds.
+        episodes: evaluation episodes of each seed; None: what the preset says.
+        folder: where its data set and runs lie.
+        command: what a reader types for the same.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    episodes: int | None
+    folder: Path
+    command: str
+
+    @property
+    def data(self) -> Path:
+        """The data set of all seeds."""
+        return self.folder / "data"
+
+    def config(self, seed: int, *overrides: str, collecting: bool = False) -> Config:
+        """Returns the configuration of a training seed, on the shared data set unless it is yet to be collected."""
+        path = () if collecting else (f"data.path={json.dumps(str(self.data))}",)
+        episodes = () if self.episodes is None else (f"evaluation.episodes={self.episodes}",)
+        return configuration.load(self.name, overrides=[*path, *episodes, *overrides], seed=seed)
+
+    def unit(self, kind: str, seed: int) -> Path:
+        """Returns the folder of a unit of work."""
+        return self.folder / kind / f"seed{seed}"
+
+    def units(self) -> list[tuple[str, int]]:
+        """Returns the units still to be run, in an order in which each finds what it builds on."""
+        wanted = [
+            ("references", DATA_SEED),
+            *((kind, seed) for seed in self.seeds for kind in UNITS if kind != "references"),
+        ]
+        return [(kind, seed) for kind, seed in wanted if not (self.unit(kind, seed) / "unit.json").exists()]
+
+
+def results(
+    names: Sequence[str],
+    *,
+    seeds: int | None,
+    quick: bool,
+    workers: int,
+    runs: Path,
+    out: Path,
+    only_table: bool,
+) -> None:
+    """Runs what is missing of the chosen benchmarks, writes their entries and prints the ledger."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise InputError(f"bench results: unknown benchmark {unknown[0]!r}. {nearest(unknown[0], BENCHMARKS)}")
+    count = seeds or (QUICK_SEEDS if quick else 5)
+    chosen = tuple(names) or (QUICK if quick else BENCHMARKS)
+    plans = [
+        Plan(
+            name=name,
+            seeds=tuple(range(count)),
+            episodes=QUICK_EPISODES if quick else None,
+            folder=runs / name,
+            command=f"dreamer4 bench results {name} --seeds {count}" + (" --quick" if quick else ""),
+        )
+        for name in chosen
+    ]
+    if not only_table:
+        for plan in plans:
+            plan.config(DATA_SEED, collecting=True)  # a preset that is wrong is refused before the first one runs
+        for plan in plans:
+            _run(plan, workers, out)
+    for name in chosen:
+        _print(name, read_entries(out, name))
+    if not only_table:
+        tables = markdown({name: read_entries(out, name) for name in BENCHMARKS})
+        (out / "README.md").write_text(f"# Results\n\n{tables}\n")
+
+
+def _run(plan: Plan, workers: int, out: Path) -> None:
+    if not plan.data.exists():
+        config = plan.config(DATA_SEED, collecting=True)
+        work.collect(config, plan.data)
+    todo = plan.units()
+    total = len(plan.seeds) * (len(UNITS) - 1) + 1
+    context = multiprocessing.get_context("spawn")
+    with (
+        Progress(plan.name, total=total, completed=total - len(todo), unit="runs", console=console) as bar,
+        # One process for each unit: compiled programs and buffers of one never burden the next.
+        ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool,
+    ):
+        running: dict[Future[None], tuple[str, int]] = {}
+        while todo or running:
+            for kind, seed in list(todo):
+                ready = kind != "policy_gradient" or (plan.unit("dreamer", seed) / "unit.json").exists()
+                if len(running) < workers and ready:
+                    todo.remove((kind, seed))
+                    running[pool.submit(run_unit, plan, kind, seed)] = (kind, seed)
+            if not running:
+                raise RuntimeError(f"bench: {todo} wait for units that do not exist")
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                kind, seed = running.pop(future)
+                future.result()
+                bar.advance(1, f"{kind} seed {seed}")
+                gather(plan, out)
+    gather(plan, out)
+
+
+def run_unit(plan: Plan, kind: str, seed: int) -> None:
+    """Runs one unit of work; what it prints goes to `log.txt` in its folder."""
+    folder = plan.unit(kind, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
+        work.console.file = log
+        unit = {
+            "references": _references,
+            "cloning": _cloning,
+            "dreamer": _dreamer,
+            "policy_gradient": _policy_gradient,
+            "ppo": _ppo,
+        }[kind](plan, seed, folder)
+    facts = {"device": work.device(), "commit": work.source_commit() or "unknown"}
+    partial = folder / "unit.tmp"
+    partial.write_text(json.dumps(facts | unit, indent=1) + "\n")
+    os.replace(partial, folder / "unit.json")
+
+
+def _play(config: Config, policy: AbstractPolicy) -> float:
+    count = config.evaluation.episodes
+    played = play(
+        policy,
+        envs.make(config.env),
+        episodes=count,
+        batch_size=min(config.evaluation.batch_size, count),
+        key=stream(EVALUATION_SEED, "evaluate"),
+    )
+    return float(np.mean(played.returns))
+
+
+def _references(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
+    config = plan.config(seed)
+    by_chance = _play(config, random_policy(envs.make(config.env).spec))
+    mean = data.read_info(plan.data).return_mean
+    return {"returns": {"random": by_chance, "data": mean}, "minutes": {"random": 0.0, "data": 0.0}}
+
+
+def _dreamer(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
+    config, run = plan.config(seed), RunFolder(folder / "run")
+    with _clock(folder) as minutes:
+        work.train(config, run.path, PHASES, resume=run.is_run)
+    agent = Dreamer.load(run.path)
+    return _ladder(plan, config, {"world_model_cloning": cloned(agent), "imagination": agent}, minutes())
+
+
+def _policy_gradient(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
+    config = plan.config(seed, "imagination.objective.kind=policy_gradient")
+    run = RunFolder(folder / "run")
+    with _clock(folder) as minutes:
+        work.train(config, run.path, ("imagination",), resume=run.is_run, origin=plan.unit("dreamer", seed) / "run")
+    return _ladder(plan, config, {"policy_gradient": Dreamer.load(run.path)}, minutes())
+
+
+def _cloning(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
+    config = plan.config(seed)
+    spec = data.read_info(plan.data).spec
+    source = DeviceSource.from_episodes(data.read_episodes(plan.data, "train"))
+    # As many steps as the transformer is trained for with a world model.
+    steps = config.train.dynamics.steps + config.train.agent.steps
+    phase, settings = CloningPhase(), config.train.agent.model_copy(update={"steps": steps})
+    log = MetricLog(folder / "metrics.jsonl")
+    log.truncate(phase.name, 0)
+    with _clock(folder) as minutes, Progress(phase.name, total=steps, console=work.console) as bar:
+        state = init_state(phase, init_dreamer(config, spec), settings)
+        for state, metrics in train_phase(phase, settings, state, source, seed=seed):  # noqa: B007
+            bar.advance(1)
+            if bar.completed % config.train.log_every == 0:
+                log.append(phase.name, bar.completed, {name: float(value) for name, value in metrics.items()})
+    return _ladder(plan, config, {"cloning": phase.finish(state.ema)}, minutes())
+
+
+def _ppo(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
+    config = plan.config(seed)
+    with _clock(folder) as minutes, Progress("ppo", total=config.ppo.steps, console=work.console) as bar:
+        trained = train_ppo(
+            config.ppo,
+            envs.make(config.env),
+            keys=[stream(seed, "ppo")],
+            progress=lambda done, returns: bar.advance(done - bar.completed, f"return {returns[0]:.2f}"),
+        )
+    returns = _play(config, trained[0].policy("late"))
+    return {"returns": {"ppo": returns}, "minutes": {"ppo": minutes()}}
+
+
+def _ladder(plan: Plan, config: Config, agents: dict[str, Dreamer], minutes: float) -> dict[str, Any]:
+    """Plays agents both ways, and tells what data they learned from."""
+    modes: dict[str, Literal["sample", "mode"]] = {"returns": "sample", "by_mode": "mode"}
+    played = {
+        key: {name: _play(config, DreamerPolicy(agent, mode)) for name, agent in agents.items()}
+        for key, mode in modes.items()
+    }
+    return played | {"minutes": dict.fromkeys(agents, minutes), "data": data.read_info(plan.data).fingerprint}
+
+
+def cloned(agent: Dreamer) -> Dreamer:
+    """Returns the agent with its cloned prior in the policy's place."""
+    return eqx.tree_at(lambda d: d.policy, agent, agent.prior)
+
+
+@contextlib.contextmanager
+def _clock(folder: Path) -> Iterator[Callable[[], float]]:
+    """Counts minutes of work, those of earlier, interrupted attempts included."""
+    file = folder / "seconds.txt"
+    before = float(file.read_text()) if file.exists() else 0.0
+    started = time.monotonic()
+    try:
+        yield lambda: float(file.read_text()) / 60
+    finally:
+        file.write_text(f"{before + time.monotonic() - started:.1f}")
+
+
+def gather(plan: Plan, out: Path) -> None:
+    """Writes the ledger's entries from the units that are done."""
+    env = plan.config(DATA_SEED).env.id
+    episodes = plan.config(DATA_SEED).evaluation.episodes
+    for kind, methods in UNITS.items():
+        seeds = (DATA_SEED,) if kind == "references" else plan.seeds
+        done = {seed: file for seed in seeds if (file := plan.unit(kind, seed) / "unit.json").exists()}
+        units = {seed: json.loads(file.read_text()) for seed, file in done.items()}
+        for method in methods if units else ():
+            facts = list(units.values())
+            entry = Entry(
+                benchmark=plan.name,
+                env=env,
+                method=method,
+                seeds=tuple(units),
+                returns=tuple(unit["returns"][method] for unit in facts),
+                by_mode=tuple(unit["by_mode"][method] for unit in facts if method in unit.get("by_mode", {})),
+                episodes=data.read_info(plan.data).num_episodes if method == "data" else episodes,
+                evaluation_seed=EVALUATION_SEED,
+                minutes=tuple(round(unit["minutes"][method], 2) for unit in facts),
+                device=", ".join(sorted({unit["device"] for unit in facts})),
+                commit=", ".join(sorted({unit["commit"] for unit in facts})),
+                command=plan.command,
+                data=facts[0].get("data", ""),
+            )
+            write_entry(out, entry)
+
+
+def _print(name: str, entries: dict[str, Entry]) -> None:
+    env = next((entry.env for entry in entries.values()), "not run")
+    table = Table("method", "mean return", "95 % interval", "IQM", "seeds", "minutes", title=f"{name} ({env})")
+    for row in rows(entries):
+        table.add_row(*row)
+    console.print(table)
+    if (gain := improvement(entries)) is not None:
+        mean, low, high = gain
+        console.print(f"imagination minus cloning, paired over seeds: {mean:+.3f} ({low:+.3f} to {high:+.3f})\n")

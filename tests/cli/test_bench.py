@@ -1,0 +1,102 @@
+"""The bookkeeping of the benchmarks: what is still to run, and what the ledger holds of what has run."""
+
+import json
+import os
+
+import pytest
+
+from dreamer4 import envs
+from dreamer4.config import EnvConfig
+from dreamer4.data import collect, random_policy, write_dataset
+from dreamer4.errors import InputError
+from dreamer4.reporting.ledger import read_entries
+from dreamer4.training import stream
+from dreamer4_cli import bench
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A folder with the data set of the smallest preset."""
+    folder = tmp_path_factory.mktemp("bench")
+    env = envs.make(EnvConfig())
+    episodes = collect(env, random_policy(env.spec), episodes=8, key=stream(0, "collect"))
+    about = {"id": "Catch-bsuite", "kwargs": {}}
+    write_dataset(folder / "data", episodes, spec=env.spec, environment=about, policy="random", seed=0)
+    return folder
+
+
+@pytest.fixture
+def plan(shared, tmp_path):
+    os.symlink(shared / "data", tmp_path / "data")
+    return bench.Plan("tiny", (0, 1), 16, tmp_path, "dreamer4 bench results tiny")
+
+
+def finish(plan, kind, seed, **unit):
+    folder = plan.unit(kind, seed)
+    folder.mkdir(parents=True)
+    facts = {"device": "a device", "commit": "abc"}
+    (folder / "unit.json").write_text(json.dumps(facts | unit))
+
+
+def test_what_is_done_is_not_done_again(plan):
+    todo = plan.units()
+    assert len(todo) == 1 + 2 * (len(bench.UNITS) - 1)
+    finish(plan, "ppo", 1)
+    assert sorted(todo) == sorted([*plan.units(), ("ppo", 1)])
+
+
+def test_all_seeds_share_the_data_set_and_differ_in_nothing_but_the_seed(plan):
+    a, b = plan.config(0), plan.config(1)
+    assert a.data.path == str(plan.data)
+    assert a.model_copy(update={"seed": 1}) == b
+    assert a.evaluation.episodes == 16
+
+
+def test_entries_gather_the_units_that_are_done(plan, tmp_path):
+    for seed in (0, 1):
+        finish(
+            plan,
+            "dreamer",
+            seed,
+            returns={"world_model_cloning": 0.1 * seed, "imagination": 0.5 + seed},
+            by_mode={"world_model_cloning": 0.2, "imagination": 0.9},
+            minutes={"world_model_cloning": 3.0, "imagination": 3.0},
+            data="fingerprint",
+        )
+    finish(plan, "ppo", 1, returns={"ppo": 0.8}, minutes={"ppo": 1.0})
+    bench.gather(plan, tmp_path / "ledger")
+    entries = read_entries(tmp_path / "ledger", "tiny")
+    assert set(entries) == {"world_model_cloning", "imagination", "ppo"}
+    assert entries["imagination"].returns == (0.5, 1.5)
+    assert entries["imagination"].by_mode == (0.9, 0.9)
+    assert entries["imagination"].data == "fingerprint"
+    assert entries["ppo"].seeds == (1,)
+    assert entries["ppo"].by_mode == ()
+
+
+def test_a_unit_leaves_its_result_and_its_output_in_its_folder(plan, capsys):
+    bench.run_unit(plan, "references", 0)
+    unit = json.loads((plan.unit("references", 0) / "unit.json").read_text())
+    assert -1 <= unit["returns"]["random"] <= 1
+    assert -1 <= unit["returns"]["data"] <= 1
+    assert (plan.unit("references", 0) / "log.txt").exists()
+    assert capsys.readouterr().out == ""
+    assert ("references", 0) not in plan.units()
+
+
+def test_minutes_of_interrupted_attempts_add_up(tmp_path, monkeypatch):
+    now = iter([0.0, 60.0, 100.0, 220.0])
+    monkeypatch.setattr(bench.time, "monotonic", lambda: next(now))
+    with pytest.raises(KeyboardInterrupt), bench._clock(tmp_path):
+        raise KeyboardInterrupt
+    with bench._clock(tmp_path) as minutes:
+        pass
+    assert minutes() == 3.0
+
+
+def test_an_unknown_benchmark_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(InputError, match="catch"):
+        bench.results(
+            ["catsh"], seeds=None, quick=False, workers=1, runs=tmp_path, out=tmp_path / "out", only_table=False
+        )
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,79 @@
+"""The ledger: what is stored, what is computed from it, and what a reader sees."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dreamer4.errors import InputError
+from dreamer4.reporting import interval, iqm
+from dreamer4.reporting.ledger import METHODS, Entry, improvement, markdown, read_entries, rows, write_entry
+
+
+def entry(method, returns, **changes):
+    facts = {
+        "benchmark": "catch",
+        "env": "Catch-bsuite",
+        "method": method,
+        "seeds": tuple(range(len(returns))),
+        "returns": tuple(returns),
+        "episodes": 500,
+        "evaluation_seed": 0,
+        "minutes": (2.0,) * len(returns),
+        "device": "2 CPU cores",
+        "commit": "abc1234",
+        "command": "dreamer4 bench results catch",
+    }
+    return Entry(**facts | changes)
+
+
+def test_what_is_written_is_read_and_replaced(tmp_path):
+    first, second = entry("ppo", [0.5, 0.7]), entry("ppo", [0.5, 0.7, 0.9])
+    for written in (first, second):
+        file = write_entry(tmp_path, written)
+    assert file == tmp_path / "catch" / "ppo.json"
+    assert read_entries(tmp_path, "catch") == {"ppo": second}
+    assert [f.name for f in file.parent.iterdir()] == ["ppo.json"]
+
+
+def test_the_table_has_every_method_and_says_what_was_not_run(tmp_path):
+    values = [0.1, 0.2, 0.6, 0.7, 0.9]
+    table = rows({"imagination": entry("imagination", values), "random": entry("random", [-0.6], minutes=(0.0,))})
+    assert [row[0] for row in table] == list(METHODS.values())
+    by_name = {row[0]: row[1:] for row in table}
+    low, high = interval(np.array(values))
+    assert by_name[METHODS["imagination"]] == (
+        "+0.500",
+        f"{low:+.3f} to {high:+.3f}",
+        f"{iqm(np.array(values)):+.3f}",
+        "5",
+        "2.0",
+    )
+    assert by_name[METHODS["random"]] == ("-0.600", "-", "-", "1", "-")
+    assert by_name[METHODS["ppo"]][0] == "not run"
+
+
+def test_improvement_pairs_equal_seeds():
+    cloned = entry("world_model_cloning", [0.0, 10.0, 20.0])
+    better = entry("imagination", [21.0, 1.0, 12.0], seeds=(2, 0, 1))
+    mean, low, high = improvement({"world_model_cloning": cloned, "imagination": better})
+    assert mean == pytest.approx(4 / 3)
+    assert 1.0 <= low <= mean <= high <= 2.0
+    assert improvement({"imagination": better}) is None
+    alone = entry("imagination", [1.0], seeds=(2,))
+    assert improvement({"world_model_cloning": cloned, "imagination": alone}) is None
+
+
+def test_markdown_names_command_commit_and_device():
+    text = markdown({"catch": {"ppo": entry("ppo", [0.5, 0.7])}, "freeway": {}})
+    assert "`dreamer4 bench results catch`" in text
+    assert all(word in text for word in ("abc1234", "2 CPU cores", "500 episodes", "| PPO, online, model-free | +0.600 |"))
+    assert "Not run. Command: `dreamer4 bench results freeway`." in text
+
+
+@pytest.mark.parametrize("change", [{"returns": "many"}, {"surprise": 1}, {"schema_version": 99}])
+def test_a_file_that_is_no_entry_is_refused(tmp_path, change):
+    file = write_entry(tmp_path, entry("ppo", [0.5]))
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=r"ppo\.json"):
+        read_entries(tmp_path, "catch")
