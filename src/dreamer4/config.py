@@ -214,6 +214,9 @@ class PhaseConfig(Branch):
     ema: float = Field(
         default=0.02, ge=0, lt=1, description="half-life of the weight average, share of the run; 0: none"
     )
+    warm_heads: float = Field(
+        default=0.0, ge=0, le=1, description="agent: share of the run in which the heads do not train the transformer"
+    )
     warm_value: float = Field(
         default=0.0, ge=0, lt=1, description="imagination: share of the run that trains the value alone"
     )
@@ -231,10 +234,11 @@ class TrainConfig(Branch):
     keep: int = Field(default=2, gt=0, description="checkpoints kept of each phase")
 
     @model_validator(mode="after")
-    def _value_phase(self):
-        for name in ("tokenizer", "dynamics", "agent"):
-            if warm := getattr(self, name).warm_value:
-                raise ValueError(f"{name}.warm_value is {warm}, but only the imagination phase has a value to warm up")
+    def _own_phase(self):
+        for key, owner, what in (("warm_heads", "agent", "heads"), ("warm_value", "imagination", "a value")):
+            for name in ("tokenizer", "dynamics", "agent", "imagination"):
+                if name != owner and (warm := getattr(getattr(self, name), key)):
+                    raise ValueError(f"{name}.{key} is {warm}, but only the {owner} phase has {what} to warm up")
         return self
 
 

@@ -232,6 +232,7 @@ class AgentPhase(AbstractPhase):
     """
 
     forcing: ShortcutForcing
+    warm_heads: float = eqx.field(static=True, default=0.0)
     name: ClassVar[str] = "agent"
     normalise: ClassVar[bool] = True
 
@@ -248,6 +249,8 @@ class AgentPhase(AbstractPhase):
         # The model comes trained, so its teachers teach from the first step.
         late = jnp.ones(())
         loss, metrics, h, image = dynamics_loss(dreamer, self.forcing, batch, late, with_agent=True, key=key)
+        # Heads that know nothing yet would teach the read-out to forget what they have not come to use.
+        h = jnp.where(progress >= self.warm_heads, h, jax.lax.stop_gradient(h))
         rows = jax.vmap(lambda h, row: agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, row))(
             h, batch
         )
@@ -361,7 +364,7 @@ def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
     if name == "dynamics":
         return DynamicsPhase(forcing)
     if name == "agent":
-        return AgentPhase(forcing)
+        return AgentPhase(forcing, config.train.agent.warm_heads)
     if name == "imagination":
         settings = config.imagination
         return ImaginationPhase(
