@@ -207,6 +207,7 @@ BAD_OVERRIDES = [
     ("train.agent.optimizer={warmup: 0.6, decay: 0.6}", "train.agent.optimizer: warmup 0.6 and decay 0.6"),
     ("train.agent=fast", 'train.agent: got "fast", expected a mapping'),
     ("train.dynamics.warm_value=0.2", "train: dynamics.warm_value is 0.2, but only the imagination phase"),
+    ("train.tokenizer.warm_heads=0.2", "train: tokenizer.warm_heads is 0.2, but only the agent phase has heads"),
     ("train.log_every=0", "train.log_every: got 0"),
     ("train.keep=0", "train.keep: got 0"),
     ("tokenizer.patch=5", "tokenizer.patch: got 5, expected a list such as [5, 5]"),

@@ -14,7 +14,8 @@ def catch() -> dict[str, Any]:
     hiding up to nine tenths of it (`mask_max`) would leave little to learn from. Half of the flow rows show context
     frames and pure noise only (`context_fraction`), since one pixel can be denoised from itself at almost any other
     noise level and the past would hardly be used. Time layers come every second layer, the network being four layers
-    deep. The prior is a clone of random play and deserves less trust than a player's (`beta`).
+    deep. The prior is a clone of random play and deserves less trust than a player's (`beta`). The heads learn alone at
+    first (`warm_heads`): with nothing to clone but chance, untrained ones teach the read-out to forget the ball.
     """
     transformer = {"width": 64, "depth": 2, "heads": 4, "kv_heads": 4, "time_every": 2, "context_length": 10}
     muon = {"kind": "muon", "learning_rate": 3e-3}
@@ -40,7 +41,7 @@ def catch() -> dict[str, Any]:
         "train": {
             "tokenizer": {"steps": 350, "batch_size": 32, "length": 10, "optimizer": muon},
             "dynamics": {"steps": 1200, "batch_size": 32, "length": 10, "optimizer": muon},
-            "agent": {"steps": 400, "batch_size": 32, "length": 10, "optimizer": muon},
+            "agent": {"steps": 400, "batch_size": 32, "length": 10, "warm_heads": 0.3, "optimizer": muon},
             "imagination": {
                 "steps": 350,
                 "batch_size": 128,

@@ -67,7 +67,9 @@ def test_improvement_pairs_equal_seeds():
 def test_markdown_names_command_commit_and_device():
     text = markdown({"catch": {"ppo": entry("ppo", [0.5, 0.7])}, "freeway": {}})
     assert "`dreamer4 bench results catch`" in text
-    assert all(word in text for word in ("abc1234", "2 CPU cores", "500 episodes", "| PPO, online, model-free | +0.600 |"))
+    assert all(
+        word in text for word in ("abc1234", "2 CPU cores", "500 episodes", "| PPO, online, model-free | +0.600 |")
+    )
     assert "Not run. Command: `dreamer4 bench results freeway`." in text
 
 

@@ -224,21 +224,22 @@ def test_frames_are_refused_where_latents_are_needed(spy, spied):
 
 
 @eqx.filter_jit
-def _agent_gradient(dreamer, batch, key, weights, image_fraction=0.0):
+def _agent_gradient(dreamer, batch, key, weights, progress, image_fraction=0.0):
     # No teachers: they are tested above, and their passes would double the compilation.
     changes = {"image_fraction": image_fraction, "bootstrap_fraction": 0.0}
-    phase = AgentPhase(ShortcutForcing(TINY.dynamics.shortcut.model_copy(update=changes), context_signal=0.9))
+    forcing = ShortcutForcing(TINY.dynamics.shortcut.model_copy(update=changes), context_signal=0.9)
+    phase = AgentPhase(forcing, warm_heads=0.5)
 
     def total(dreamer):
-        terms, _ = phase.loss(dreamer, batch, jnp.float32(0.9), key=key)
+        terms, _ = phase.loss(dreamer, batch, progress, key=key)
         return sum(terms[name] * weight for name, weight in weights.items()), terms
 
     return eqx.filter_grad(total, has_aux=True)(dreamer)
 
 
-def agent_gradient(dreamer, batch, *names, **settings):
+def agent_gradient(dreamer, batch, *names, progress=0.5, **settings):
     weights = {name: jnp.float32(name in names) for name in ("dynamics", "cloning", "reward", "continuation")}
-    return _agent_gradient(dreamer, batch, jr.key(0), weights, **settings)
+    return _agent_gradient(dreamer, batch, jr.key(0), weights, jnp.float32(progress), **settings)
 
 
 def moved(tree):
@@ -248,6 +249,18 @@ def moved(tree):
 @pytest.fixture(scope="module")
 def batch():
     return clips(np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("name", ["cloning", "reward", "continuation"])
+def test_untrained_heads_learn_without_shaping_the_world_model(tiny, batch, name):
+    early, terms = agent_gradient(tiny, batch, name, progress=0.49)
+    late, same = agent_gradient(tiny, batch, name)
+    head = "policy" if name == "cloning" else name
+    assert moved(getattr(early, head))
+    assert eqx.tree_equal(getattr(early, head), getattr(late, head))
+    assert not moved(early.dynamics)
+    assert terms[name] == same[name]
+    assert moved(agent_gradient(tiny, batch, "dynamics", progress=0.49)[0].dynamics)
 
 
 @pytest.mark.parametrize("name", ["cloning", "reward", "continuation"])
