@@ -117,7 +117,7 @@ def train_step(
     decay = ema_decay(config.ema, config.steps, state.step)
     averaged, rest = eqx.partition(state.ema, phase.trainable(state.ema))
     averaged = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, averaged, trained)
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     state = TrainState(eqx.combine(trained, frozen), eqx.combine(averaged, rest), opt_state, scales, state.step + 1)
     return state, metrics
 
