@@ -374,6 +374,8 @@ def import_data(
     work.import_data(
         existing, out, actions=actions, bounds=bounds, timing=timing.value, size=size, held_out=held_out, seed=seed
     )
+
+
 def _existing_run(path: Path | None) -> Path | None:
     if path is not None:
         _existing(path / "config.yaml")

@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import equinox as eqx
 import numpy as np
-from dreamer4.baselines import train_ppo
 from rich.console import Console
 from rich.table import Table
 
 from dreamer4 import config as configuration
 from dreamer4 import data, envs
+from dreamer4.baselines import train_ppo
 from dreamer4.config import Config
 from dreamer4.data import AbstractPolicy, DeviceSource, random_policy
 from dreamer4.dreamer import PHASES, Dreamer

@@ -249,6 +249,7 @@ class AgentPhase(AbstractPhase):
         # The model comes trained, so its teachers teach from the first step.
         late = jnp.ones(())
         loss, metrics, h, image = dynamics_loss(dreamer, self.forcing, batch, late, with_agent=True, key=key)
+        assert h is not None  # with agent
         # Heads that know nothing yet would teach the read-out to forget what they have not come to use.
         h = jnp.where(progress >= self.warm_heads, h, jax.lax.stop_gradient(h))
         rows = jax.vmap(lambda h, row: agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, row))(
