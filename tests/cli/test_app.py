@@ -19,8 +19,8 @@ from dreamer4.errors import InputError
 from dreamer4_cli.app import app
 
 
-COMMANDS = ["demo", "collect", "train", "evaluate", "export", "import", "info", "config", "baseline", "data"]
-LEAVES = [*COMMANDS[:-3], "config show", "baseline ppo", "data check", "data import"]
+COMMANDS = ["demo", "collect", "train", "evaluate", "export", "import", "info", "bench", "config", "baseline", "data"]
+LEAVES = [*COMMANDS[:-4], "bench results", "config show", "baseline ppo", "data check", "data import"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -84,19 +84,30 @@ class TestCalls:
             (
                 "train",
                 (load("tiny"), Path("runs/tiny-Catch-bsuite-seed0"), (phase,)),
-                {"resume": False, "fallback": True},
+                {"resume": False, "fallback": True, "origin": None},
             )
         ]
+
+    def test_a_phase_may_start_from_another_run_and_take_its_settings_and_data(self, calls, tmp_path):
+        (tmp_path / "old" / "data").mkdir(parents=True)
+        (tmp_path / "old" / "config.yaml").write_text("preset: tiny\ntrain: {log_every: 7}\n")
+        line = "train imagination --from old --run new --set imagination.horizon=3"
+        assert invoke(*line.split()).exit_code == 0
+        (_, (config, folder, phases), options) = calls[0]
+        assert (config.preset, config.train.log_every, config.imagination.horizon) == ("tiny", 7, 3)
+        assert (config.data.path, folder, phases) == (str(Path("old/data")), Path("new"), ("imagination",))
+        assert options["origin"] == Path("old")
+        assert invoke("train", "imagination", "--from", "nowhere", "--run", "new").exit_code == 2
 
     def test_train_all_phases_in_order(self, calls):
         assert invoke("train", "all", "--resume").exit_code == 0
         assert calls[0][1][2] == ("tokenizer", "dynamics", "agent", "imagination")
-        assert calls[0][2] == {"resume": True, "fallback": True}
+        assert calls[0][2] == {"resume": True, "fallback": True, "origin": None}
 
     @pytest.mark.parametrize("line", ["demo", "train all"])
     def test_an_older_checkpoint_may_be_refused(self, calls, line):
         assert invoke(*line.split(), "--resume", "--no-fallback").exit_code == 0
-        assert calls[0][2] == {"resume": True, "fallback": False}
+        assert (calls[0][2]["resume"], calls[0][2]["fallback"]) == (True, False)
 
     def test_weights_are_handed_on_and_taken_over(self, calls):
         assert invoke("export", ".", "out", "--member", "2").exit_code == 0
@@ -258,7 +269,7 @@ class TestHelp:
         text = invoke("--help").stdout
         assert re.findall(r"^│ (\w+)  ", text, re.MULTILINE) == COMMANDS
 
-    @pytest.mark.parametrize("command", ["", *LEAVES, "config", "data"])
+    @pytest.mark.parametrize("command", ["", *LEAVES, "bench", "config", "data"])
     def test_every_command_explains_itself(self, command):
         result = invoke(*command.split(), "--help")
         assert result.exit_code == 0

@@ -179,6 +179,18 @@ def test_a_phase_needs_the_one_before(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_phase_starts_from_another_run_with_its_own_settings(folder, config, tmp_path):
+    path = tmp_path / "other"
+    other = load("tiny", overrides=[f"data.path={folder / 'data'}", "imagination.objective.kind=policy_gradient"])
+    with pytest.raises(InputError, match="starts from nothing"):
+        run.train(other, path, PHASES, resume=False, origin=folder)
+    run.train(other, path, ("imagination",), resume=False, origin=folder)
+    agent, trained, first = Dreamer.load(folder / "checkpoints" / "agent"), Dreamer.load(path), Dreamer.load(folder)
+    for name in ("tokenizer", "dynamics", "prior"):
+        assert eqx.tree_equal(getattr(agent, name), getattr(trained, name)), name
+    assert not eqx.tree_equal(trained.policy, first.policy)
+
+
 def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path):
     for override, match in (
         ("tokenizer.patch=[3,5]", "patch"),
