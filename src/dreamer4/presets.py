@@ -97,7 +97,7 @@ def cartpole() -> dict[str, Any]:
             "episodes": 800,
             "policy": "mixture",
             "mixture": [
-                {"policy": "random", "share": 0.4},
+                {"policy": "random", "share": 0.4, "epsilon": 0.0},
                 {"policy": "ppo:early", "share": 0.25, "epsilon": 0.1},
                 {"policy": "ppo:middle", "share": 0.2, "epsilon": 0.1},
                 {"policy": "ppo", "share": 0.15, "epsilon": 0.2},
