@@ -198,7 +198,7 @@ def _ppo(config: Config, env: AbstractEnvironment, folder: Path) -> None:
     """Trains the PPO policies of a run into `folder`, unless they are there."""
     wanted = {"env": config.env.model_dump(mode="json"), "ppo": config.ppo.model_dump(mode="json"), "seed": config.seed}
     if not folder.exists():
-        (run,) = _train(config, env, 1)
+        (run,) = train(config, env, 1)
         _write(folder, config, env, run, config.seed)
     try:
         found = json.loads((folder / "ppo.json").read_text())
@@ -210,7 +210,8 @@ def _ppo(config: Config, env: AbstractEnvironment, folder: Path) -> None:
         )
 
 
-def _train(config: Config, env: AbstractEnvironment, seeds: int) -> list[PPORun]:
+def train(config: Config, env: AbstractEnvironment, seeds: int) -> list[PPORun]:
+    """Trains PPO with the given number of seeds side by side, from the configuration's seed on."""
     total = config.ppo.updates * config.ppo.steps_per_update
     with Progress("ppo", total=total, unit="steps", console=console) as bar:
 
@@ -245,7 +246,7 @@ def ppo(config: Config, out: Path) -> None:
     if out.exists():
         raise InputError(f"{out} exists, and results are never overwritten. Choose another folder with --out.")
     env = envs.make(config.env)
-    runs = _train(config, env, config.seeds)
+    runs = train(config, env, config.seeds)
     rows = []
     for i, run in enumerate(runs):
         seed = config.seed + i

@@ -1,7 +1,8 @@
 """`dreamer4 bench results`: every method on every benchmark over training seeds, resumable, and the ledger they fill.
 
 The work is cut into units, one method on one training seed, each in a process and a folder of its own. A finished unit
-leaves one `unit.json` and is not run again; one that was interrupted goes on from its newest checkpoint.
+leaves one `unit.json` and is not run again. A world model that was interrupted goes on from its newest checkpoint;
+cloning from pixels and PPO, which are short, begin anew.
 """
 
 import contextlib
@@ -22,7 +23,6 @@ from rich.table import Table
 
 from dreamer4 import config as configuration
 from dreamer4 import data, envs
-from dreamer4.baselines import train_ppo
 from dreamer4.config import Config
 from dreamer4.data import AbstractPolicy, DeviceSource, random_policy
 from dreamer4.dreamer import PHASES, Dreamer
@@ -33,6 +33,7 @@ from dreamer4.training import CloningPhase, init_dreamer, init_state, stream
 from dreamer4.training import train as train_phase
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import MetricLog, Progress
+from dreamer4_cli import behaviour
 from dreamer4_cli import run as work
 
 
@@ -172,7 +173,6 @@ def run_unit(plan: Plan, kind: str, seed: int) -> None:
     folder = plan.unit(kind, seed)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
-        work.console.file = log
         unit = {
             "references": _references,
             "cloning": _cloning,
@@ -241,15 +241,9 @@ def _cloning(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
 
 def _ppo(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
     config = plan.config(seed)
-    with _clock(folder) as minutes, Progress("ppo", total=config.ppo.steps, console=work.console) as bar:
-        trained = train_ppo(
-            config.ppo,
-            envs.make(config.env),
-            keys=[stream(seed, "ppo")],
-            progress=lambda done, returns: bar.advance(done - bar.completed, f"return {returns[0]:.2f}"),
-        )
-    returns = _play(config, trained[0].policy("late"))
-    return {"returns": {"ppo": returns}, "minutes": {"ppo": minutes()}}
+    with _clock(folder) as minutes:
+        (trained,) = behaviour.train(config, envs.make(config.env), 1)
+    return {"returns": {"ppo": _play(config, trained.policy())}, "minutes": {"ppo": minutes()}}
 
 
 def _ladder(plan: Plan, config: Config, agents: dict[str, Dreamer], minutes: float) -> dict[str, Any]:
@@ -281,8 +275,7 @@ def _clock(folder: Path) -> Iterator[Callable[[], float]]:
 
 def gather(plan: Plan, out: Path) -> None:
     """Writes the ledger's entries from the units that are done."""
-    env = plan.config(DATA_SEED).env.id
-    episodes = plan.config(DATA_SEED).evaluation.episodes
+    config = plan.config(DATA_SEED)
     for kind, methods in UNITS.items():
         seeds = (DATA_SEED,) if kind == "references" else plan.seeds
         done = {seed: file for seed in seeds if (file := plan.unit(kind, seed) / "unit.json").exists()}
@@ -291,12 +284,12 @@ def gather(plan: Plan, out: Path) -> None:
             facts = list(units.values())
             entry = Entry(
                 benchmark=plan.name,
-                env=env,
+                env=config.env.id,
                 method=method,
                 seeds=tuple(units),
                 returns=tuple(unit["returns"][method] for unit in facts),
                 by_mode=tuple(unit["by_mode"][method] for unit in facts if method in unit.get("by_mode", {})),
-                episodes=data.read_info(plan.data).num_episodes if method == "data" else episodes,
+                episodes=data.read_info(plan.data).num_episodes if method == "data" else config.evaluation.episodes,
                 evaluation_seed=EVALUATION_SEED,
                 minutes=tuple(round(unit["minutes"][method], 2) for unit in facts),
                 device=", ".join(sorted({unit["device"] for unit in facts})),

@@ -6,12 +6,13 @@ import os
 import pytest
 
 from dreamer4 import envs
+from dreamer4.baselines import PPORun
 from dreamer4.config import EnvConfig
 from dreamer4.data import collect, random_policy, write_dataset
 from dreamer4.errors import InputError
 from dreamer4.reporting.ledger import read_entries
 from dreamer4.training import stream
-from dreamer4_cli import bench
+from dreamer4_cli import behaviour, bench
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,23 @@ def test_a_unit_leaves_its_result_and_its_output_in_its_folder(plan, capsys):
     assert (plan.unit("references", 0) / "log.txt").exists()
     assert capsys.readouterr().out == ""
     assert ("references", 0) not in plan.units()
+
+
+def test_ppo_is_trained_from_the_units_own_seed_and_played(plan, monkeypatch):
+    asked = []
+
+    def train_ppo(config, env, *, keys, progress):
+        asked.extend(keys)
+        progress(1, [0.5])
+        return [PPORun(snapshots=(), steps=(1,), returns=(0.5,))]
+
+    monkeypatch.setattr(PPORun, "policy", lambda run: random_policy(envs.make(EnvConfig()).spec))
+    monkeypatch.setattr(behaviour, "train_ppo", train_ppo)
+    bench.run_unit(plan, "ppo", 1)
+    unit = json.loads((plan.unit("ppo", 1) / "unit.json").read_text())
+    assert -1 <= unit["returns"]["ppo"] <= 1
+    assert "return 0.50" in (plan.unit("ppo", 1) / "log.txt").read_text()
+    assert asked == [stream(1, "behaviour")]
 
 
 def test_minutes_of_interrupted_attempts_add_up(tmp_path, monkeypatch):
