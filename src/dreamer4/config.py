@@ -157,6 +157,9 @@ class AgentConfig(Branch):
     mtp_length: int = Field(default=8, gt=0, description="L, offsets that policy, reward and continuation predict")
     num_bins: int = Field(default=255, ge=3, description="bins of reward and value, odd")
     bin_limit: float = Field(default=20.0, gt=0, description="bins span symexp(-limit) to symexp(limit)")
+    reconstruction: float = Field(
+        default=0.0, ge=0, description="weight of reconstructing a frame's latents from its read-out (not in the paper)"
+    )
     balanced: bool = Field(
         default=True, description="cloning on relevant rows, world model on uniform rows, when data has both"
     )

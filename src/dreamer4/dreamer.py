@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4 import agent as agents
 from dreamer4 import checkpoint, dynamics, tokenizer
-from dreamer4.agent import ContinuationHead, PolicyHead, ScalarHead
+from dreamer4.agent import ContinuationHead, LatentHead, PolicyHead, ScalarHead
 from dreamer4.config import Config, validate
 from dreamer4.dynamics import AbstractDynamics, AbstractSampler, commit, corrupt
 from dreamer4.errors import InputError
@@ -48,6 +48,7 @@ class Dreamer(eqx.Module):
     """A tokenizer, a dynamics model, a sampler, and the heads of an agent.
 
     `prior` is the cloned policy, frozen before imagination training; until then it equals the policy's start.
+    `reconstruction` exists where a configuration gives it weight, and serves the agent phase alone.
     """
 
     tokenizer: AbstractTokenizer
@@ -58,6 +59,7 @@ class Dreamer(eqx.Module):
     reward: ScalarHead
     continuation: ContinuationHead
     value: ScalarHead
+    reconstruction: LatentHead | None = None
 
     @classmethod
     def build(cls, config: Config, spec: DataSpec, *, key: PRNGKeyArray) -> "Dreamer":
@@ -69,7 +71,13 @@ class Dreamer(eqx.Module):
         sampler = dynamics.build_sampler(config.sampler)
         # A copy, lest the two heads share buffers that a training step donates.
         prior = jax.tree.map(lambda leaf: leaf + 0 if eqx.is_array(leaf) else leaf, heads.policy)
-        return cls(tok, dyn, sampler, heads.policy, prior, heads.reward, heads.continuation, heads.value)
+        reconstruction = None
+        if config.agent.reconstruction:
+            key_latent = jr.fold_in(key_heads, 0)
+            reconstruction = LatentHead(dyn.agent_dim, tok.num_spatial, tok.spatial_dim, key=key_latent)
+        return cls(
+            tok, dyn, sampler, heads.policy, prior, heads.reward, heads.continuation, heads.value, reconstruction
+        )
 
     @classmethod
     def load(cls, path: str | Path, *, member: int = 0, like: "Dreamer | None" = None) -> "Dreamer":

@@ -13,9 +13,10 @@ def catch() -> dict[str, Any]:
     Where it differs from the paper's values it does so because the world is tiny. A frame holds two lit pixels, so
     hiding up to nine tenths of it (`mask_max`) would leave little to learn from. Half of the flow rows show context
     frames and pure noise only (`context_fraction`), since one pixel can be denoised from itself at almost any other
-    noise level and the past would hardly be used. Time layers come every second layer, the network being four layers
-    deep. The prior is a clone of random play and deserves less trust than a player's (`beta`). The heads learn alone at
-    first (`warm_heads`): with nothing to clone but chance, untrained ones teach the read-out to forget the ball.
+    noise level and the past would hardly be used; and what is predicted from pure noise counts in full (`ramp_floor`),
+    for it is the only hard part of a world without chance. Time layers come every second layer, the network being four
+    layers deep. The prior is a clone of random play and deserves less trust than a player's (`beta`). The read-out also
+    reconstructs its frame (`reconstruction`): with nothing to clone but chance, it would forget the ball.
     """
     transformer = {"width": 64, "depth": 2, "heads": 4, "kv_heads": 4, "time_every": 2, "context_length": 10}
     muon = {"kind": "muon", "learning_rate": 3e-3}
@@ -34,14 +35,14 @@ def catch() -> dict[str, Any]:
         "dynamics": {
             "transformer": {**transformer, "depth": 4, "kv_heads": 2},
             "num_registers": 1,
-            "shortcut": {"k_max": 8, "context_fraction": 0.5, "image_fraction": 0.1},
+            "shortcut": {"k_max": 8, "context_fraction": 0.5, "image_fraction": 0.1, "ramp_floor": 1.0},
         },
-        "agent": {"hidden": 64, "mtp_length": 4, "num_bins": 41, "bin_limit": 4.0},
+        "agent": {"hidden": 64, "mtp_length": 4, "num_bins": 41, "bin_limit": 4.0, "reconstruction": 1.0},
         "imagination": {"horizon": 9, "discount": 0.97, "objective": {"beta": 0.1}},
         "train": {
             "tokenizer": {"steps": 350, "batch_size": 32, "length": 10, "optimizer": muon},
             "dynamics": {"steps": 1200, "batch_size": 32, "length": 10, "optimizer": muon},
-            "agent": {"steps": 400, "batch_size": 32, "length": 10, "warm_heads": 0.3, "optimizer": muon},
+            "agent": {"steps": 400, "batch_size": 32, "length": 10, "optimizer": muon},
             "imagination": {
                 "steps": 350,
                 "batch_size": 128,

@@ -39,7 +39,7 @@ TINY = Config.model_validate(
         },
         "dynamics": {"transformer": _TRANSFORMER, "num_registers": 1, "shortcut": {"k_max": 8}},
         "sampler": {"num_steps": 2},
-        "agent": {"hidden": 8, "mtp_length": 2, "num_bins": 11, "bin_limit": 2.0},
+        "agent": {"hidden": 8, "mtp_length": 2, "num_bins": 11, "bin_limit": 2.0, "reconstruction": 1.0},
     }
 )
 

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from dreamer4.agent import agent_losses, build_heads
+from dreamer4.agent import LatentHead, agent_losses, build_heads, reconstruction_loss
 from dreamer4.agent.losses import offset_index
 from dreamer4.config import AgentConfig
 from dreamer4.types import Action, ActionSpec, Trajectory
@@ -203,3 +203,18 @@ def test_offset_index_counts_frames_ahead():
     index, inside = offset_index(4, 3, 1)
     assert index.tolist() == [[1, 2, 3], [2, 3, 3], [3, 3, 3], [3, 3, 3]]
     assert inside.tolist() == [[True] * 3, [True, True, False], [True, False, False], [False] * 3]
+
+
+def test_reconstruction_is_the_mean_squared_error_of_real_frames(h):
+    rng = np.random.default_rng(3)
+    latent = rng.normal(size=(LENGTH, 2, 3))
+    head = LatentHead(WIDTH, 2, 3, key=jr.key(0))
+    head = eqx.tree_at(lambda x: x.readout.bias, head, jnp.asarray(rng.normal(size=6), jnp.float32))
+    valid = jnp.arange(LENGTH) < LENGTH - 2
+
+    read = np.asarray(h, np.float64) @ np.asarray(head.readout.weight, np.float64) + np.asarray(head.readout.bias)
+    expected = np.mean((read.reshape(LENGTH, 2, 3) - latent)[valid] ** 2)
+    loss, gradient = jax.value_and_grad(lambda h: reconstruction_loss(head, h, jnp.float32(latent), valid))(h)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert np.array_equal(np.any(gradient, axis=-1), valid)
+    assert reconstruction_loss(head, h, jnp.float32(latent), jnp.zeros(LENGTH, bool)) == 0

@@ -11,8 +11,9 @@ import pytest
 from agent.fakes import TINY, TINY_SPEC, build_tiny, drawn_on_the_host, oracle, randomised
 from jaxtyping import Array, Bool, Float, Int
 
-from dreamer4.agent import AbstractPolicyObjective, PolicyBatch, lambda_returns
+from dreamer4.agent import AbstractPolicyObjective, LatentHead, PolicyBatch, lambda_returns
 from dreamer4.config import ShortcutConfig
+from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutForcing
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
@@ -223,12 +224,15 @@ def test_frames_are_refused_where_latents_are_needed(spy, spied):
 # Agent finetuning, on a real model.
 
 
+ON_READOUT = ("cloning", "reward", "continuation", "reconstruction")
+
+
 @eqx.filter_jit
 def _agent_gradient(dreamer, batch, key, weights, progress, image_fraction=0.0):
     # No teachers: they are tested above, and their passes would double the compilation.
     changes = {"image_fraction": image_fraction, "bootstrap_fraction": 0.0}
     forcing = ShortcutForcing(TINY.dynamics.shortcut.model_copy(update=changes), context_signal=0.9)
-    phase = AgentPhase(forcing, warm_heads=0.5)
+    phase = AgentPhase(forcing, warm_heads=0.5, reconstruction=1.0)
 
     def total(dreamer):
         terms, _ = phase.loss(dreamer, batch, progress, key=key)
@@ -238,7 +242,7 @@ def _agent_gradient(dreamer, batch, key, weights, progress, image_fraction=0.0):
 
 
 def agent_gradient(dreamer, batch, *names, progress=0.5, **settings):
-    weights = {name: jnp.float32(name in names) for name in ("dynamics", "cloning", "reward", "continuation")}
+    weights = {name: jnp.float32(name in names) for name in ("dynamics", *ON_READOUT)}
     return _agent_gradient(dreamer, batch, jr.key(0), weights, jnp.float32(progress), **settings)
 
 
@@ -251,7 +255,7 @@ def batch():
     return clips(np.random.default_rng(1))
 
 
-@pytest.mark.parametrize("name", ["cloning", "reward", "continuation"])
+@pytest.mark.parametrize("name", ON_READOUT)
 def test_untrained_heads_learn_without_shaping_the_world_model(tiny, batch, name):
     early, terms = agent_gradient(tiny, batch, name, progress=0.49)
     late, same = agent_gradient(tiny, batch, name)
@@ -263,7 +267,7 @@ def test_untrained_heads_learn_without_shaping_the_world_model(tiny, batch, name
     assert moved(agent_gradient(tiny, batch, "dynamics", progress=0.49)[0].dynamics)
 
 
-@pytest.mark.parametrize("name", ["cloning", "reward", "continuation"])
+@pytest.mark.parametrize("name", ON_READOUT)
 def test_agent_losses_shape_the_world_model_but_not_the_tokenizer(tiny, batch, name):
     gradient, _ = agent_gradient(tiny, batch, name)
     dynamics = gradient.dynamics
@@ -272,8 +276,18 @@ def test_agent_losses_shape_the_world_model_but_not_the_tokenizer(tiny, batch, n
     # The flow head is not on the way to the agent's read-out.
     assert not moved(dynamics.flow_head)
     assert not moved(gradient.tokenizer) and not moved(gradient.prior) and not moved(gradient.value)
-    heads = {"cloning": gradient.policy, "reward": gradient.reward, "continuation": gradient.continuation}
+    heads = {name: getattr(gradient, "policy" if name == "cloning" else name) for name in ON_READOUT}
     assert {key for key, head in heads.items() if moved(head)} == {name}
+
+
+def test_without_its_weight_there_is_nothing_to_reconstruct(tiny, batch):
+    config = TINY.model_copy(update={"agent": TINY.agent.model_copy(update={"reconstruction": 0.0})})
+    phase = build_phase("agent", config, TINY_SPEC)
+    assert eqx.filter_eval_shape(Dreamer.build, config, TINY_SPEC, key=jr.key(0)).reconstruction is None
+    plain = eqx.tree_at(lambda d: d.reconstruction, tiny, None)
+    terms, _ = eqx.filter_eval_shape(phase.loss, plain, batch, jnp.float32(0), key=jr.key(0))
+    assert set(terms) == set(phase.weights) == {"dynamics", *ON_READOUT} - {"reconstruction"}
+    assert any(jax.tree.leaves(phase.trainable(tiny).reconstruction)) and any(jax.tree.leaves(phase.trainable(plain)))
 
 
 def test_the_worlds_prediction_is_blind_to_the_agent(tiny, batch):
@@ -293,17 +307,18 @@ def test_cloning_learns_from_relevant_rows_and_rewards_from_all(tiny, batch):
     np.testing.assert_allclose(agent_gradient(tiny, batch)[1]["cloning"], np.mean(each), rtol=1e-5)
     other = dataclasses.replace(batch, uniform=jnp.zeros(ROWS, bool))
     assert agent_gradient(tiny, other)[1]["dynamics"] == 0
-    for name in ("cloning", "reward", "continuation"):
+    for name in ON_READOUT:
         assert agent_gradient(tiny, other)[1][name] == agent_gradient(tiny, batch)[1][name]
 
 
 def test_rows_of_separate_images_do_not_teach_the_agent(tiny, spied):
-    agent = eqx.tree_at(lambda d: d.dynamics, tiny, Table(jnp.asarray(VALUES, jnp.float32), [], NoiseGrid(K_MAX)))
-    names = ("cloning", "reward", "continuation")
+    table = Table(jnp.asarray(VALUES, jnp.float32), [], NoiseGrid(K_MAX))
+    one = LatentHead(table.agent_dim, 1, 1, key=jr.key(0))
+    agent = eqx.tree_at(lambda d: (d.dynamics, d.reconstruction), tiny, (table, one))
     spec_action = Action(spied.action.discrete % 3, jnp.zeros((ROWS, LENGTH, 2)))
     batch = dataclasses.replace(spied, action=spec_action)
-    gradient, terms = agent_gradient(agent, batch, *names, image_fraction=0.999)
-    assert all(terms[name] == 0 for name in names) and terms["dynamics"] > 0
+    gradient, terms = agent_gradient(agent, batch, *ON_READOUT, image_fraction=0.999)
+    assert all(terms[name] == 0 for name in ON_READOUT) and terms["dynamics"] > 0
     assert not moved(gradient)
 
 
@@ -555,6 +570,7 @@ def test_phases_are_built_by_name():
     for name in ("tokenizer", "dynamics", "agent", "imagination"):
         phase = build_phase(name, TINY, TINY_SPEC)
         assert phase.name == name and phase.weights
+    assert build_phase("agent", TINY, TINY_SPEC).weights["reconstruction"] == TINY.agent.reconstruction
     with pytest.raises(InputError, match="imaginatoin"):
         build_phase("imaginatoin", TINY, TINY_SPEC)
     tokenizer = TINY.tokenizer.model_copy(update={"perceptual": "random_features", "perceptual_weight": 0.4})

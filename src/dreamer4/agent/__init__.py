@@ -11,10 +11,12 @@ it in `OBJECTIVES` or pass it to the imagination phase (`examples/02_swap_object
 
 from dreamer4.agent.heads import ContinuationHead as ContinuationHead
 from dreamer4.agent.heads import Heads as Heads
+from dreamer4.agent.heads import LatentHead as LatentHead
 from dreamer4.agent.heads import PolicyHead as PolicyHead
 from dreamer4.agent.heads import ScalarHead as ScalarHead
 from dreamer4.agent.heads import build_heads as build_heads
 from dreamer4.agent.losses import agent_losses as agent_losses
+from dreamer4.agent.losses import reconstruction_loss as reconstruction_loss
 from dreamer4.agent.objectives import OBJECTIVES as OBJECTIVES
 from dreamer4.agent.objectives import PMPO as PMPO
 from dreamer4.agent.objectives import AbstractPolicyObjective as AbstractPolicyObjective

@@ -12,7 +12,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dreamer4.config import AgentConfig
-from dreamer4.nn import MLP, ActionDistribution, Bernoulli, Categorical, Normal, SymexpTwoHot
+from dreamer4.nn import MLP, ActionDistribution, Bernoulli, Categorical, Linear, Normal, SymexpTwoHot
 from dreamer4.types import ActionSpec
 
 
@@ -101,6 +101,27 @@ class ContinuationHead(eqx.Module):
     def __call__(self, h: Float[Array, "*dims E"]) -> Bernoulli:
         """Returns the distribution for the current frame."""
         return Bernoulli(self.mlp(h)[..., 0])
+
+
+class LatentHead(eqx.Module):
+    """The latents of the current frame, by a linear map.
+
+    Not in the paper. What no other head asks for fades from `h` in finetuning, such as the state of a game long before
+    its outcome, when the data's actions ignore it; a policy that imagination trains on `h` then misses it.
+    """
+
+    readout: Linear
+    num_spatial: int = eqx.field(static=True)
+
+    def __init__(self, in_size: int, num_spatial: int, spatial_dim: int, *, key: PRNGKeyArray):
+        """Builds a head for `num_spatial` tokens of `spatial_dim` channels."""
+        self.readout = Linear(in_size, num_spatial * spatial_dim, use_bias=True, key=key)
+        self.num_spatial = num_spatial
+
+    def __call__(self, h: Float[Array, "*dims E"]) -> Float[Array, "*dims Nz Dz"]:
+        """Returns the expected latents of the current frame."""
+        flat = self.readout(h.astype(jnp.float32))
+        return flat.reshape(*flat.shape[:-1], self.num_spatial, -1)
 
 
 class Heads(eqx.Module):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dreamer4.agent.heads import ContinuationHead, PolicyHead, ScalarHead
+from dreamer4.agent.heads import ContinuationHead, LatentHead, PolicyHead, ScalarHead
 from dreamer4.types import Trajectory
 
 
@@ -56,3 +56,18 @@ def agent_losses(
     goes_on = 1.0 - row.is_terminal[now].astype(jnp.float32)
     ends = mean(-continuation.offsets(h).log_prob(goes_on), inside & row.valid[now])
     return {"cloning": cloning, "reward": rewards, "continuation": ends}
+
+
+def reconstruction_loss(
+    head: LatentHead, h: Float[Array, "T E"], latent: Float[Array, "T Nz Dz"], valid: Bool[Array, " T"]
+) -> Float[Array, ""]:
+    """Returns the mean squared error of the frames' clean latents as reconstructed from their read-outs.
+
+    Args:
+        head: the head.
+        h: read-outs of a clip.
+        latent: its latents, without noise.
+        valid: False at padding, which does not count.
+    """
+    error = jnp.mean((head(h) - latent) ** 2, axis=(-2, -1))
+    return jnp.sum(jnp.where(valid, error, 0.0)) / jnp.maximum(valid.sum(), 1)

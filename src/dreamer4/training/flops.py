@@ -100,5 +100,5 @@ def step_flops(phase: str, dreamer: Dreamer, config: Config) -> int:
     taught = rows if shortcut.mode == "paper" else round(shortcut.bootstrap_fraction * rows)
     teachers = 2 * taught * length * dynamics_flops(dynamics, frames=length, agent=False)
     learning = 3 * rows * length * dynamics_flops(dynamics, frames=length, agent=phase == "agent")
-    heads = (dreamer.policy, dreamer.reward, dreamer.continuation) if phase == "agent" else ()
+    heads = (dreamer.policy, dreamer.reward, dreamer.continuation, dreamer.reconstruction) if phase == "agent" else ()
     return teachers + learning + 3 * rows * length * 2 * matrix_parameters(heads)

@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from dreamer4.agent import AbstractPolicyObjective, PolicyBatch, agent_losses, build_objective, lambda_returns
+from dreamer4.agent import (
+    AbstractPolicyObjective,
+    PolicyBatch,
+    agent_losses,
+    build_objective,
+    lambda_returns,
+    reconstruction_loss,
+)
 from dreamer4.agent.objectives import masked_mean
 from dreamer4.config import Config
 from dreamer4.dreamer import Dreamer
@@ -228,20 +235,27 @@ class DynamicsPhase(AbstractPhase):
 class AgentPhase(AbstractPhase):
     """Finetunes the dynamics together with policy, reward and continuation heads (eqs 7 and 9).
 
+    Where the agent has a head for it, and `reconstruction` is the weight, `h` also learns to keep the frame's latents.
     Rows trained as separate images teach the world model only: without a past there is nothing to act on.
     """
 
     forcing: ShortcutForcing
     warm_heads: float = eqx.field(static=True, default=0.0)
+    reconstruction: float = eqx.field(static=True, default=0.0)
     name: ClassVar[str] = "agent"
     normalise: ClassVar[bool] = True
 
     @property
     def weights(self) -> dict[str, float]:
-        return {"dynamics": 1.0, "cloning": 1.0, "reward": 1.0, "continuation": 1.0}
+        weights = {"dynamics": 1.0, "cloning": 1.0, "reward": 1.0, "continuation": 1.0}
+        return weights | ({"reconstruction": self.reconstruction} if self.reconstruction else {})
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
-        return mark(dreamer, lambda d: [d.dynamics, d.policy, d.reward, d.continuation])
+        def parts(dreamer):
+            optional = () if dreamer.reconstruction is None else (dreamer.reconstruction,)
+            return [dreamer.dynamics, dreamer.policy, dreamer.reward, dreamer.continuation, *optional]
+
+        return mark(dreamer, parts)
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
@@ -252,11 +266,17 @@ class AgentPhase(AbstractPhase):
         assert h is not None  # with agent
         # Heads that know nothing yet would teach the read-out to forget what they have not come to use.
         h = jnp.where(progress >= self.warm_heads, h, jax.lax.stop_gradient(h))
-        rows = jax.vmap(lambda h, row: agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, row))(
-            h, batch
-        )
+
+        def losses(h, row):
+            terms = agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, row)
+            if self.reconstruction:
+                assert dreamer.reconstruction is not None  # built from the same configuration
+                terms["reconstruction"] = reconstruction_loss(dreamer.reconstruction, h, row.latent, row.valid)
+            return terms
+
+        rows = jax.vmap(losses)(h, batch)
         clip = ~image
-        share = {"cloning": clip & batch.relevant, "reward": clip, "continuation": clip}
+        share = dict.fromkeys(rows, clip) | {"cloning": clip & batch.relevant}
         terms = {
             name: jnp.sum(jnp.where(share[name], values, 0.0)) / jnp.maximum(share[name].sum(), 1)
             for name, values in rows.items()
@@ -365,7 +385,7 @@ def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
     if name == "dynamics":
         return DynamicsPhase(forcing)
     if name == "agent":
-        return AgentPhase(forcing, config.train.agent.warm_heads)
+        return AgentPhase(forcing, config.train.agent.warm_heads, config.agent.reconstruction)
     if name == "imagination":
         settings = config.imagination
         return ImaginationPhase(
