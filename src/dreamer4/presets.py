@@ -41,10 +41,10 @@ def catch() -> dict[str, Any]:
         "imagination": {"horizon": 9, "discount": 0.97, "objective": {"beta": 0.1}},
         "train": {
             "tokenizer": {"steps": 350, "batch_size": 32, "length": 10, "optimizer": muon},
-            "dynamics": {"steps": 1200, "batch_size": 32, "length": 10, "optimizer": muon},
-            "agent": {"steps": 400, "batch_size": 32, "length": 10, "optimizer": muon},
+            "dynamics": {"steps": 1000, "batch_size": 32, "length": 10, "optimizer": muon},
+            "agent": {"steps": 300, "batch_size": 32, "length": 10, "optimizer": muon},
             "imagination": {
-                "steps": 350,
+                "steps": 300,
                 "batch_size": 128,
                 "length": 10,
                 "warm_value": 0.15,
