@@ -33,18 +33,23 @@ def step(env):
     return jax.jit(lambda state, action, key: env.step(state, Action(action[None], jnp.zeros(0)), key=key))
 
 
-def supersampled(height, width, x, theta, samples=24):
-    """Draws by asking of many points of each pixel whether they lie in the cart or in the pole."""
+def supersampled(height, width, x, theta, samples=24, *, margin=0, fine=False):
+    """Draws by asking of many points of each pixel whether they lie in the cart or in the pole.
+
+    `margin` adds pixels on the left and on the right, and `fine` keeps the points of a row apart.
+    """
     unit = height / 16
+    wide = width + 2 * margin
     up = height - (np.arange(height * samples) + 0.5) / samples
-    right = (np.arange(width * samples) + 0.5) / samples - width / 2
+    right = (np.arange(wide * samples) + 0.5) / samples - wide / 2
     right, up = np.meshgrid(right, up)
     right = right - x / 2.4 * (width / 2 - 3 * unit)
     cart = (abs(right) < 2 * unit) & (up < 2 * unit)
     along, across = (up - 2 * unit) / np.cos(theta), right - (up - 2 * unit) * np.tan(theta)
     level = 13 * unit * np.cos(theta)
     pole = (abs(across) < unit / 2 / np.cos(theta)) & (along > 0) & (up - 2 * unit < level)
-    return (cart | pole).reshape(height, samples, width, samples).mean(axis=(1, 3))
+    points = (cart | pole).reshape(height, samples, wide * samples).mean(axis=1)
+    return points if fine else points.reshape(height, wide, samples).mean(axis=2)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -57,6 +62,22 @@ def test_a_pixel_is_as_bright_as_it_is_covered(size):
         # The reference itself is off by up to one column of samples on either edge.
         assert error.max() < 2 / 24
         assert error.mean() < 2e-3
+
+
+@pytest.mark.parametrize("blur", [0.5, 2.0])
+def test_a_picture_out_of_focus_is_a_sharp_one_blurred_along_the_track(blur):
+    height, width, margin, samples = 16, 24, 40, 24
+    env = CartPolePixels(height, width, blur=blur)
+    states = jnp.array(STATES)
+    frames = jax.jit(jax.vmap(env.draw))(states[:, 0], states[:, 1])
+    # A wide sharp picture at many times the resolution, blurred by a sum of shifted copies, then averaged over pixels.
+    offset = np.arange(-margin * samples // 2, margin * samples // 2 + 1)
+    kernel = np.exp(-((offset / samples / blur) ** 2) / 2)
+    for (x, theta), frame in zip(STATES, frames, strict=True):
+        sharp = supersampled(height, width, x, theta, margin=margin, fine=True)
+        soft = np.stack([np.convolve(row, kernel / kernel.sum(), "same") for row in sharp])
+        soft = soft.reshape(height, width + 2 * margin, samples).mean(-1)[:, margin:-margin]
+        assert np.abs(frame - soft).max() < 0.02
 
 
 def test_the_frame_is_the_drawing_in_grey(env, draw):
@@ -184,6 +205,7 @@ def test_it_is_reached_by_its_name():
         ("CartPole-pixels", {"height": True}, "env.kwargs.height: got True"),
         ("CartPole-pixels", {"height": 15}, "got height 15"),
         ("CartPole-pixels", {"height": 64}, "width 48"),
+        ("CartPole-pixels", {"blur": -1.0}, "got blur -1.0"),
         ("CartPole-pixels", {"params": {"gravty": 9}}, "Did you mean gravity"),
         ("CartPole-pixels", {"params": {"theta_threshold_radians": 2.0}}, "pi / 4"),
         ("MNISTBandit-bsuite", {}, "downloads"),

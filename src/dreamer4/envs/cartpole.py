@@ -3,6 +3,9 @@
 The frame is drawn by area: each pixel's brightness is the share of it that cart and pole cover. So a motion of a
 hundredth of a pixel is visible as a change of grey, which matters, since one step of 20 ms moves the cart by a few
 hundredths and the tip of the pole by a tenth of a pixel. How fast anything moves must be read from the frames before.
+
+A sharp edge is the hardest thing to draw for a small network: as it crosses a pixel, that pixel alone changes, and
+abruptly. A picture out of focus (`blur`) tells the same by many pixels that change gradually.
 """
 
 import math
@@ -10,6 +13,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from dreamer4.envs.gymnax import AbstractGymnaxEnvironment, Game
@@ -31,24 +35,29 @@ class CartPolePixels(AbstractGymnaxEnvironment):
 
     spec: DataSpec = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
+    blur: float = eqx.field(static=True)
     game: Game
 
-    def __init__(self, height: int = 32, width: int = 48, *, params: dict[str, Any] | None = None):
-        """Sets the size of the frame.
+    def __init__(self, height: int = 32, width: int = 48, *, blur: float = 0.0, params: dict[str, Any] | None = None):
+        """Sets the size of the frame and its focus.
 
         Args:
             height: pixels, 16 to 256; the cart is a quarter as wide and an eighth as high as this.
             width: pixels, from `height` to 512; the whole track fits in, whatever the width.
+            blur: how far the picture is out of focus along the track, as the standard deviation of a Gaussian, pixels,
+                0 to `height`; 0 is sharp.
             params: changes to the gymnax parameters, such as `max_steps_in_episode`.
 
         Raises:
-            InputError: if a size lies outside its range, or a parameter is unknown or cannot be drawn.
+            InputError: if a size or the blur lies outside its range, or a parameter is unknown or cannot be drawn.
         """
         if not (16 <= height <= 256 and height <= width <= 512):
             raise InputError(
                 f"CartPolePixels: got height {height} and width {width}, expected 16 <= height <= 256 and "
                 "height <= width <= 512."
             )
+        if not 0 <= blur <= height:
+            raise InputError(f"CartPolePixels: got blur {blur}, expected 0 <= blur <= {height}, the height.")
         self.game = Game("CartPole-v1", params=params)
         lean, track = self.game.params.theta_threshold_radians, self.game.params.x_threshold
         if not (0 < lean <= math.pi / 4 and track > 0):
@@ -57,6 +66,7 @@ class CartPolePixels(AbstractGymnaxEnvironment):
                 "most pi / 4 and a length above 0. A pole that leans further leaves the frame."
             )
         self.max_steps = self.game.max_steps
+        self.blur = float(blur)
         self.spec = DataSpec((height, width, 1), self.game.action_spec)
 
     def frame(self, observation: PyTree, inner: PyTree) -> UInt8[Array, "H W C"]:
@@ -64,7 +74,7 @@ class CartPolePixels(AbstractGymnaxEnvironment):
         return to_uint8(self.draw(inner.x, inner.theta))[:, :, None]
 
     def draw(self, x: Float[Array, ""], theta: Float[Array, ""]) -> Float[Array, "H W"]:
-        """Returns the share of each pixel that cart and pole cover, differentiable in both arguments.
+        """Returns the share of each pixel that cart and pole cover, blurred, differentiable in both arguments.
 
         Args:
             x: position of the cart on the track, metres, 0 in the middle.
@@ -76,18 +86,31 @@ class CartPolePixels(AbstractGymnaxEnvironment):
         axle, length, thickness = 2.0 * unit, 13.0 * unit, unit
         centre = width / 2 + x * ((width / 2 - 3.0 * unit) / self.game.params.x_threshold)
         cart = _cover(jnp.zeros(()), jnp.asarray(axle), height)[:, None] * _cover(
-            centre - 2.0 * unit, centre + 2.0 * unit, width
+            centre - 2.0 * unit, centre + 2.0 * unit, width, self.blur
         )
 
         tip = axle + length * jnp.cos(theta)
         slices = _cover(jnp.asarray(_SLICES * axle), _SLICES * tip, _SLICES * height)
         up = (jnp.arange(_SLICES * height, dtype=jnp.float32) + 0.5) / _SLICES - axle
         middle, half = centre + up * jnp.tan(theta), thickness / (2.0 * jnp.cos(theta))
-        pole = slices[:, None] * _cover(middle - half, middle + half, width)
+        pole = slices[:, None] * _cover(middle - half, middle + half, width, self.blur)
         return (cart + pole.reshape(height, _SLICES, width).mean(axis=1))[::-1]
 
 
-def _cover(low: Float[Array, "*shape"], high: Float[Array, "*shape"], count: int) -> Float[Array, "*shape {count}"]:
-    """Returns how much of each interval [i, i + 1] lies between `low` and `high`."""
-    start = jnp.arange(count, dtype=jnp.float32)
-    return jnp.clip(high[..., None] - start, 0.0, 1.0) - jnp.clip(low[..., None] - start, 0.0, 1.0)
+def _cover(
+    low: Float[Array, "*shape"], high: Float[Array, "*shape"], count: int, blur: float = 0.0
+) -> Float[Array, "*shape {count}"]:
+    """Returns how much of each interval [i, i + 1] lies between `low` and `high`, both blurred by a Gaussian."""
+    edge = jnp.arange(count + 1, dtype=jnp.float32)
+
+    def beyond(position):
+        # The integral of a step at `position`, blurred, from each edge on.
+        u = position[..., None] - edge
+        if not blur:
+            return jnp.maximum(u, 0.0)
+        return blur * (u / blur * norm.cdf(u / blur) + norm.pdf(u / blur))
+
+    def share(position):
+        return -jnp.diff(beyond(position), axis=-1)
+
+    return share(high) - share(low)
