@@ -102,6 +102,23 @@ def test_a_path_prefix_is_not_a_part(tmp_path):
     assert_bitwise(checkpoint.load(tmp_path / "x", jnp.zeros(2), at="model"), jnp.ones(2))
 
 
+def test_a_part_that_earlier_versions_had_not_is_taken_as_given(saved):
+    like = eqx.filter_eval_shape(make_tree) | {"guard": {"recent": jnp.full(3, 2.0), "count": jnp.array(1)}}
+    with pytest.raises(InputError, match=r"leaf guard\..* was saved as nothing"):
+        checkpoint.load(saved, like, added=("more",))
+    loaded = checkpoint.load(saved, like, added=("guard",))
+    assert loaded["guard"] is not like["guard"] and loaded["guard"]["count"] == 1
+    assert_bitwise(loaded["guard"]["recent"], like["guard"]["recent"])
+    assert_bitwise(loaded["step"], jnp.array(7, jnp.int32))
+
+
+def test_a_part_that_is_there_in_part_is_no_part_of_an_earlier_version(tmp_path):
+    checkpoint.save(tmp_path / "x", {"guard": {"count": jnp.array(1)}}, meta={})
+    like = {"guard": {"recent": jnp.zeros(3), "count": jnp.array(0)}}
+    with pytest.raises(InputError, match=r"leaf guard\.recent was saved as nothing"):
+        checkpoint.load(tmp_path / "x", like, added=("guard",))
+
+
 def test_meta_and_leaves_are_read_without_arrays(saved, copy):
     shutil.rmtree(copy / "arrays", ignore_errors=True)
     (copy / "model.safetensors").unlink(missing_ok=True)

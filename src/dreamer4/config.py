@@ -207,6 +207,19 @@ class OptimizerConfig(Branch):
         return self
 
 
+class GuardConfig(Branch):
+    """Which steps are left out as faults, and when that is enough (our values)."""
+
+    window: int = Field(default=128, ge=2, description="steps that a step is judged by, once there are half of them")
+    sigma: float = Field(
+        default=10.0,
+        gt=0,
+        description="deviations above the window's mean, of loss or gradient, that make a spike; "
+        "a deviation below the mean counts as the mean",
+    )
+    abort_after: int = Field(default=10, gt=0, description="steps left out in a row that end the run")
+
+
 class PhaseConfig(Branch):
     """One training phase."""
 
@@ -214,6 +227,7 @@ class PhaseConfig(Branch):
     batch_size: int = Field(default=32, gt=0, description="rows; one row is one clip or one rollout")
     length: int = Field(default=16, gt=0, description="frames of a clip")
     optimizer: OptimizerConfig = OptimizerConfig()
+    guard: GuardConfig = GuardConfig()
     ema: float = Field(
         default=0.02, ge=0, lt=1, description="half-life of the weight average, share of the run; 0: none"
     )
@@ -235,6 +249,10 @@ class TrainConfig(Branch):
     log_every: int = Field(default=20, gt=0, description="steps between two lines of metrics")
     save_every: int = Field(default=500, gt=0, description="steps between two checkpoints")
     keep: int = Field(default=2, gt=0, description="checkpoints kept of each phase")
+    on_save_error: Literal["stop", "continue"] = Field(
+        default="stop",
+        description="when a disk is full or closed: stop, or go on; the end of a phase must be saved in any case",
+    )
 
     @model_validator(mode="after")
     def _own_phase(self):

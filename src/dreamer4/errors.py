@@ -1,4 +1,4 @@
-"""The one exception for input that a user can mend.
+"""The exception for input that a user can mend, and the one for training that came to nothing.
 
 Everything a user hands us (a configuration, a path, a data set, an action) is checked where it enters. What fails the
 check raises `InputError`; the command line prints its message and leaves with exit code 2, without a traceback. Any
@@ -11,6 +11,21 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """Bad input, told in one message: what is wrong, the value received, the rule, and what to do."""
+
+
+class DivergenceError(ArithmeticError):
+    """Training steps were left out one after another, because their numbers were not finite or were spikes.
+
+    Attributes:
+        step: steps done, those left out included.
+        skipped: how many were left out in a row, up to this step.
+    """
+
+    def __init__(self, step: int, skipped: int, advice: str = ""):
+        what = f"{skipped} training steps in a row were left out as faults, the last of them step {step}."
+        super().__init__(f"{what} {advice}".strip())
+        self.step = step
+        self.skipped = skipped
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -61,7 +61,7 @@ def save(path: Path, tree: PyTree, *, meta: Mapping[str, Any], kind: Literal["or
         raise
 
 
-def load(path: Path, like: PyTree, *, at: str = "") -> PyTree:
+def load(path: Path, like: PyTree, *, at: str = "", added: Sequence[str] = ()) -> PyTree:
     """Reads a checkpoint into a tree of the structure of `like`.
 
     Names, shapes, types and files are checked before anything is built, every array's SHA-256 after it is read.
@@ -71,6 +71,8 @@ def load(path: Path, like: PyTree, *, at: str = "") -> PyTree:
         like: a tree of arrays or of `jax.ShapeDtypeStruct` (as `eqx.filter_eval_shape` returns it). Its other leaves
             are taken over into the result, and its shardings are kept.
         at: dotted path of the part of the saved tree that `like` describes, for instance `"model"`; empty for all.
+        added: dotted paths of parts that earlier versions had not. Where a checkpoint holds nothing of such a part,
+            that of `like` is taken over.
 
     Raises:
         InputError: if the checkpoint is missing or damaged (the message names the file), or if a leaf is missing, left
@@ -78,7 +80,9 @@ def load(path: Path, like: PyTree, *, at: str = "") -> PyTree:
     """
     manifest = read_manifest(path)
     dynamic, static = eqx.partition(like, is_abstract_array)
-    wanted = named_arrays(dynamic, at)
+    given = named_arrays(dynamic, at)
+    lacking = [part for part in added if not within(manifest.leaves, part)]
+    wanted = {name: leaf for name, leaf in given.items() if not any(within({name: leaf}, part) for part in lacking)}
     compare(path, {name: leaf.struct for name, leaf in within(manifest.leaves, at).items()}, wanted)
     if problems := file_problems(path, manifest):
         raise InputError(f"Checkpoint {path} is damaged: {'; '.join(problems)}. Use another checkpoint.")
@@ -89,7 +93,8 @@ def load(path: Path, like: PyTree, *, at: str = "") -> PyTree:
             raise InputError(
                 f"Checkpoint {path} is damaged: leaf {name} is not what was saved. Use another checkpoint."
             )
-    return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), list(loaded.values())), static)
+    leaves = [loaded.get(name, leaf) for name, leaf in given.items()]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
 
 
 def is_checkpoint(path: Path) -> bool:

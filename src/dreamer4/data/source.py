@@ -37,6 +37,10 @@ class AbstractDataSource(eqx.Module):
             reward, and `valid` is False there.
         """
 
+    @abstractmethod
+    def windows(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+        """Returns the episode of each row that `sample` draws by the same key, and the row's first frame in it."""
+
 
 class DeviceSource(AbstractDataSource):
     """A data set that lies on the device as a whole, drawn window by window.
@@ -122,9 +126,11 @@ class DeviceSource(AbstractDataSource):
         return dataclasses.replace(self, frame=None, latent=latent)
 
     def sample(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Trajectory:
-        eligible = jnp.ones_like(self.relevant)
-        episode, offset = self._draw(eligible, batch_size, length, key=key)
-        return self._window(episode, offset, length, self.relevant[episode], eligible[episode])
+        episode, offset = self.windows(batch_size, length, key=key)
+        return self._window(episode, offset, length, self.relevant[episode], jnp.ones_like(episode, bool))
+
+    def windows(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+        return self._draw(jnp.ones_like(self.relevant), batch_size, length, key=key)
 
     def episodes(self, index: Int[Array, " B"], length: int) -> Trajectory:
         """Returns whole episodes from their first frame, padded to `length`.
@@ -211,11 +217,14 @@ class BalancedSource(AbstractDataSource):
         self.source = source
 
     def sample(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Trajectory:
+        episode, offset = self.windows(batch_size, length, key=key)
+        relevant = jnp.arange(batch_size) >= batch_size - batch_size // 2
+        return self.source._window(episode, offset, length, relevant, ~relevant)
+
+    def windows(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
         uniform_key, relevant_key = jr.split(key)
         source, rows = self.source, batch_size // 2
-        everything = jnp.ones_like(source.relevant)
-        uniform_rows = source._draw(everything, batch_size - rows, length, key=uniform_key)
+        uniform_rows = source.windows(batch_size - rows, length, key=uniform_key)
         relevant_rows = source._draw(source.relevant, rows, length, key=relevant_key)
         episode, offset = (jnp.concatenate(pair) for pair in zip(uniform_rows, relevant_rows, strict=True))
-        relevant = jnp.arange(batch_size) >= batch_size - rows
-        return source._window(episode, offset, length, relevant, ~relevant)
+        return episode, offset

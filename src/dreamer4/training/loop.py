@@ -12,12 +12,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.config import Config, PhaseConfig
 from dreamer4.data import AbstractDataSource, BalancedSource, DeviceSource
 from dreamer4.dreamer import PHASES, Dreamer
+from dreamer4.errors import DivergenceError
+from dreamer4.training.guard import Guard, all_finite, choose, loss_size
 from dreamer4.training.phases import AbstractPhase, Metrics
 from dreamer4.training.state import RunningRMS, TrainState, build_optimizer, ema_decay
 from dreamer4.types import DataSpec, to_float
@@ -70,7 +73,8 @@ def init_state(phase: AbstractPhase, dreamer: Dreamer, config: PhaseConfig, seed
         scales = {name: RunningRMS.init() for name in phase.weights}
         # Training donates the state's buffers, so it shares none: not between its parts, nor with the caller.
         model, ema = (jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, dreamer) for _ in range(2))
-        return TrainState(model, ema, optimizer.init(trained), scales, jnp.zeros((), jnp.int32))
+        guard = Guard.init(config.guard)
+        return TrainState(model, ema, optimizer.init(trained), scales, jnp.zeros((), jnp.int32), guard)
 
     return over_seeds(init, seeds, (eqx.if_array(0),))(dreamer)
 
@@ -83,7 +87,10 @@ def train_step(
     source: AbstractDataSource,
     key: PRNGKeyArray,
 ) -> tuple[TrainState, Metrics]:
-    """Takes one optimiser step.
+    """Takes one optimiser step, unless it would do harm.
+
+    If a number of the batch, a loss term or the gradient is not finite, or loss or gradient is a spike (`Guard`), all
+    of the state stays as it is, bit by bit, but the step number and the guard.
 
     Args:
         phase: what to train on which loss.
@@ -94,9 +101,10 @@ def train_step(
         key: root key of the phase; the step's own key is derived from it by step number.
 
     Returns:
-        The state after the step, and metrics of the step.
+        The state after the step, and metrics of the step: the loss terms, what the phase tells, `gradient_norm`,
+        `skipped` (1 if the step was left out) and `skipped_in_a_row`.
     """
-    key_batch, key_loss = jr.split(jr.fold_in(key, state.step))
+    key_batch, key_loss = step_keys(key, state.step)
     batch = source.sample(config.batch_size, config.length, key=key_batch)
     progress = state.step.astype(jnp.float32) / config.steps
     trained, frozen = eqx.partition(state.model, phase.trainable(state.model))
@@ -112,14 +120,27 @@ def train_step(
         return jnp.asarray(sum(parts)), (scales, terms | metrics)
 
     (_, (scales, metrics)), gradients = gradient(trained)
+    norm = optax.tree.norm(gradients)
+    figures = jnp.stack([loss_size(metrics, phase.weights), norm])
+    good, guard = state.guard.judge(figures, all_finite(batch), config.guard.sigma)
+    metrics |= {"gradient_norm": norm, "skipped": (~good).astype(jnp.float32)}
+    metrics["skipped_in_a_row"] = guard.in_a_row.astype(jnp.float32)
+
     updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-    trained = eqx.apply_updates(trained, updates)
+    updated = eqx.apply_updates(trained, updates)
     decay = ema_decay(config.ema, config.steps, state.step)
     averaged, rest = eqx.partition(state.ema, phase.trainable(state.ema))
-    averaged = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, averaged, trained)
-    metrics["gradient_norm"] = optax.tree.norm(gradients)
-    state = TrainState(eqx.combine(trained, frozen), eqx.combine(averaged, rest), opt_state, scales, state.step + 1)
-    return state, metrics
+    followed = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, averaged, updated)
+    old = (trained, averaged, state.opt_state, state.loss_scale)
+    trained, averaged, opt_state, scales = choose(good, (updated, followed, opt_state, scales), old)
+    model, ema = eqx.combine(trained, frozen), eqx.combine(averaged, rest)
+    return TrainState(model, ema, opt_state, scales, state.step + 1, guard), metrics
+
+
+def step_keys(key: PRNGKeyArray, step: Int[Array, ""] | int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Returns the keys of a step's batch and of its loss, from the root key of the phase."""
+    key_batch, key_loss = jr.split(jr.fold_in(key, step))
+    return key_batch, key_loss
 
 
 def train(
@@ -144,26 +165,43 @@ def train(
         seeds: number of seeds side by side.
         latents: the data set's latents, where the phase trains on latents; one set per seed.
         balanced: whether half the rows are drawn from relevant episodes, if only some are relevant.
+
+    Raises:
+        DivergenceError: if as many steps in a row were left out as `guard.abort_after` says.
     """
     optimizer = build_optimizer(config.optimizer, config.steps)
-    choice = phase.name != "tokenizer" and balanced and not bool(jnp.all(source.relevant))
-    mixed = BalancedSource(source) if choice else None
+    drawn = draws_from(phase, source, balanced=balanced)
 
     def step(given, state):
         source, latents, key = given
         data = source if latents is None else source.with_latents(latents)
-        if mixed is not None:
-            data = eqx.tree_at(lambda m: m.source, mixed, data)  # built outside: its check needs concrete flags
+        if isinstance(drawn, BalancedSource):
+            data = eqx.tree_at(lambda m: m.source, drawn, data)  # built outside: its check needs concrete flags
         return train_step(phase, optimizer, config, state, data, key)
 
     run = over_seeds(step, seeds, ((None, eqx.if_array(0), 0), eqx.if_array(0)))
     jitted = eqx.filter_jit(run, donate="all-except-first")  # the state's buffers are reused for the next state
     keys = [stream(seed + i, phase.name) for i in range(seeds)]
     key = keys[0] if seeds == 1 else jnp.stack(keys)
-    done = int(jnp.max(state.step))
-    for _ in range(done, config.steps):
+    late: Float[Array, "*seeds"] | None = None
+    for step_before in range(int(jnp.max(state.step)), config.steps):
         state, metrics = jitted((source, latents, key), state)
+        # Of the step before, so that the device never waits for us.
+        _check_progress(late, step_before, config)
+        late = metrics["skipped_in_a_row"]
         yield state, metrics
+    _check_progress(late, config.steps, config)
+
+
+def draws_from(phase: AbstractPhase, source: DeviceSource, *, balanced: bool) -> AbstractDataSource:
+    """Returns what a phase draws its batches from: the data set, or a balance of it where there is a choice."""
+    choice = phase.name != "tokenizer" and balanced and not bool(jnp.all(source.relevant))
+    return BalancedSource(source) if choice else source
+
+
+def _check_progress(in_a_row: Float[Array, "*seeds"] | None, step: int, config: PhaseConfig) -> None:
+    if in_a_row is not None and (skipped := int(np.max(np.asarray(in_a_row)))) >= config.guard.abort_after:
+        raise DivergenceError(step, skipped)
 
 
 @eqx.filter_jit

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from dreamer4.config import OptimizerConfig
 from dreamer4.dreamer import Dreamer
+from dreamer4.training.guard import Guard
 
 
 RMS_DECAY = 0.99
@@ -52,6 +53,7 @@ class TrainState(eqx.Module):
         opt_state: the optimiser's state, over the trainable arrays.
         loss_scale: running RMS per named loss term.
         step: training steps done.
+        guard: what a step is judged by before it is taken.
     """
 
     model: Dreamer
@@ -59,6 +61,11 @@ class TrainState(eqx.Module):
     opt_state: PyTree
     loss_scale: dict[str, RunningRMS]
     step: Int[Array, ""]
+    guard: Guard
+
+
+# What a checkpoint of an earlier version lacks: it begins anew in a run that goes on from one.
+ADDED = ("guard",)
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
