@@ -1,19 +1,18 @@
 """The commands: each resolves a configuration or a path and hands it to `dreamer4_cli.run`.
 
-Bad input ends in one message on stderr and exit code 2, an interrupt in exit code 130; any other exception is a defect
-and keeps its traceback. Imports of the library's heavy parts stand inside the bodies.
+Imports of the library's heavy parts stand inside the bodies. How a command may end is in `endings.py`.
 """
 
 import enum
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import typer.core
 
 from dreamer4.errors import InputError
 from dreamer4_cli import compile_cache, memory, options
+from dreamer4_cli.endings import Commands, complain
 
 
 _PHASES = ("tokenizer", "dynamics", "agent", "imagination")
@@ -34,21 +33,6 @@ class Timings(enum.StrEnum):
 
     led_to = "led-to"
     taken_at = "taken-at"
-
-
-class Commands(typer.core.TyperGroup):
-    """The group of commands, and the one place where bad input and interrupts become messages and exit codes."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except InputError as error:
-            _complain(f"Error: {error}")
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            _complain("Interrupted.")
-            raise typer.Exit(130) from None
 
 
 app = typer.Typer(
@@ -101,7 +85,7 @@ def root(
     """Train agents inside a learned world model: Dreamer 4 in JAX and Equinox."""
     memory.keep_freed()
     if not compile_cache.enable(cache) and cache is not None:
-        _complain(f"--compile-cache: {cache} cannot be written to, so this start compiles everything anew.")
+        complain(f"--compile-cache: {cache} cannot be written to, so this start compiles everything anew.")
 
 
 @app.command()
@@ -115,6 +99,7 @@ def demo(
     seeds: options.Seeds = None,
     resume: options.Resume = False,
     no_fallback: options.NoFallback = False,
+    changed_data: options.ChangedData = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Run the whole loop: collect, train all phases, evaluate, write a report."""
@@ -124,7 +109,7 @@ def demo(
     if dry_run:
         work.dry_run(resolved)
     else:
-        work.demo(resolved, folder, resume=resume, fallback=not no_fallback)
+        work.demo(resolved, folder, resume=resume, fallback=not no_fallback, changed_data=changed_data)
 
 
 @app.command()
@@ -168,6 +153,7 @@ def train(
     seeds: options.Seeds = None,
     resume: options.Resume = False,
     no_fallback: options.NoFallback = False,
+    changed_data: options.ChangedData = False,
     dry_run: options.DryRun = False,
     origin: Annotated[
         Path | None,
@@ -184,7 +170,8 @@ def train(
         work.dry_run(resolved)
     else:
         phases = _PHASES if phase is Phases.all else (phase.value,)
-        work.train(resolved, folder, phases, resume=resume, fallback=not no_fallback, origin=origin)
+        go_on = {"resume": resume, "fallback": not no_fallback, "changed_data": changed_data}
+        work.train(resolved, folder, phases, **go_on, origin=origin)
 
 
 @app.command()
@@ -408,12 +395,3 @@ def _existing(path: Path | None) -> Path:
     if path is None or not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder.")
     return path
-
-
-def _complain(message: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    # What a user typed may hold terminal control codes; they are shown, not obeyed.
-    safe = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
-    Console(stderr=True, highlight=False).print(Text(safe, style="red"), soft_wrap=True)

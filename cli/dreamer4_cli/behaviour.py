@@ -25,6 +25,7 @@ from dreamer4.evaluation import DreamerPolicy, play
 from dreamer4.reporting import summarise
 from dreamer4.training import stream
 from dreamer4.training.metrics import Progress
+from dreamer4_cli import stopping
 
 
 console = Console()
@@ -246,26 +247,34 @@ def ppo(config: Config, out: Path) -> None:
     if out.exists():
         raise InputError(f"{out} exists, and results are never overwritten. Choose another folder with --out.")
     env = envs.make(config.env)
+    stopping.note(f"Nothing was written to {out}.")
     runs = train(config, env, config.seeds)
     rows = []
-    for i, run in enumerate(runs):
-        seed = config.seed + i
-        _write(out / f"seed{seed}", config, env, run, seed)
-        played = play(
-            run.policy(),
-            env,
-            episodes=config.evaluation.episodes,
-            batch_size=min(config.evaluation.batch_size, config.evaluation.episodes),
-            key=stream(config.seed, "evaluate"),
-        )
-        rows.append({"seed": seed} | summarise(np.asarray(played.returns)))
-    results = {
-        "env": config.env.model_dump(mode="json"),
-        "ppo": config.ppo.model_dump(mode="json"),
-        "steps": runs[0].steps[-1],
-        "returns": rows,
-    }
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    hidden = out.with_name(f".{out.name}.tmp")  # the folder appears whole or not at all
+    shutil.rmtree(hidden, ignore_errors=True)
+    try:
+        for i, run in enumerate(runs):
+            seed = config.seed + i
+            _write(hidden / f"seed{seed}", config, env, run, seed)
+            played = play(
+                run.policy(),
+                env,
+                episodes=config.evaluation.episodes,
+                batch_size=min(config.evaluation.batch_size, config.evaluation.episodes),
+                key=stream(config.seed, "evaluate"),
+            )
+            rows.append({"seed": seed} | summarise(np.asarray(played.returns)))
+        results = {
+            "env": config.env.model_dump(mode="json"),
+            "ppo": config.ppo.model_dump(mode="json"),
+            "steps": runs[0].steps[-1],
+            "returns": rows,
+        }
+        (hidden / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        hidden.rename(out)
+    except BaseException:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise
     table = Table("seed", "return", "95 % interval", "episodes", title=f"PPO on {config.env.id}, sampled actions")
     for row in rows:
         interval = f"{row['low']:+.3f} to {row['high']:+.3f}"

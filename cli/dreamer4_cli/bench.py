@@ -33,7 +33,7 @@ from dreamer4.training import CloningPhase, init_dreamer, init_state, stream
 from dreamer4.training import train as train_phase
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import MetricLog, Progress
-from dreamer4_cli import behaviour
+from dreamer4_cli import behaviour, stopping
 from dreamer4_cli import run as work
 
 
@@ -127,6 +127,7 @@ def results(
         for name in chosen
     ]
     if not only_table:
+        stopping.note("What is finished is kept. The same command goes on.")
         for plan in plans:
             plan.config(DATA_SEED, collecting=True)  # a preset that is wrong is refused before the first one runs
         for plan in plans:
@@ -149,6 +150,7 @@ def _run(plan: Plan, workers: int, out: Path) -> None:
         Progress(plan.name, total=total, completed=total - len(todo), unit="runs", console=console) as bar,
         # One process for each unit: compiled programs and buffers of one never burden the next.
         ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool,
+        _stopped_together(),
     ):
         running: dict[Future[None], tuple[str, int]] = {}
         while todo or running:
@@ -168,11 +170,25 @@ def _run(plan: Plan, workers: int, out: Path) -> None:
     gather(plan, out)
 
 
+@contextlib.contextmanager
+def _stopped_together() -> Iterator[None]:
+    """Ends the processes of units when this one ends before them; each saves what it has."""
+    try:
+        yield
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        with stopping.hold():  # until they have
+            for child in multiprocessing.active_children():
+                child.join()
+        raise
+
+
 def run_unit(plan: Plan, kind: str, seed: int) -> None:
     """Runs one unit of work; what it prints goes to `log.txt` in its folder."""
     folder = plan.unit(kind, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
+    with stopping.installed(), (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         unit = {
             "references": _references,
             "cloning": _cloning,

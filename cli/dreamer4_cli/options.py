@@ -35,6 +35,10 @@ Run = Annotated[
     typer.Option("--run", metavar="DIR", help="Run folder. Default: runs/<preset>-<env>-seed<seed>."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoints of the run folder.")]
+ChangedData = Annotated[
+    bool,
+    typer.Option("--changed-data", help="With --resume: go on although the data set is not the one of the checkpoint."),
+]
 NoFallback = Annotated[
     bool,
     typer.Option("--no-fallback", help="With --resume: stop if the newest checkpoint is damaged, take no older one."),

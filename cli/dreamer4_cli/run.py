@@ -12,7 +12,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -37,14 +36,15 @@ from dreamer4.training import (
     stack_members,
     stream,
 )
-from dreamer4.training import train as train_phase
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import MetricLog, Progress, read_metrics
+from dreamer4.training.state import ADDED
 from dreamer4.types import DataSpec
-from dreamer4_cli import behaviour
+from dreamer4_cli import behaviour, stopping
 from dreamer4_cli.describe import check_data as check_data
 from dreamer4_cli.describe import dry_run as dry_run
 from dreamer4_cli.describe import info as info
+from dreamer4_cli.phase import Work, resume_command
 
 
 console = Console()
@@ -63,6 +63,7 @@ def collect(config: Config, out: Path) -> None:
     """Collects the data set that a configuration describes into the new folder `out`."""
     if out.exists():
         raise InputError(f"{out} exists, and a data set is never overwritten. Choose another folder with --out.")
+    stopping.note(f"No data set was written to {out}.")
     agents = out.with_name("behaviour" if out.name == RunFolder(out).data.name else f"{out.name}-behaviour")
     info = behaviour.collect(config, envs.make(config.env), out, agents)
     _say(f"{out}: {info.num_episodes} episodes, {info.num_frames} frames, mean return {info.return_mean:.3f}")
@@ -84,6 +85,7 @@ def train(
     *,
     resume: bool,
     fallback: bool = True,
+    changed_data: bool = False,
     origin: Path | None = None,
 ) -> None:
     """Trains phases in a run folder, each from the end of the one before it.
@@ -94,6 +96,7 @@ def train(
         phases: neighbours in the order of `PHASES`.
         resume: whether to continue a phase that was begun.
         fallback: whether a damaged checkpoint may be passed over for an older one.
+        changed_data: whether the data set may be another one than that of the checkpoint.
         origin: another run, whose end of the phase before the first of `phases` is taken over.
     """
     run = RunFolder(folder)
@@ -108,7 +111,8 @@ def train(
     run.open(config, resume=resume or (run.is_run and not begun))
     if start is not None:
         run.checkpoints(before[-1]).adopt(getattr(config.train, before[-1]).steps, start)
-    _train(config, run, phases, fallback=fallback)
+    command = resume_command(f"train {'all' if phases == PHASES else phases[0]}", folder)
+    _train(config, run, phases, command, fallback=fallback, changed_data=changed_data)
 
 
 def _end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
@@ -141,13 +145,16 @@ def _check_paths(config: Config) -> None:
         )
 
 
-def _train(config: Config, run: RunFolder, phases: tuple[str, ...], *, fallback: bool) -> None:
+def _train(
+    config: Config, run: RunFolder, phases: tuple[str, ...], command: str, *, fallback: bool, changed_data: bool
+) -> None:
+    stopping.note(f"Go on with: {command}")
     path = _dataset(config, run)
     info = data.read_info(path)
     source = DeviceSource.from_episodes(data.read_episodes(path, "train"))
     log = MetricLog(run.metrics_file)
     meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(info.spec), "data": info.fingerprint}
-    latents = None
+    work, latents = Work(config, run, source, info, log, meta, command), None
     for name in phases:
         phase, settings = build_phase(name, config, info.spec), getattr(config.train, name)
         steps = run.checkpoints(name, keep=config.train.keep)
@@ -158,49 +165,14 @@ def _train(config: Config, run: RunFolder, phases: tuple[str, ...], *, fallback:
         start = _start(config, run, name, info.spec)
         state = init_state(phase, start, settings, config.seeds)
         if newest is not None:
-            _check_data_unchanged(newest, info.fingerprint)
-            state = checkpoint.load(newest, state)
+            _check_data_unchanged(newest, info.fingerprint, accept=changed_data)
+            state = checkpoint.load(newest, state, added=ADDED)
         if name != "tokenizer" and latents is None:
             latents = _encode(config, start, source)
-        state = _run_phase(config, phase, settings, state, source, latents, steps, log, meta)
-        finished = _finish(config, phase, state, source)
-        steps.save(settings.steps, finished, meta | {"phase": name})
-
-
-def _run_phase(config, phase, settings, state, source, latents, steps, log, meta) -> TrainState:
-    done = int(jnp.max(state.step))
-    log.truncate(phase.name, done)
-    waiting: list[dict[str, Any]] = []
-    with Progress(phase.name, total=settings.steps, completed=done, console=console) as bar:
-        training = train_phase(
-            phase,
-            settings,
-            state,
-            source,
-            seed=config.seed,
-            seeds=config.seeds,
-            latents=latents,
-            balanced=config.agent.balanced,
-        )
-        for state, metrics in training:
-            done += 1
-            waiting.append(metrics)
-            text = None
-            if done % config.train.log_every == 0 or done == settings.steps:
-                means = _mean_over(waiting, config.seeds)
-                waiting = []
-                log.append(phase.name, done, means)
-                text = "  ".join(f"{name} {np.mean(means[name]):.3g}" for name in list(phase.weights)[:3])
-            bar.advance(1, text)
-            if done % config.train.save_every == 0 and done < settings.steps:
-                steps.save(done, state, meta | {"phase": phase.name})
-    return state
-
-
-def _mean_over(waiting: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
-    host = jax.device_get(waiting)
-    means = {name: np.mean([metrics[name] for metrics in host], axis=0) for name in host[0]}
-    return {name: float(value) if seeds == 1 else [float(x) for x in value] for name, value in means.items()}
+        with stopping.hold():
+            state = work.train(phase, settings, state, latents, steps)
+            steps.save(settings.steps, _finish(config, phase, state, source), meta | {"phase": name})
+            stopping.note(f"{name}: done. Go on with: {command}")
 
 
 def _finish(config: Config, phase, state: TrainState, source: DeviceSource) -> TrainState:
@@ -237,12 +209,13 @@ def _encode(config: Config, dreamer: Dreamer, source: DeviceSource):
     return stack_members([encode_source(agent, source) for agent in agents])
 
 
-def _check_data_unchanged(path: Path, fingerprint: str) -> None:
-    if (saved := checkpoint.read_meta(path).get("data")) != fingerprint:
-        raise InputError(
-            f"The data set changed since {path} was saved (fingerprint {str(saved)[:12]}, now {fingerprint[:12]}). "
-            "Restore the data set, or start a new run."
-        )
+def _check_data_unchanged(path: Path, fingerprint: str, *, accept: bool = False) -> None:
+    if (saved := checkpoint.read_meta(path).get("data")) == fingerprint:
+        return
+    what = f"The data set changed since {path} was saved (fingerprint {str(saved)[:12]}, now {fingerprint[:12]})."
+    if not accept:
+        raise InputError(f"{what} Restore the data set, start a new run, or go on all the same with --changed-data.")
+    _say(f"{what} Going on with the changed one.")
 
 
 def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
@@ -291,13 +264,13 @@ def _cells(row: dict[str, Any]) -> tuple[str, str, str]:
     return f"{row['mean']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}", str(row["episodes"])
 
 
-def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True) -> None:
+def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, changed_data: bool = False) -> None:
     """Runs the whole loop and writes `results.json` and `report.html`."""
     started = time.monotonic()
     run = RunFolder(folder)
     _check_paths(config)
     run.open(config, resume=resume)
-    _train(config, run, PHASES, fallback=fallback)
+    _train(config, run, PHASES, resume_command("demo", folder), fallback=fallback, changed_data=changed_data)
 
     env = envs.make(config.env)
     path = _dataset(config, run)

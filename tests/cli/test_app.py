@@ -20,8 +20,16 @@ from dreamer4_cli.app import app
 
 
 COMMANDS = ["demo", "collect", "train", "evaluate", "export", "import", "info", "bench", "config", "baseline", "data"]
-LEAVES = [*COMMANDS[:-4], "bench results", "config show", "baseline ppo", "data check", "data import"]
+LEAVES = [
+    *COMMANDS[:-4],
+    "bench results",
+    "config show",
+    "baseline ppo",
+    "data check",
+    "data import",
+]
 ROOT = Path(__file__).parents[2]
+AFRESH = {"resume": False, "fallback": True, "changed_data": False}
 
 
 @pytest.fixture
@@ -66,7 +74,7 @@ class TestCalls:
     def test_demo(self, calls):
         assert invoke("demo", "--preset", "tiny", "--seed", "3").exit_code == 0
         config = load("tiny", seed=3)
-        assert calls == [("demo", (config, Path("runs/tiny-Catch-bsuite-seed3")), {"resume": False, "fallback": True})]
+        assert calls == [("demo", (config, Path("runs/tiny-Catch-bsuite-seed3")), AFRESH)]
 
     def test_demo_takes_every_common_option(self, calls, tmp_path):
         (tmp_path / "mine.yaml").write_text("train: {log_every: 7}\n")
@@ -75,7 +83,7 @@ class TestCalls:
         (_, (config, folder), options) = calls[0]
         assert (config.train.log_every, config.train.keep, config.seed, config.seeds) == (7, 5, 1, 2)
         assert config.env.id == "Breakout-MinAtar"
-        assert (folder, options) == (Path("here"), {"resume": True, "fallback": True})
+        assert (folder, options) == (Path("here"), AFRESH | {"resume": True})
 
     @pytest.mark.parametrize("phase", ["tokenizer", "dynamics", "agent", "imagination"])
     def test_train_one_phase(self, calls, phase):
@@ -84,7 +92,7 @@ class TestCalls:
             (
                 "train",
                 (load("tiny"), Path("runs/tiny-Catch-bsuite-seed0"), (phase,)),
-                {"resume": False, "fallback": True, "origin": None},
+                AFRESH | {"origin": None},
             )
         ]
 
@@ -102,12 +110,17 @@ class TestCalls:
     def test_train_all_phases_in_order(self, calls):
         assert invoke("train", "all", "--resume").exit_code == 0
         assert calls[0][1][2] == ("tokenizer", "dynamics", "agent", "imagination")
-        assert calls[0][2] == {"resume": True, "fallback": True, "origin": None}
+        assert calls[0][2] == AFRESH | {"resume": True, "origin": None}
 
     @pytest.mark.parametrize("line", ["demo", "train all"])
     def test_an_older_checkpoint_may_be_refused(self, calls, line):
         assert invoke(*line.split(), "--resume", "--no-fallback").exit_code == 0
         assert (calls[0][2]["resume"], calls[0][2]["fallback"]) == (True, False)
+
+    @pytest.mark.parametrize("line", ["demo", "train all"])
+    def test_other_data_may_be_accepted(self, calls, line):
+        assert invoke(*line.split(), "--resume", "--changed-data").exit_code == 0
+        assert calls[0][2]["changed_data"]
 
     def test_weights_are_handed_on_and_taken_over(self, calls):
         assert invoke("export", ".", "out", "--member", "2").exit_code == 0

@@ -168,9 +168,14 @@ def test_data_can_be_checked_and_is_not_overwritten(folder, config):
     shard.write_bytes(whole)
 
 
-def test_a_changed_data_set_is_refused_under_a_resumed_run(folder, config):
-    with pytest.raises(InputError, match="data set changed"):
-        run._check_data_unchanged(folder / "checkpoints" / "agent" / "4", "another fingerprint")
+def test_a_changed_data_set_is_refused_under_a_resumed_run_unless_accepted(folder, capsys):
+    step = folder / "checkpoints" / "agent" / "4"
+    with pytest.raises(InputError, match="data set changed.*--changed-data"):
+        run._check_data_unchanged(step, "another fingerprint")
+    run._check_data_unchanged(step, "another fingerprint", accept=True)
+    assert "data set changed" in capsys.readouterr().out
+    run._check_data_unchanged(step, checkpoint.read_meta(step)["data"])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_phase_needs_the_one_before(config, tmp_path):

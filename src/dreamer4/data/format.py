@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,9 +80,10 @@ def write_dataset(
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: got environment={environment!r}, expected JSON values.") from error
 
-    hidden = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    hidden.mkdir(parents=True)
+    hidden = path.parent / f".{path.name}.tmp"
+    shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed
     try:
+        hidden.mkdir(parents=True)
         tally, shards, digests = _Tally(spec), _ShardWriter(hidden, shard_bytes), []
         for index, episode in enumerate(episodes):
             problems = find_problems(episode, spec)

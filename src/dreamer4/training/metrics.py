@@ -5,10 +5,12 @@ The log is the contract for tests and reports: one JSON object per line, with `p
 run that was killed can be read, and continued without a gap or a step told twice.
 """
 
+import errno
 import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -55,7 +57,7 @@ class MetricLog:
                 _replace(path, whole)
 
     def append(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes one line and hands it to the operating system.
+        """Writes one line and hands it to the operating system. A disk that takes no more is told in a warning.
 
         Args:
             phase: phase of the training.
@@ -66,9 +68,19 @@ class MetricLog:
             raise ValueError(f"Metrics named {', '.join(clash)}: these names belong to the line itself.")
         record = {"phase": phase, "step": int(step), "time": round(time.time(), 3)}
         record |= {name: _to_json(value) for name, value in metrics.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record, allow_nan=False) + "\n")
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as stream:
+                end = stream.tell()
+                if stream.write(line) < len(line):  # a disk that fills up takes a part
+                    os.truncate(self.path, end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            # Metrics tell of a training; they are no reason to end it.
+            warnings.warn(
+                f"Metrics cannot be written to {self.path}: {error.strerror}. Training goes on.", stacklevel=2
+            )
 
     def truncate(self, phase: str, step: int) -> None:
         """Drops the lines of `phase` behind `step`: a run that resumes at `step` will write them again."""

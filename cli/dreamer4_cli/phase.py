@@ -1,0 +1,195 @@
+"""One phase of training at work: steps, metrics, checkpoints, what is left when it is stopped or comes to nothing."""
+
+import json
+import shlex
+import warnings
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from dreamer4.checkpoint import Checkpoints
+from dreamer4.config import Config, PhaseConfig
+from dreamer4.data import DatasetInfo, DeviceSource
+from dreamer4.errors import DivergenceError, InputError
+from dreamer4.training import AbstractPhase, TrainState, stream, train
+from dreamer4.training.folder import RunFolder
+from dreamer4.training.loop import draws_from, step_keys
+from dreamer4.training.metrics import MetricLog, Progress
+from dreamer4_cli import stopping
+
+
+console = Console()
+
+
+def resume_command(what: str, folder: Path) -> str:
+    """Returns what a person types to go on with a run."""
+    return f"dreamer4 {what} --run {shlex.quote(str(folder))} --resume"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the phases of a run share.
+
+    Attributes:
+        config: settings of the run.
+        run: its folder.
+        source: the training episodes.
+        info: description of the data set.
+        log: the metrics.
+        meta: what every checkpoint tells about itself.
+        command: what a person types to go on with the run.
+    """
+
+    config: Config
+    run: RunFolder
+    source: DeviceSource
+    info: DatasetInfo
+    log: MetricLog
+    meta: dict[str, Any]
+    command: str
+
+    def train(
+        self, phase: AbstractPhase, settings: PhaseConfig, state: TrainState, latents: Any, steps: Checkpoints
+    ) -> TrainState:
+        """Returns the state after the last step of a phase, saving on the way.
+
+        When a signal asks to leave, the state is saved after the step that is being taken. To be called within
+        `stopping.hold`.
+
+        Raises:
+            Stopped: after that.
+            DivergenceError: if the run came to nothing; the batches at fault are written to the run's folder.
+        """
+        config, done = self.config, int(np.max(state.step))
+        self.log.truncate(phase.name, done)
+        self._note(phase.name, done if done else None, settings.steps, steps)
+        waiting: list[dict[str, Any]] = []
+        recent: deque[tuple[int, dict[str, Any]]] = deque(maxlen=settings.guard.abort_after + 1)
+        with Progress(phase.name, total=settings.steps, completed=done, console=console) as bar:
+            stopping.losing(False)
+            training = train(
+                phase,
+                settings,
+                state,
+                self.source,
+                seed=config.seed,
+                seeds=config.seeds,
+                latents=latents,
+                balanced=config.agent.balanced,
+            )
+            try:
+                for state, metrics in training:
+                    stopping.losing(True)
+                    done += 1
+                    waiting.append(metrics)
+                    recent.append((done, metrics))
+                    text, last, asked = None, done == settings.steps, stopping.requested()
+                    saving = not last and (asked or done % config.train.save_every == 0)
+                    # At every save, so that a run that goes on from here writes the lines that this one would.
+                    if last or saving or done % config.train.log_every == 0:
+                        means = mean_over(waiting, config.seeds)
+                        waiting = []
+                        self.log.append(phase.name, done, means)
+                        text = "  ".join(f"{name} {np.mean(means[name]):.3g}" for name in list(phase.weights)[:3])
+                        if skipped := int(np.sum(means["skipped"])):
+                            text += f"  {skipped} steps left out"
+                    bar.advance(1, text)
+                    if saving and self._save(steps, done, state, phase.name):
+                        stopping.losing(False)
+                        self._note(phase.name, done, settings.steps, steps)
+                    if asked and not last:  # saved above; who asked since then waits for the next step
+                        raise stopping.Stopped(stopping.signum())
+            except DivergenceError as error:
+                if waiting:
+                    self.log.append(phase.name, done, mean_over(waiting, config.seeds))
+                raise self._explained(error, phase, settings, steps, list(recent)) from None
+        stopping.losing(True)  # until the last checkpoint is saved
+        return state
+
+    def _save(self, steps: Checkpoints, done: int, state: TrainState, phase: str) -> bool:
+        try:
+            steps.save(done, state, self.meta | {"phase": phase})
+        except InputError as error:
+            if self.config.train.on_save_error == "stop" or not isinstance(error.__cause__, OSError):
+                raise
+            warnings.warn(f"{error} Training goes on (train.on_save_error is continue).", stacklevel=2)
+            return False
+        return True
+
+    def _note(self, phase: str, saved: int | None, total: int, steps: Checkpoints) -> None:
+        what = f"{phase}: nothing saved yet" if saved is None else f"{phase}: saved step {saved} of {total}"
+        where = "" if saved is None else f" in {steps.path(saved)}"
+        stopping.note(f"{what}{where}. Go on with: {self.command}")
+
+    def _explained(
+        self,
+        error: DivergenceError,
+        phase: AbstractPhase,
+        settings: PhaseConfig,
+        steps: Checkpoints,
+        recent: list[tuple[int, dict[str, Any]]],
+    ) -> DivergenceError:
+        """Writes what the steps at fault were made of, and returns the error with what to do."""
+        newest = steps.latest_valid()
+        file = self.run.path / f"diverged-{phase.name}-{error.step}.json"
+        told = {
+            "phase": phase.name,
+            "step": error.step,
+            "skipped_in_a_row": error.skipped,
+            "guard": settings.guard.model_dump(mode="json"),
+            "last_checkpoint": None if newest is None else str(newest.relative_to(self.run.path)),
+            "data": self.info.fingerprint,
+            "steps": [
+                {"step": step, "metrics": _told(metrics), "batch": self._batch(phase, settings, step)}
+                for step, metrics in recent
+                if step <= error.step
+            ],
+        }
+        file.write_text(json.dumps(told, indent=1) + "\n")
+        start = "it begins anew" if newest is None else f"the last checkpoint is {newest}"
+        return DivergenceError(
+            error.step,
+            error.skipped,
+            f"{phase.name}: batches, losses and gradients of these steps are in {file}; {start}. Steps are functions "
+            f"of the seed, so this run would come to the same. If the data is sound, start a new one with a smaller "
+            f"train.{phase.name}.optimizer.learning_rate or other train.{phase.name}.guard settings.",
+        )
+
+    def _batch(self, phase: AbstractPhase, settings: PhaseConfig, step: int) -> list[list[dict[str, int]]]:
+        """Returns the episode of the data set and the first frame in it of each row of a batch, per training seed."""
+        source, numbers = (
+            draws_from(phase, self.source, balanced=self.config.agent.balanced),
+            self.info.indices("train"),
+        )
+        batches = []
+        for i in range(self.config.seeds):
+            key, _ = step_keys(stream(self.config.seed + i, phase.name), step - 1)
+            rows = zip(*map(np.asarray, source.windows(settings.batch_size, settings.length, key=key)), strict=True)
+            batches.append([{"episode": numbers[int(episode)], "frame": int(frame)} for episode, frame in rows])
+        return batches
+
+
+def mean_over(waiting: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
+    """Averages metrics over steps; those of steps left out do not count, unless there are no others.
+
+    `skipped` is how many were left out.
+    """
+    steps = jax.device_get(waiting)
+    host = {name: np.stack([step[name] for step in steps]) for name in waiting[0] if name != "skipped_in_a_row"}
+    taken = host["skipped"] == 0
+    counted = taken | ~taken.any(axis=0)
+    means = {name: np.mean(values, axis=0, where=counted) for name, values in host.items()}
+    means["skipped"] = host["skipped"].sum(axis=0)
+    return {name: float(value) if seeds == 1 else [float(x) for x in value] for name, value in means.items()}
+
+
+def _told(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Returns metrics as JSON takes them: what is not finite as its name."""
+    return {
+        name: json.loads(json.dumps(np.asarray(value).tolist()), parse_constant=str) for name, value in metrics.items()
+    }
