@@ -287,6 +287,23 @@ def results(
     )
 
 
+@bench_app.command()
+def reliability(
+    rows: Annotated[list[str] | None, typer.Argument(help="Rows; all by default.", show_default=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few of everything: some minutes on two CPU cores.")] = False,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The table as JSON, a new file.")] = Path(
+        "runs/reliability.json"
+    ),
+    runs: Annotated[
+        Path, typer.Option("--runs", metavar="DIR", help="Where the runs lie meanwhile, a new folder.")
+    ] = Path("runs/reliability"),
+) -> None:
+    """Stop, kill and spoil small runs, and print which promises about them were kept."""
+    from dreamer4_cli import reliability as work
+
+    work.reliability(rows or (), quick=quick, out=out, place=runs)
+
+
 @config_app.command()
 def show(
     preset: options.Preset = None,

@@ -23,6 +23,7 @@ COMMANDS = ["demo", "collect", "train", "evaluate", "export", "import", "info", 
 LEAVES = [
     *COMMANDS[:-4],
     "bench results",
+    "bench reliability",
     "config show",
     "baseline ppo",
     "data check",

@@ -108,7 +108,7 @@ def encode(meta: Mapping[str, Any], leaves: Mapping[str, Any], files: Mapping[st
         {
             "schema": SCHEMA,
             "meta": dict(meta),
-            "libraries": _library_versions(),
+            "libraries": library_versions(),
             "leaves": described,
             "files": dict(files),
         }
@@ -202,7 +202,8 @@ def _inside(folder: Path, name: str) -> Path:
     return file
 
 
-def _library_versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that what is computed and saved depends on."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
