@@ -165,6 +165,22 @@ def test_arguments_that_make_no_sense_are_refused_and_leave_nothing(tmp_path, ke
     assert not list(tmp_path.iterdir())
 
 
+def test_an_interrupt_leaves_nothing_and_a_kill_nothing_that_stays(tmp_path, monkeypatch):
+    def interrupted():
+        yield episode(0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "set", interrupted())
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", lambda *args, **kwargs: None)  # the dead tidy nothing up
+        write(tmp_path / "set", interrupted())
+    assert [entry.name[0] for entry in tmp_path.iterdir()] == ["."]
+    write(tmp_path / "set", [episode(0), episode(1)])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set"] and check(tmp_path / "set") == []
+
+
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")

@@ -30,6 +30,12 @@ def test_an_empty_folder_may_become_a_run(folder):
     assert folder.is_run
 
 
+def test_what_a_killed_collection_left_is_no_hindrance(folder):
+    (folder.path / ".data.tmp").mkdir(parents=True)
+    folder.open(Config())
+    assert folder.is_run
+
+
 def test_paths_lie_inside(folder):
     for path in (
         folder.metrics_file,

@@ -5,6 +5,7 @@
     metrics.jsonl                  one line of metrics each
     checkpoints/<phase>/<step>/    numbered checkpoints of each phase
     results.json, report.html      what came out
+    diverged-<phase>-<step>.json   the batches that ended a run, if they did
 
 A folder belongs to one configuration for good. Continuing a run is asked for, never assumed, and continuing it with
 other settings is refused key by key: half a run of each of two configurations is a result of neither.
@@ -85,7 +86,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, expected a folder. Choose another one with --run.")
         partial = self.config_file.with_suffix(".tmp")  # may be left over from a start that was killed
-        if self.path.is_dir() and any(entry != partial for entry in self.path.iterdir()):
+        leftovers = {partial, *self.path.glob(".*.tmp")}  # and so may these, of a collection
+        if self.path.is_dir() and set(self.path.iterdir()) - leftovers:
             raise InputError(
                 f"{self.path} is not empty and not a run folder (it has no {self.config_file.name}). "
                 "Choose another one with --run; nothing was changed."
