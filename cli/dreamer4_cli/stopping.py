@@ -155,7 +155,8 @@ def _listen(pipe: socket.socket) -> None:
 def _next(pipe: socket.socket) -> int | None:
     """Returns the next signal that asks to leave, or None when nobody listens to signals any more."""
     while number := pipe.recv(1):
-        if number[0] in SIGNALS:
+        # A server answers signals by itself while it serves.
+        if number[0] in SIGNALS and signal.getsignal(number[0]) is _answer:
             return number[0]
     return None
 

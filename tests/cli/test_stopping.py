@@ -84,6 +84,15 @@ class TestSignals:
         finally:
             signal.signal(signal.SIGINT, handler)
 
+    def test_who_answers_signals_by_himself_is_left_alone(self, monkeypatch):
+        ended, heard = [], []
+        monkeypatch.setattr(stopping, "_leave_now", ended.append)
+        with stopping.installed():
+            signal.signal(TERM, lambda number, frame: heard.append(number))
+            signal.raise_signal(TERM)
+            time.sleep(0.5)
+        assert (ended, heard) == ([], [TERM])
+
     def test_another_thread_installs_nothing(self):
         def work():
             with stopping.installed():
