@@ -333,14 +333,19 @@ def test_seeds_have_streams_of_their_own(small, source):
             assert a["latent"][i] == b["latent"] == 3.0 + i
 
 
-def test_nothing_compiles_after_the_first_step(small, source):
-    phase = OneNumber()
-    states = train(phase, CONFIG, init_state(phase, small, CONFIG), source, seed=0)
+def test_nothing_compiles_after_the_first_step_nor_in_a_second_run(small, source):
+    phase = OneNumber((("near", 5.0), ("far", 0.0)))  # of no other test
+    # Bound to a device, as what is made of loaded weights.
+    latents = jax.device_put(jnp.zeros((source.num_frames, 1, 1)), jax.devices()[0])
+    states, again = (
+        train(phase, CONFIG, init_state(phase, small, CONFIG), source, seed=seed, latents=latents) for seed in range(2)
+    )
     with compilations() as compiled:
         next(states)
         assert compiled
         compiled.clear()
         assert len(list(states)) == STEPS - 1
+        assert len(list(again)) == STEPS
         assert not compiled
 
 

@@ -216,6 +216,10 @@ class BalancedSource(AbstractDataSource):
             )
         self.source = source
 
+    def with_latents(self, latent: Float[Array, "N Nz Dz"]) -> "BalancedSource":
+        """Returns the same rows with their frames replaced by latents, as `DeviceSource.with_latents` does."""
+        return eqx.tree_at(lambda balanced: balanced.source, self, self.source.with_latents(latent))
+
     def sample(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Trajectory:
         episode, offset = self.windows(batch_size, length, key=key)
         relevant = jnp.arange(batch_size) >= batch_size - batch_size // 2

@@ -169,23 +169,15 @@ def train(
     Raises:
         DivergenceError: if as many steps in a row were left out as `guard.abort_after` says.
     """
-    optimizer = build_optimizer(config.optimizer, config.steps)
-    drawn = draws_from(phase, source, balanced=balanced)
-
-    def step(given, state):
-        source, latents, key = given
-        data = source if latents is None else source.with_latents(latents)
-        if isinstance(drawn, BalancedSource):
-            data = eqx.tree_at(lambda m: m.source, drawn, data)  # built outside: its check needs concrete flags
-        return train_step(phase, optimizer, config, state, data, key)
-
-    run = over_seeds(step, seeds, ((None, eqx.if_array(0), 0), eqx.if_array(0)))
-    jitted = eqx.filter_jit(run, donate="all-except-first")  # the state's buffers are reused for the next state
+    data = draws_from(phase, source, balanced=balanced)
     keys = [stream(seed + i, phase.name) for i in range(seeds)]
     key = keys[0] if seeds == 1 else jnp.stack(keys)
     late: Float[Array, "*seeds"] | None = None
+    # Bound to its devices, as every later state is where some of the arrays were loaded: jit tells bound arrays from
+    # others, and would compile the second step anew.
+    state = jax.tree.map(lambda x: jax.device_put(x, x.sharding) if eqx.is_array(x) else x, state)
     for step_before in range(int(jnp.max(state.step)), config.steps):
-        state, metrics = jitted((source, latents, key), state)
+        state, metrics = _compiled_step((phase, config, seeds, data, latents, key), state)
         # Of the step before, so that the device never waits for us.
         _check_progress(late, step_before, config)
         late = metrics["skipped_in_a_row"]
@@ -202,6 +194,20 @@ def draws_from(phase: AbstractPhase, source: DeviceSource, *, balanced: bool) ->
 def _check_progress(in_a_row: Float[Array, "*seeds"] | None, step: int, config: PhaseConfig) -> None:
     if in_a_row is not None and (skipped := int(np.max(np.asarray(in_a_row)))) >= config.guard.abort_after:
         raise DivergenceError(step, skipped)
+
+
+# One function for all runs, so that a phase that is trained again in one process is not compiled again. The buffers of
+# the state are reused for the next state.
+@eqx.filter_jit(donate="all-except-first")
+def _compiled_step(given, state):
+    phase, config, seeds, data, latents, key = given
+    optimizer = build_optimizer(config.optimizer, config.steps)
+
+    def step(latents, key, state):
+        encoded = data if latents is None else data.with_latents(latents)
+        return train_step(phase, optimizer, config, state, encoded, key)
+
+    return over_seeds(step, seeds, (eqx.if_array(0), 0, eqx.if_array(0)))(latents, key, state)
 
 
 @eqx.filter_jit
