@@ -106,8 +106,7 @@ def learned():
     config, env = settings(), Row()
     episodes = collect(env, random_policy(env.spec), episodes=512, key=jr.key(0))
     source, held_out = DeviceSource.from_episodes(episodes[:448]), DeviceSource.from_episodes(episodes[448:])
-    with drawn_on_the_host():
-        dreamer = init_dreamer(config, env.spec)
+    dreamer = drawn_on_the_host(init_dreamer, config, env.spec)
     latents, after = None, {}
     for name in ("tokenizer", "agent", "imagination"):
         phase, chosen = build_phase(name, config, env.spec), getattr(config.train, name)

@@ -5,8 +5,10 @@ whose world model is not learned but written down: the latent of a frame is its 
 state and action. It never looks at the noise, so dreams are exact at any number of steps.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
+from inspect import unwrap
 from unittest import mock
 
 import equinox as eqx
@@ -17,11 +19,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.agent import build_heads
+from dreamer4.agent.heads import Heads
 from dreamer4.config import AgentConfig, Config
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutSampler
-from dreamer4.nn import Entry, RingCache, Stream
-from dreamer4.tokenizer import AbstractTokenizer, LatentStats
+from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutSampler, model
+from dreamer4.nn import Entry, RingCache, Stream, layers, transformer
+from dreamer4.tokenizer import AbstractTokenizer, LatentStats, causal
 from dreamer4.types import Action, ActionSpec, DataSpec
 
 
@@ -44,9 +47,12 @@ TINY = Config.model_validate(
 )
 
 
-@contextmanager
-def drawn_on_the_host() -> Iterator[None]:
-    """Lets NumPy draw initial weights: compiling random draws of some thirty shapes takes longer than most tests."""
+def drawn_on_the_host(build: Callable, *args, **kwargs):
+    """Returns what `build(*args, **kwargs)` builds, with initial weights that NumPy draws.
+
+    All of it is one program of constants: compiling random draws and zeros of some thirty shapes, one by one, takes
+    longer than most tests.
+    """
     rng = np.random.default_rng(0)
 
     def normal(key, shape=(), dtype=jnp.float32):
@@ -55,16 +61,20 @@ def drawn_on_the_host() -> Iterator[None]:
     def truncated_normal(key, lower, upper, shape, dtype=jnp.float32):
         return jnp.asarray(np.clip(rng.normal(size=shape), lower, upper), dtype)
 
-    # Without jit, lest one draw be compiled in as the constant of its shape, for this agent and the next.
-    patches = mock.patch.object(jr, "normal", normal), mock.patch.object(jr, "truncated_normal", truncated_normal)
-    with jax.disable_jit(), patches[0], patches[1]:
-        yield
+    with ExitStack() as patches:
+        for draw in (normal, truncated_normal):
+            patches.enter_context(mock.patch.object(jr, draw.__name__, draw))
+        # Without their own jit, which would keep one draw as the constant of its shape, for this agent and the next.
+        patches.enter_context(mock.patch.object(layers, "initial_weight", unwrap(layers.initial_weight)))
+        for module in (layers, transformer, model, causal):
+            patches.enter_context(mock.patch.object(module, "initial_tokens", unwrap(layers.initial_tokens)))
+        return eqx.filter_jit(lambda: build(*args, **kwargs))()
 
 
+@cache
 def build_tiny() -> Dreamer:
     """Builds the untrained agent of `TINY` for data of `TINY_SPEC`."""
-    with drawn_on_the_host():
-        return Dreamer.build(TINY, TINY_SPEC, key=jr.key(0))
+    return drawn_on_the_host(Dreamer.build, TINY, TINY_SPEC, key=jr.key(0))
 
 
 def randomised(dreamer: Dreamer) -> Dreamer:
@@ -222,6 +232,11 @@ class OracleHead(eqx.Module):
         return Known(self.gain * jax.vmap(known)(flat).reshape(h.shape[:-1]))
 
 
+@cache
+def _heads(config: AgentConfig, in_size: int, action: ActionSpec) -> Heads:
+    return drawn_on_the_host(build_heads, config, in_size, action, key=jr.key(0))
+
+
 def oracle(
     spec: DataSpec,
     *,
@@ -245,9 +260,8 @@ def oracle(
     """
     agent = AgentConfig(hidden=16, mtp_length=1, num_bins=41, bin_limit=2.0) if agent is None else agent
     dynamics = OracleDynamics(transition, size, len(spec.action.num_classes) + spec.action.continuous_dim)
-    with drawn_on_the_host():
-        heads = build_heads(agent, dynamics.agent_dim, spec.action, key=jr.key(0))
-    prior = jax.tree.map(lambda x: x + 0 if eqx.is_array(x) else x, heads.policy)
+    heads = _heads(agent, dynamics.agent_dim, spec.action)
+    prior = jax.tree.map(lambda x: jnp.asarray(np.array(x)) if eqx.is_array(x) else x, heads.policy)
     dreamer = Dreamer(
         OracleTokenizer(read, spec.frame_shape, size),
         dynamics,

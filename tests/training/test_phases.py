@@ -574,6 +574,5 @@ def test_phases_are_built_by_name():
     with pytest.raises(InputError, match="imaginatoin"):
         build_phase("imaginatoin", TINY, TINY_SPEC)
     tokenizer = TINY.tokenizer.model_copy(update={"perceptual": "random_features", "perceptual_weight": 0.4})
-    with drawn_on_the_host():
-        phase = build_phase("tokenizer", TINY.model_copy(update={"tokenizer": tokenizer}), TINY_SPEC)
+    phase = drawn_on_the_host(build_phase, "tokenizer", TINY.model_copy(update={"tokenizer": tokenizer}), TINY_SPEC)
     assert phase.weights == {"mse": 1.0, "perceptual": 0.4}
