@@ -173,9 +173,7 @@ def train(
     keys = [stream(seed + i, phase.name) for i in range(seeds)]
     key = keys[0] if seeds == 1 else jnp.stack(keys)
     late: Float[Array, "*seeds"] | None = None
-    # Bound to its devices, as every later state is where some of the arrays were loaded: jit tells bound arrays from
-    # others, and would compile the second step anew.
-    state = jax.tree.map(lambda x: jax.device_put(x, x.sharding) if eqx.is_array(x) else x, state)
+    state = _bound(state)  # as every later state is where weights or latents were loaded
     for step_before in range(int(jnp.max(state.step)), config.steps):
         state, metrics = _compiled_step((phase, config, seeds, data, latents, key), state)
         # Of the step before, so that the device never waits for us.
@@ -185,7 +183,7 @@ def train(
     _check_progress(late, config.steps, config)
 
 
-def draws_from(phase: AbstractPhase, source: DeviceSource, *, balanced: bool) -> AbstractDataSource:
+def draws_from(phase: AbstractPhase, source: DeviceSource, *, balanced: bool) -> DeviceSource | BalancedSource:
     """Returns what a phase draws its batches from: the data set, or a balance of it where there is a choice."""
     choice = phase.name != "tokenizer" and balanced and not bool(jnp.all(source.relevant))
     return BalancedSource(source) if choice else source
@@ -210,6 +208,11 @@ def _compiled_step(given, state):
     return over_seeds(step, seeds, (eqx.if_array(0), 0, eqx.if_array(0)))(latents, key, state)
 
 
+def _bound(tree: PyTree) -> PyTree:
+    """Binds arrays to the devices they lie on, as loaded ones are: jit tells them from others and compiles for both."""
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding) if eqx.is_array(x) else x, tree)
+
+
 @eqx.filter_jit
 def _encode_batch(tokenizer, frames):
     def encode(frames):
@@ -224,12 +227,13 @@ def _encode_batch(tokenizer, frames):
 
 def encode_source(dreamer: Dreamer, source: DeviceSource) -> Float[Array, "N Nz Dz"]:
     """Encodes every frame of a data set, each episode from its start, as an acting agent would."""
-    latents = jnp.zeros((source.num_frames, dreamer.tokenizer.num_spatial, dreamer.tokenizer.spatial_dim))
+    tokenizer = _bound(dreamer.tokenizer)
+    latents = jnp.zeros((source.num_frames, tokenizer.num_spatial, tokenizer.spatial_dim))
     for first in range(0, source.num_episodes, EPISODES_AT_ONCE):
         # The last batch repeats the last episode, so that every batch has one shape.
         index = jnp.minimum(jnp.arange(first, first + EPISODES_AT_ONCE), source.num_episodes - 1)
         frames = source.episodes(index, source.max_length).frame
-        encoded = _encode_batch(dreamer.tokenizer, frames)
+        encoded = _encode_batch(tokenizer, frames)
         time = jnp.arange(source.max_length)
         row = source.start[index][:, None] + time
         row = jnp.where(time < source.length[index][:, None], row, source.num_frames)  # beyond the end: dropped
