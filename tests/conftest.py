@@ -34,9 +34,12 @@ hypothesis.settings.load_profile("dreamer4")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files of slow tests first, so that no worker is left with one of them while the other has finished."""
+    """Puts the files of slow tests first, so that no worker is left with one of them while the other has finished.
+
+    Those that compile whole training steps come next.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name not in ("training", "baselines")))
 
 
 @pytest.fixture
