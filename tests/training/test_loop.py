@@ -144,7 +144,7 @@ def runs(tiny, source):
 TRAINED = {
     "tokenizer": ("tokenizer.",),
     "dynamics": ("dynamics.",),
-    "agent": ("dynamics.", "policy.", "reward.", "continuation."),
+    "agent": ("dynamics.", "policy.", "reward.", "continuation.", "reconstruction."),
     "imagination": ("policy.", "value."),
 }
 
