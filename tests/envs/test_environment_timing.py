@@ -23,11 +23,19 @@ def corridor():
     return module.Corridor()
 
 
+def dream():
+    from dreamer4.serving import DreamWorld
+
+    fixture = Path(__file__).parents[1] / "fixtures" / "v1"
+    return DreamWorld.load(fixture / "run", dataset=fixture / "data", max_steps=5)
+
+
 ENVIRONMENTS = {
     "counter-terminates": lambda: CounterEnvironment(6, 3),
     "counter-truncates": lambda: CounterEnvironment(2, 5, (2, 3, 4), terminates=False),
     **{probe.__name__: probe for probe in PROBES},
     "own": corridor,
+    "dream": dream,
     "Catch": lambda: GymnaxEnvironment("Catch-bsuite"),
     "Catch-limit": lambda: GymnaxEnvironment("Catch-bsuite", params={"max_steps_in_episode": 5}),
     "Breakout": lambda: GymnaxEnvironment("Breakout-MinAtar"),
