@@ -29,6 +29,7 @@ from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import DreamerPolicy, play
 from dreamer4.reporting.ledger import Entry, improvement, markdown, read_entries, rows, write_entry
+from dreamer4.serving.dream import DreamWorld
 from dreamer4.training import CloningPhase, init_dreamer, init_state, stream
 from dreamer4.training import train as train_phase
 from dreamer4.training.folder import RunFolder
@@ -50,7 +51,14 @@ UNITS = {
     "dreamer": ("world_model_cloning", "imagination"),
     "policy_gradient": ("policy_gradient",),
     "ppo": ("ppo",),
+    "dream_ppo": ("dream_ppo",),
 }
+
+# A dream costs a hundred times a step of the games it stands for, so PPO gets fewer of them.
+DREAM_STEPS = 200_000
+
+# Units that build on the world model of their seed.
+ON_A_WORLD_MODEL = ("policy_gradient", "dream_ppo")
 
 # The ladder within half an hour on two CPU cores: fewer seeds and episodes, and no claim.
 QUICK = ("catch", "cartpole")
@@ -155,7 +163,7 @@ def _run(plan: Plan, workers: int, out: Path) -> None:
         running: dict[Future[None], tuple[str, int]] = {}
         while todo or running:
             for kind, seed in list(todo):
-                ready = kind != "policy_gradient" or (plan.unit("dreamer", seed) / "unit.json").exists()
+                ready = kind not in ON_A_WORLD_MODEL or (plan.unit("dreamer", seed) / "unit.json").exists()
                 if len(running) < workers and ready:
                     todo.remove((kind, seed))
                     running[pool.submit(run_unit, plan, kind, seed)] = (kind, seed)
@@ -195,6 +203,7 @@ def run_unit(plan: Plan, kind: str, seed: int) -> None:
             "dreamer": _dreamer,
             "policy_gradient": _policy_gradient,
             "ppo": _ppo,
+            "dream_ppo": _dream_ppo,
         }[kind](plan, seed, folder)
     facts = {"device": work.device(), "commit": work.source_commit() or "unknown"}
     partial = folder / "unit.tmp"
@@ -262,6 +271,23 @@ def _ppo(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
     return {"returns": {"ppo": _play(config, trained.policy())}, "minutes": {"ppo": minutes()}}
 
 
+def _dream_ppo(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
+    """Trains PPO in the world model of the seed, and plays it in the real environment."""
+    config = plan.config(seed)
+    config = plan.config(seed, f"ppo.steps={min(config.ppo.steps, DREAM_STEPS)}")
+    world = DreamWorld.load(plan.unit("dreamer", seed) / "run", seed=seed)
+    with _clock(folder) as minutes:
+        (trained,) = behaviour.train(config, world, 1)
+    returns = {"dream_ppo": _play(config, trained.policy())}
+    known = [value for value in trained.returns if not np.isnan(value)]
+    notes = {"return_in_the_dream": round(known[-1], 4)} if known else {}
+    return {"returns": returns, "minutes": {"dream_ppo": minutes()}, "notes": notes} | _data(plan)
+
+
+def _data(plan: Plan) -> dict[str, str]:
+    return {"data": data.read_info(plan.data).fingerprint}
+
+
 def _ladder(plan: Plan, config: Config, agents: dict[str, Dreamer], minutes: float) -> dict[str, Any]:
     """Plays agents both ways, and tells what data they learned from."""
     modes: dict[str, Literal["sample", "mode"]] = {"returns": "sample", "by_mode": "mode"}
@@ -269,7 +295,7 @@ def _ladder(plan: Plan, config: Config, agents: dict[str, Dreamer], minutes: flo
         key: {name: _play(config, DreamerPolicy(agent, mode)) for name, agent in agents.items()}
         for key, mode in modes.items()
     }
-    return played | {"minutes": dict.fromkeys(agents, minutes), "data": data.read_info(plan.data).fingerprint}
+    return played | {"minutes": dict.fromkeys(agents, minutes)} | _data(plan)
 
 
 def cloned(agent: Dreamer) -> Dreamer:
@@ -312,6 +338,7 @@ def gather(plan: Plan, out: Path) -> None:
                 commit=", ".join(sorted({unit["commit"] for unit in facts})),
                 command=plan.command,
                 data=facts[0].get("data", ""),
+                notes={name: [unit["notes"].get(name) for unit in facts] for name in facts[0].get("notes", {})},
             )
             write_entry(out, entry)
 

@@ -102,6 +102,29 @@ def test_ppo_is_trained_from_the_units_own_seed_and_played(plan, monkeypatch):
     assert asked == [stream(1, "behaviour")]
 
 
+def test_ppo_may_train_in_the_world_model_of_its_seed(plan, monkeypatch, tmp_path):
+    asked = []
+
+    def load(path, *, seed):
+        asked.append((path, seed))
+        return "the dream"
+
+    def train(config, env, seeds):
+        asked.append((env, seeds))
+        return [PPORun(snapshots=(), steps=(1, 2), returns=(0.25, float("nan")))]
+
+    monkeypatch.setattr(bench.DreamWorld, "load", load)
+    monkeypatch.setattr(behaviour, "train", train)
+    monkeypatch.setattr(PPORun, "policy", lambda run: random_policy(envs.make(EnvConfig()).spec))
+    bench.run_unit(plan, "dream_ppo", 1)
+    assert asked == [(plan.unit("dreamer", 1) / "run", 1), ("the dream", 1)]
+    bench.gather(plan, tmp_path / "ledger")
+    entry = read_entries(tmp_path / "ledger", "tiny")["dream_ppo"]
+    assert -1 <= entry.returns[0] <= 1  # of the real environment
+    assert entry.notes == {"return_in_the_dream": [0.25]}
+    assert entry.data
+
+
 def test_minutes_of_interrupted_attempts_add_up(tmp_path, monkeypatch):
     now = iter([0.0, 60.0, 100.0, 220.0])
     monkeypatch.setattr(bench.time, "monotonic", lambda: next(now))

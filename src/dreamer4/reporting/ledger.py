@@ -27,6 +27,7 @@ METHODS: dict[str, str] = {
     "world_model_cloning": "world model + cloning",
     "imagination": "world model + cloning + imagination (PMPO)",
     "policy_gradient": "the same with a policy gradient",
+    "dream_ppo": "PPO inside the world model",
     "ppo": "PPO, online, model-free",
 }
 
