@@ -79,7 +79,8 @@ def agent(*, blind=False, error=0.0):
     )
     dynamics = Counter(jnp.asarray(blind), jnp.asarray(error))
     tokenizer = OracleTokenizer(read, ENV.spec.frame_shape, 2, show)
-    dreamer = eqx.tree_at(lambda d: (d.dynamics, d.tokenizer), dreamer, (dynamics, tokenizer))
+    parts = (dynamics, tokenizer, dreamer.reward)  # the value is what the reward is
+    dreamer = eqx.tree_at(lambda d: (d.dynamics, d.tokenizer, d.value), dreamer, parts)
     return eqx.tree_at(lambda d: d.sampler, dreamer, type(dreamer.sampler)(4, 1.0))
 
 
@@ -173,6 +174,25 @@ def test_what_is_shown_is_the_context_and_then_the_dream(perfect):
     for truth, dreamt, given in perfect.shown:
         assert truth.shape == dreamt.shape and 1 <= given <= 3
         np.testing.assert_array_equal(truth, dreamt)
+
+
+def test_the_same_clip_is_shown_at_every_number_of_steps_and_under_wrong_actions(perfect):
+    for grid, (truth, _, given) in zip(perfect.grids, perfect.shown, strict=False):
+        assert list(grid.dreams) == ["K = 1", "K = 4", SHUFFLED, NO_OP]
+        np.testing.assert_array_equal(grid.given, truth[given - 1])
+        np.testing.assert_array_equal(grid.truth, truth[given:])
+        np.testing.assert_array_equal(grid.dreams["K = 1"], grid.truth)
+    assert any((grid.dreams[NO_OP] != grid.truth).any() for grid in perfect.grids)
+
+
+def test_heads_are_followed_along_an_episode(perfect, measure):
+    for trace in perfect.traces:
+        assert trace["reward"]["dreamt"] == trace["reward"]["true"] == trace["reward"]["happened"]
+        assert trace["continuation"]["dreamt"] == trace["continuation"]["happened"]
+        ended = trace["continuation"]["happened"][-1] == 0.0
+        for read in ("true", "dreamt"):
+            assert trace["value"][read] == trace["reward"][read][: 5 if ended else 6], "an end has no value"
+    assert perfect.record()["traces"] == list(perfect.traces)
 
 
 def test_shuffling_permutes_the_actions_that_count(source):

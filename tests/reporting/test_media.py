@@ -53,7 +53,7 @@ def test_differing_pixels_are_red_in_the_third_panel_only():
     dream[3, 1, 1] = 255
     film = side_by_side(truth, dream, context_length=2, scale=4)
     panel = film.shape[2] // 3
-    is_red = (film == np.array(media._WRONG)).all(axis=-1)
+    is_red = (film == np.array(media.WRONG)).all(axis=-1)
     assert is_red[3, :, 2 * panel :].sum() >= 16  # the pixel, a square of 4
     assert not is_red[3, :, :panel].any()
     assert not is_red[:3].any()
@@ -64,7 +64,7 @@ def test_frames_are_judged_behind_the_context_only():
     dream[0, 0, 0] = dream[3, 0, 0] = 200
     dream[4, 0, 0] = 100
     colours = media.frame_colours(truth, dream, 2)
-    assert colours == [media._CONTEXT, media._CONTEXT, media.RIGHT, media._WRONG, media.RIGHT]
+    assert colours == [media._CONTEXT, media._CONTEXT, media.RIGHT, media.WRONG, media.RIGHT]
 
 
 def test_sheets_have_a_row_per_strip():
@@ -76,3 +76,29 @@ def test_sheets_have_a_row_per_strip():
 @pytest.mark.parametrize("shape, scale", [((10, 5, 1), 13), ((64, 64, 3), 2), ((360, 640, 3), 1)])
 def test_scale_brings_any_frame_near_the_wanted_size(shape, scale):
     assert media.fitting_scale(shape, 128) == scale
+
+
+def test_a_marked_dream_is_red_where_it_differs_and_nowhere_else():
+    truth, dream = blank(1, 3), blank(1, 3)
+    dream[0, 1, 1] = 255
+    truth[0, 3, 2] = 255
+    picture = media.marked(truth, dream, scale=2)[0]
+    assert picture.shape == (10, 6, 3)
+    colour = picture[::2, ::2].astype(int)
+    red = colour[..., 0] - colour[..., 1] > 50
+    assert sorted(map(tuple, np.argwhere(red))) == [(1, 1), (3, 2)]
+    assert colour[1, 1].sum() > colour[3, 2].sum(), "what is missing is darker than what is too much"
+    assert not colour[~red].any()
+
+
+def test_mp4_is_a_film_of_even_sides():
+    av = pytest.importorskip("av")
+    frames = np.zeros((5, 20, 32, 3), np.uint8)
+    frames[2:] = (40, 200, 90)
+    with av.open(io.BytesIO(media.mp4(frames, fps=6.0))) as container:
+        decoded = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 6
+    assert [frame.shape for frame in decoded] == [(20, 32, 3)] * 5
+    with pytest.raises(InputError, match="even sides"):
+        media.mp4(frames[:, 1:], fps=6.0)
+    assert abs(decoded[0]).max() < 12 and abs(decoded[4] - (40, 200, 90)).max() < 12

@@ -2,19 +2,17 @@
 
 import re
 from dataclasses import fields
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from reporting.pages import EVIL, Page
 
 from dreamer4.reporting import Report, write_report
+from dreamer4.reporting.grids import Grid, grid_table, horizons
 from dreamer4.reporting.report import render_report
 
 
 NAN, INF = float("nan"), float("inf")
-EVIL = "<script>alert('x')</script>\"&"
-LINKS = {"src", "href", "srcset", "action", "data", "xlink:href", "background", "poster"}
-VOID = {"meta", "img", "source", "line", "circle", "polyline", "br"}
 
 
 def frames(length, shape=(10, 5, 1), seed=0):
@@ -40,8 +38,21 @@ def world(text):
         "passes": {"1": curves(0.9), "16": curves(0.8), "4": curves(0.7)},
         "controls": {text: curves(0.1)},
         "signals": {
-            text: {"by_depth": [0.1, 0.2], "rank_correlation": 0.71, "rank_correlation_at_equal_depth": None},
+            text: {
+                "by_depth": [0.1, 0.2],
+                "rank_correlation": 0.71,
+                "rank_correlation_at_equal_depth": None,
+                "histogram": {"edges": [0.0, 0.5, 1.0], "right": [3, 1], "wrong": [0, 0]},
+            },
         },
+        "traces": [
+            {
+                "given": 1,
+                "reward": {"happened": [0.0, 1.0], "true": [0.0, 0.9], "dreamt": [0.1, 0.8]},
+                "continuation": {"happened": [1.0, 0.0], "true": [0.9, 0.1], "dreamt": [0.8, 0.2]},
+                "value": {"happened": [], "true": [0.0, 0.0], "dreamt": [0.0, 0.0]},
+            }
+        ],
         "heads": {text: {"reward": {**scores, "mae": 0.125}, "end": scores}},
         "returns": {"episodes": 50, "difference": 0.5, "low": 0.25, "high": 0.75, "alarm": True, "verdict": text},
     }
@@ -52,6 +63,7 @@ def full(text="plain", shape=(10, 5, 1), count=3):
     return Report(
         title=text,
         run={"env": text, "seed": 0, "minutes": 6.25, text: text},
+        provenance={text: text},
         packages={text: text},
         returns={"random": row, "data": {**row, "mean": -0.6}, "imagination": row, text: row},
         metrics=[
@@ -68,35 +80,15 @@ def full(text="plain", shape=(10, 5, 1), count=3):
         ],
         reconstructions=[tuple(frames(3, shape, i)) for i in range(count)],
         dreams=[(frames(8, shape, i), frames(8, shape, i + 1), 3) for i in range(count)],
+        dream_grids=[
+            Grid(frames(1, shape, i)[0], frames(5, shape, i), {text: frames(5, shape, i + 1)}) for i in range(2)
+        ],
         dream_accuracy={1: [0.9, 0.8], 4: [1.0, 0.95]},
         dream_controls={text: [0.1, 0.0]},
         world_model=world(text),
         notes=[text],
         config=text,
     )
-
-
-class Page(HTMLParser):
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.tags, self.text, self.links = [], [], [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.links += [
-            value for name, value in attributes if name in ("src", "href", "srcset", "action", "data", "xlink:href")
-        ]
-        assert not any(name.startswith("on") for name, _ in attributes)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 def test_everything_is_inside_the_file():
@@ -139,6 +131,22 @@ def test_what_was_not_measured_of_the_world_model_is_said():
     record = {**world("plain"), "heads": "not trained", "returns": "no environment"}
     shown = "".join(Page(render_report(Report(title="t", world_model=record))).text)
     assert "not trained" in shown and "no environment" in shown
+
+
+def test_an_untrained_head_has_no_chart():
+    html = render_report(full())
+    assert "reward along episode 1" in html and "value along episode 1" not in html
+
+
+def test_a_grid_says_of_every_shown_frame_whether_it_is_right():
+    truth = np.zeros((20, 4, 4, 1), np.uint8)
+    dream = truth.copy()
+    dream[3:, 0, 0] = 255
+    html = grid_table(Grid(truth[0], truth, {"K = 1": dream, "K = 2": truth}))
+    assert horizons(20) == [1, 2, 4, 8, 16, 20] and horizons(9) == list(range(1, 10))
+    first, second = html.split('<th scope="row">')[2:]
+    assert re.findall(r'alt="(\w+)"', first) == ["right", "right", "wrong", "wrong", "wrong", "wrong"]
+    assert re.findall(r'alt="(\w+)"', second) == ["right"] * 6
 
 
 def test_a_report_of_nothing_but_a_title_has_no_empty_sections():

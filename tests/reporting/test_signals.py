@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dreamer4.reporting.signals import disagreement, judge_signal, judge_signals
+from dreamer4.reporting.signals import BINS, disagreement, histogram, judge_signal, judge_signals
 
 
 def test_disagreement_is_the_spread_over_dreams_and_nothing_else():
@@ -43,3 +43,16 @@ def test_what_cannot_be_known_is_none(size):
     valid = np.ones((size, 2), bool)
     told = judge_signals({"flat": np.zeros((size, 2))}, np.random.default_rng(0).uniform(size=(size, 2)), valid)
     assert told["flat"]["rank_correlation"] is told["flat"]["rank_correlation_at_equal_depth"] is None
+
+
+def test_a_histogram_counts_every_frame_with_a_truth_once():
+    rng = np.random.default_rng(0)
+    signal, valid = rng.exponential(size=(200, 3)), rng.uniform(size=(200, 3)) < 0.8
+    right = signal < 0.5
+    told = histogram(signal, right, valid)
+    assert len(told["edges"]) == BINS + 1 and sorted(told["edges"]) == told["edges"]
+    assert sum(told["right"]) == (right & valid).sum() and sum(told["wrong"]) == (~right & valid).sum()
+    low = np.searchsorted(told["edges"], 0.5)
+    assert not any(told["right"][low:]) and not any(told["wrong"][: low - 1])
+    assert told["wrong"][-1] >= 0.009 * valid.sum(), "what exceeds the range counts in the last bin"
+    assert sum(histogram(np.zeros((4, 2)), np.ones((4, 2), bool), np.ones((4, 2), bool))["right"]) == 8

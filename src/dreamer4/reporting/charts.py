@@ -25,6 +25,7 @@ class Line:
         label: name of the line, for the text beside the chart.
         style: class of the page's style, `s1` to `s5` for series, `control` and `control2` for comparisons.
         faint: whether it is drawn as a background, such as the values before smoothing.
+        filled: whether the area down to the horizontal axis is tinted.
     """
 
     x: Sequence[float]
@@ -32,6 +33,7 @@ class Line:
     label: str = ""
     style: str = "s1"
     faint: bool = False
+    filled: bool = False
 
 
 def line_chart(
@@ -87,11 +89,35 @@ def line_chart(
         for stretch in _stretches(line):
             points = [(place_x(x), place_y(min(max(y, y_low), y_high))) for x, y in stretch]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            if line.filled:
+                ends = f"{points[-1][0]:.1f},{base} {points[0][0]:.1f},{base}"
+                parts.append(f'<polygon class="area {line.style}" points="{path} {ends}"/>')
             if len(points) > 1:
                 parts.append(f'<polyline class="{kind}" points="{path}"/>')
             if markers or len(points) == 1:
                 parts += [f'<circle class="dot {line.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>' for x, y in points]
     return "".join(parts) + "</svg>"
+
+
+def histogram_chart(
+    edges: Sequence[float], counts: Mapping[str, tuple[Sequence[int], str]], *, title: str, x_label: str
+) -> str:
+    """Returns an SVG element with a stepped area for each group: the share of its members in each bin.
+
+    Args:
+        edges: ends of the bins, ascending, one more than bins.
+        counts: by name of a group, members in each bin, and the style of its line. Empty groups are left out.
+        title: what is drawn, for readers who cannot see it.
+        x_label: text under the horizontal axis.
+    """
+    lines = []
+    for name, (group, style) in counts.items():
+        total = sum(group)
+        if total:
+            x = [edge for edge in edges for _ in range(2)][1:-1]
+            lines.append(Line(x, [n / total for n in group for _ in range(2)], name, style, filled=True))
+    highest = max((max(line.y) for line in lines), default=1.0)
+    return line_chart(lines, title=title, x_label=x_label, y_range=(0.0, 1.06 * highest), percent=True)
 
 
 def swatch(line: Line) -> str:

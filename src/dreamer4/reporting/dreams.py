@@ -3,28 +3,28 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from dreamer4.data import DeviceSource
-from dreamer4.dreamer import Dreamer, Memory
-from dreamer4.dynamics import commit, denoise_watched
+from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
 from dreamer4.reporting.clips import Clips, Starts
+from dreamer4.reporting.dreaming import Batch
+from dreamer4.reporting.grids import Grid
 from dreamer4.reporting.head_scores import score_heads
 from dreamer4.reporting.quality import frame_ssim, matching_frames, squared_errors
-from dreamer4.reporting.signals import disagreement, judge_signals
+from dreamer4.reporting.signals import disagreement, histogram, judge_signals
 from dreamer4.reporting.stills import film, reconstructions
-from dreamer4.tokenizer import AbstractTokenizer
-from dreamer4.types import Action, Trajectory, to_uint8
+from dreamer4.types import to_uint8
 
 
 HIGHEST_PSNR = 100.0  # dB; frames of eight bits cannot tell better ones apart, and infinity is no JSON
+GRIDS, TRACES = 2, 2  # clips shown in many ways, episodes whose rewards are followed
 SMALLEST_SIDE = 3  # pixels, of frames that have a structural similarity
 
 LAST_REPEATED, SHUFFLED, NO_OP, CEILING = (
@@ -33,22 +33,6 @@ LAST_REPEATED, SHUFFLED, NO_OP, CEILING = (
     "no-op actions",
     "tokenizer ceiling",
 )
-
-
-class Dreamt(eqx.Module):
-    """A batch of dreams, as latents.
-
-    Attributes:
-        latent: the dreamt frames.
-        reward: expected rewards at them.
-        continuation: probabilities that the episode goes on at them.
-        movement: how far the clean estimate of a frame moved in the second half of its denoise passes, RMS.
-    """
-
-    latent: Float[Array, "*B H Nz Dz"]
-    reward: Float[Array, "*B H"]
-    continuation: Float[Array, "*B H"]
-    movement: Float[Array, "*B H"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,9 @@ class DreamQuality:
             of the context; and for the truth encoded and decoded, which no dream can surpass by much.
         signals: label-free warnings and their rank correlation with the true error.
         heads: scores of the reward and continuation heads on `dreamt` and on `true` frames; None if not trained.
+        traces: along a few episodes, what was paid, and what the heads say of true and of dreamt frames; see `_traces`.
         shown: triples of true frames, the same with the dream in place of what was not given, and how many were given.
+        grids: a few clips dreamt with every K and under the wrong actions.
         reconstructions: a few frames, then as the encoder saw them in training, then as decoded.
     """
 
@@ -101,7 +87,9 @@ class DreamQuality:
     controls: Mapping[str, Curves]
     signals: Mapping[str, Mapping[str, object]]
     heads: Mapping[str, Mapping[str, object]] | None
+    traces: Sequence[Mapping[str, Any]]
     shown: Sequence[tuple[UInt8[np.ndarray, "_ H W C"], UInt8[np.ndarray, "_ H W C"], int]]
+    grids: Sequence[Grid]
     reconstructions: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     @property
@@ -133,88 +121,8 @@ class DreamQuality:
             "controls": {name: curves.record() for name, curves in self.controls.items()},
             "signals": {name: dict(signal) for name, signal in self.signals.items()},
             "heads": "not trained" if self.heads is None else {k: dict(v) for k, v in self.heads.items()},
+            "traces": [dict(trace) for trace in self.traces],
         }
-
-
-@eqx.filter_jit
-def dream(
-    dreamer: Dreamer,
-    given: Trajectory,
-    count: Int[Array, " B"],
-    actions: Action,
-    truth: Float[Array, "B H Nz Dz"],
-    observed: Bool[Array, ""],
-    step_index: Int[Array, ""],
-    *,
-    key: Key[Array, " B"],
-) -> Dreamt:
-    """Dreams on from the first frames of clips under given actions, at any number of denoise passes.
-
-    Args:
-        dreamer: the agent.
-        given: clips of latents, no longer than the dynamics' context.
-        count: how many of their frames are given, at least 1.
-        actions: actions of the frames to dream, `[B, H, ...]`.
-        truth: the true latents of those frames.
-        observed: whether each true frame is taken in after it was dreamt, so that the heads read the real past.
-        step_index: logarithm of K to base two.
-        key: one key for each clip.
-    """
-    dynamics = dreamer.dynamics
-
-    def clip(given, count, actions, truth, key):
-        key_recall, key_dream = jr.split(key)
-        memory = dreamer.recall(given, count, key=key_recall)
-
-        def body(memory, step):
-            action, true, key = step
-            key_denoise, key_commit = jr.split(key)
-            known = jnp.array(True)
-            z, halfway = denoise_watched(dynamics, action, known, memory.world, step_index, key=key_denoise)
-            kept = jnp.where(observed, true, z)
-            signal = dreamer.sampler.context_signal
-            h, world = commit(dynamics, kept, action, known, memory.task, memory.world, signal, key=key_commit)
-            return Memory(memory.encoder, world, h, memory.task), (z, h, _rms(z - halfway))
-
-        keys = jr.split(key_dream, truth.shape[0])
-        _, (latent, h, movement) = jax.lax.scan(body, memory, (actions, truth, keys))
-        return Dreamt(latent, dreamer.reward(h).mean(), dreamer.continuation(h).mean(), movement)
-
-    return jax.vmap(clip)(given, count, actions, truth, key)
-
-
-@eqx.filter_jit
-def view(
-    tokenizer: AbstractTokenizer,
-    given: Float[Array, "B C Nz Dz"],
-    count: Int[Array, " B"],
-    dreamt: Float[Array, "B H Nz Dz"],
-) -> tuple[Float[Array, "B H h w c"], Float[Array, "B H"]]:
-    """Decodes dreams behind their contexts.
-
-    Args:
-        tokenizer: the tokenizer.
-        given: latents of the context.
-        count: how many of them are given.
-        dreamt: latents of the frames that follow.
-
-    Returns:
-        The frames in [0, 1], and the RMS change of each latent when its frame is encoded again.
-    """
-
-    def clip(given, count, dreamt):
-        time = jnp.arange(given.shape[0] + dreamt.shape[0])
-        later = dreamt[jnp.clip(time - count, 0, dreamt.shape[0] - 1)]
-        latent = jnp.where((time < count)[:, None, None], given[jnp.minimum(time, given.shape[0] - 1)], later)
-        video = jnp.clip(tokenizer.decode(latent), 0.0, 1.0)
-        residual = _rms(tokenizer.encode(video) - latent)
-        horizon = dreamt.shape[0]
-        return (
-            jax.lax.dynamic_slice_in_dim(video, count, horizon),
-            jax.lax.dynamic_slice_in_dim(residual, count, horizon),
-        )
-
-    return jax.vmap(clip)(given, count, dreamt)
 
 
 def measure_dreams(
@@ -270,16 +178,18 @@ def measure_dreams(
     key_noise, key_shuffle = jr.split(key)
     actions, shuffled, none = clips.actions, clips.shuffled_actions(key=key_shuffle), clips.no_actions()
 
-    scores, films = _Scores(levels), []
+    scores, films, grids = _Scores(levels), [], []
     for index in clips.batches():
-        batch = _Batch.load(dreamer, clips, index, key=key_noise)
-        for steps in tried:
-            scores.judge(str(steps), batch.look(batch.dream(steps, actions).latent)[0], batch.frames)
+        batch = Batch.load(dreamer, clips, index, key=key_noise)
+        dreams = {f"K = {steps}": batch.look(batch.dream(steps, actions).latent)[0] for steps in tried}
+        for steps, video in zip(tried, dreams.values(), strict=True):
+            scores.judge(str(steps), video, batch.frames)
         ours = batch.dream(own, actions)
         video, residual = batch.look(ours.latent)
         ceiling, residual_of_truth = batch.look(batch.truth)
-        scores.judge(SHUFFLED, batch.look(batch.dream(own, shuffled).latent)[0], batch.frames)
-        scores.judge(NO_OP, batch.look(batch.dream(own, none).latent)[0], batch.frames)
+        for name, wrong in ((SHUFFLED, shuffled), (NO_OP, none)):
+            dreams[name] = batch.look(batch.dream(own, wrong).latent)[0]
+            scores.judge(name, dreams[name], batch.frames)
         scores.judge(LAST_REPEATED, batch.last_frame(), batch.frames)
         scores.judge(CEILING, ceiling, batch.frames)
         others = [batch.look(batch.dream(own, actions, seed=i).latent)[0] for i in range(1, noise_seeds)]
@@ -294,6 +204,10 @@ def measure_dreams(
             scores.add(reward=batch.reward, terminal=batch.terminal)
             scores.add(dreamt_reward=ours.reward, dreamt_continuation=ours.continuation)
             scores.add(true_reward=true.reward, true_continuation=true.continuation)
+            scores.add(dreamt_value=ours.value, true_value=true.value)
+        grids += [
+            _grid(clips, row, i, batch, dreams) for row, i in enumerate(index[: max(0, GRIDS - len(grids))].tolist())
+        ]
         wanted = index[: max(0, shown - len(films))].tolist()
         films += [film(clips, i, t, v) for i, t, v in zip(wanted, batch.frames, video, strict=False)]
         if progress is not None:
@@ -303,6 +217,8 @@ def measure_dreams(
     measured = scores.first(len(valid))
     names = ["decode_encode_residual", "seed_disagreement"] + (["late_movement"] if own > 1 else [])
     signals = judge_signals({name: measured[name] for name in names}, measured[f"{own} error"], valid)
+    for name, signal in signals.items():
+        signal["histogram"] = histogram(measured[name], measured[f"{own} exact"], valid)
     signals["decode_encode_residual"]["of_truth"] = round(float(measured["residual_of_truth"][valid].mean()), 5)
     return DreamQuality(
         context_length=context_length,
@@ -312,59 +228,11 @@ def measure_dreams(
         controls={name: _curves(measured, name, valid) for name in (SHUFFLED, NO_OP, LAST_REPEATED, CEILING)},
         signals=signals,
         heads=_judge_heads(measured, valid) if heads else None,
+        traces=_traces(measured, clips) if heads else (),
         shown=films,
+        grids=grids,
         reconstructions=reconstructions(dreamer, source, starts.episode[:shown], key=key),
     )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Clips of one batch on the device, ready to be dreamt in several ways."""
-
-    dreamer: Dreamer
-    count: Int[Array, " B"]
-    given: Trajectory
-    context: Float[Array, "B C Nz Dz"]
-    truth: Float[Array, "B H Nz Dz"]
-    before: UInt8[np.ndarray, "B 1 h w c"]
-    frames: UInt8[np.ndarray, "B H h w c"]
-    reward: Float[Array, "B H"]
-    terminal: Bool[Array, "B H"]
-    index: Int[Array, " B"]
-    key: PRNGKeyArray
-
-    @classmethod
-    def load(cls, dreamer: Dreamer, clips: Clips, index: Int[np.ndarray, " B"], *, key: PRNGKeyArray) -> "_Batch":
-        episode, start = clips.episode_and_start(index)
-        count = jnp.asarray(clips.given[index])
-        given = clips.encoded.stretches(episode, start - count, clips.context_length)
-        truth = clips.encoded.stretches(episode, start, clips.horizon).latent
-        seen = clips.source.stretches(episode, start, clips.horizon)
-        before = clips.source.stretches(episode, start - 1, 1).frame
-        assert given.latent is not None and truth is not None and seen.frame is not None
-        seen_frames, rows = np.asarray(seen.frame), jnp.asarray(index)
-        return cls(
-            dreamer, count, given, given.latent, truth, np.asarray(before), seen_frames, seen.reward, seen.is_terminal,
-            rows, key,
-        )  # fmt: skip
-
-    def dream(self, steps: int, actions: Action, *, seed: int = 0, observed: bool = False) -> Dreamt:
-        """Dreams the clips with K = `steps`, under the actions that all clips have in `actions`."""
-        noise = jr.fold_in(self.key, seed)
-        keys = jax.vmap(lambda i: jr.fold_in(noise, i))(self.index)
-        taken = jax.tree.map(lambda x: x[self.index], actions)
-        step_index = jnp.asarray(steps.bit_length() - 1)
-        flag = jnp.asarray(observed)
-        return dream(self.dreamer, self.given, self.count, taken, self.truth, flag, step_index, key=keys)
-
-    def look(self, latent: Float[Array, "B H Nz Dz"]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns frames and decode-encode residuals of dreamt latents, on the host."""
-        video, residual = view(self.dreamer.tokenizer, self.context, self.count, latent)
-        return np.asarray(video), np.asarray(residual)
-
-    def last_frame(self) -> UInt8[np.ndarray, "B H h w c"]:
-        """Returns the last given frame in place of every dreamt one."""
-        return np.broadcast_to(self.before, self.frames.shape)
 
 
 class _Scores:
@@ -390,10 +258,6 @@ class _Scores:
     def first(self, count: int) -> dict[str, np.ndarray]:
         """Returns the numbers of the first `count` clips, which leaves out what fills the last batch."""
         return {name: np.concatenate(parts)[:count] for name, parts in self._parts.items()}
-
-
-def _rms(x):
-    return jnp.sqrt(jnp.mean(jnp.square(x), axis=(-2, -1)))
 
 
 def _curves(measured: Mapping[str, np.ndarray], name: str, valid: np.ndarray) -> Curves:
@@ -423,3 +287,42 @@ def _judge_heads(measured: Mapping[str, np.ndarray], valid: np.ndarray) -> dict[
         )
         for read in ("dreamt", "true")
     }
+
+
+def _grid(clips: Clips, row: int, index: int, batch: Batch, dreams: Mapping[str, np.ndarray]) -> Grid:
+    """Returns one clip of a batch as it was and as it was dreamt; nothing behind its end."""
+    length = int(clips.valid[index].sum())
+    shown = {name: np.asarray(to_uint8(jnp.asarray(video[row, :length]))) for name, video in dreams.items()}
+    return Grid(np.asarray(batch.before[row, 0]), np.asarray(batch.frames[row, :length]), shown)
+
+
+def _traces(measured: Mapping[str, np.ndarray], clips: Clips) -> list[dict[str, Any]]:
+    """Follows the clips that earned most and least among the longest.
+
+    Returns:
+        For each: `given` frames, and under `reward`, `continuation` and `value` by dreamt frame what `happened` (no
+        value is ever seen), and what the heads say having seen the `true` frames or the `dreamt` ones (an end has no
+        value).
+    """
+    length = clips.valid.sum(axis=1)
+    earned = np.where(clips.valid, measured["reward"], 0.0).sum(axis=1)
+    longest = np.flatnonzero(length == length.max())
+    chosen = dict.fromkeys([longest[earned[longest].argmax()], longest[earned[longest].argmin()]])
+    happened = {"reward": measured["reward"], "continuation": 1.0 - measured["terminal"]}
+
+    def along(values, i, ending=0):
+        return [round(float(x), 4) for x in values[i, : length[i] - ending]]
+
+    def read(name, kind, i):
+        ending = int(measured["terminal"][i, length[i] - 1]) if name == "value" else 0
+        return along(measured[f"{kind}_{name}"], i, ending)
+
+    return [
+        {"given": int(clips.given[i])}
+        | {
+            name: {"happened": along(happened[name], i) if name in happened else []}
+            | {kind: read(name, kind, i) for kind in ("true", "dreamt")}
+            for name in ("reward", "continuation", "value")
+        }
+        for i in list(chosen)[:TRACES]
+    ]

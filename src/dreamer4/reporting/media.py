@@ -6,6 +6,7 @@ a pixel of an environment is a fact.
 
 import io
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import partial
 
 import jax
@@ -23,7 +24,7 @@ GROUND = (17, 19, 23)
 _EDGE = (58, 62, 70)
 _CONTEXT = (120, 126, 136)
 RIGHT = (45, 190, 165)
-_WRONG = (240, 90, 80)
+WRONG = (240, 90, 80)
 
 
 def fitting_scale(frame_shape: Sequence[int], side: int = 128) -> int:
@@ -64,6 +65,36 @@ def gif(frames: UInt8[np.ndarray, "T H W 3"], *, fps: float) -> bytes:
     return buffer.getvalue()
 
 
+def mp4(frames: UInt8[np.ndarray, "T H W 3"], *, fps: float) -> bytes:
+    """Returns the bytes of an MP4 file (H.264) that any player shows; colours are close, not exact.
+
+    Args:
+        frames: at least one, with even sides. Colour is kept for every second pixel only, so enlarge small frames.
+        fps: frames per second, at most 240.
+
+    Raises:
+        InputError: if PyAV is not installed, there is no frame, a side is odd, or `fps` is not as it must be.
+    """
+    if not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2 or not 0 < fps <= 240:
+        raise InputError(
+            f"mp4: got {len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} pixels at {fps} frames/s, "
+            "expected at least 1 frame, even sides, and 0 < fps <= 240."
+        )
+    try:
+        import av
+    except ImportError:
+        raise InputError("mp4: needs PyAV. Run: pip install 'dreamer4-eqx[video]', or choose GIF.") from None
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.options = {"crf": "14", "preset": "veryfast"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
 def film_strip(
     frames: UInt8[np.ndarray, "T H W 3"], *, borders: Sequence[tuple[int, int, int]] | None = None, width: int = 2
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -82,8 +113,8 @@ def frame_colours(
     truth: UInt8[Array | np.ndarray, "T H W C"], dream: UInt8[Array | np.ndarray, "T H W C"], context_length: int
 ) -> list[tuple[int, int, int]]:
     """Returns a colour per frame: grey for given context, green where dream and truth look alike, red where not."""
-    differs = np.asarray(_differing(truth, dream).any(axis=(1, 2)))
-    return [_CONTEXT if t < context_length else _WRONG if wrong else RIGHT for t, wrong in enumerate(differs)]
+    differs = np.asarray(differing(truth, dream).any(axis=(1, 2)))
+    return [_CONTEXT if t < context_length else WRONG if wrong else RIGHT for t, wrong in enumerate(differs)]
 
 
 def side_by_side(
@@ -105,8 +136,8 @@ def side_by_side(
     """
     colours = frame_colours(truth, dream, context_length)
     real, imagined = to_rgb(truth, scale=scale), to_rgb(dream, scale=scale)
-    wrong = np.repeat(np.repeat(_differing(truth, dream), scale, axis=1), scale, axis=2)
-    difference = np.where(wrong[..., None], np.array(_WRONG, np.uint8), real // 4)
+    wrong = np.repeat(np.repeat(differing(truth, dream), scale, axis=1), scale, axis=2)
+    difference = np.where(wrong[..., None], np.array(WRONG, np.uint8), real // 4)
     border = max(2, scale // 4)
     panels = []
     for t, colour in enumerate(colours):
@@ -116,9 +147,20 @@ def side_by_side(
     return np.stack(panels).astype(np.uint8)
 
 
-def _differing(
-    truth: UInt8[Array | np.ndarray, "T H W C"], dream: UInt8[Array | np.ndarray, "T H W C"]
-) -> Bool[np.ndarray, "T H W"]:
+def marked(
+    truth: UInt8[Array | np.ndarray, "T H W C"], dream: UInt8[Array | np.ndarray, "T H W C"], *, scale: int = 1
+) -> UInt8[np.ndarray, "T sH sW 3"]:
+    """Returns the dream with every pixel that differs from the truth tinted red, dark ones as dark ones."""
+    imagined = to_rgb(dream)
+    tinted = (0.35 * imagined + 0.65 * np.array(WRONG)).astype(np.uint8)
+    picture = np.where(differing(truth, dream)[..., None], tinted, imagined)
+    return np.repeat(np.repeat(picture, scale, axis=1), scale, axis=2)
+
+
+def differing(
+    truth: UInt8[Array | np.ndarray, "*T H W C"], dream: UInt8[Array | np.ndarray, "*T H W C"]
+) -> Bool[np.ndarray, "*T H W"]:
+    """Returns the pixels in which two frames differ by more than half the range, in any channel."""
     # Half the range: what a person would call another pixel, and the rounding of environments with two levels.
     distance = np.abs(np.asarray(truth, np.int16) - np.asarray(dream, np.int16))
     return np.asarray((distance > 127).any(axis=-1))

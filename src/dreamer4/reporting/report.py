@@ -19,6 +19,7 @@ from jaxtyping import Array, UInt8
 
 from dreamer4.reporting import media
 from dreamer4.reporting.charts import Line, interval_chart, line_chart, number, signed, swatch
+from dreamer4.reporting.grids import Grid, grid_table
 from dreamer4.reporting.theme import STYLE
 from dreamer4.reporting.world_section import world_section
 
@@ -43,12 +44,14 @@ class Report:
     Attributes:
         title: heading of the page.
         run: facts of the run in the order to show them, such as env, seed, preset, minutes, device, commit.
+        provenance: what else is needed to make it again or to know it by, such as the fingerprint of its data.
         packages: versions by package.
         returns: `mean`, `low`, `high` and `episodes` by policy; the four policies of a demo get readable names.
         metrics: lines of the metric log; a list in place of a number holds one value per training seed.
         reconstructions: triples of a frame, the frame as the encoder saw it, and the frame as decoded.
         dreams: triples, from held-out episodes, of the true frames, the frames dreamt for the same actions, and the
             number of first frames that the model was given.
+        dream_grids: clips dreamt with several K and under the wrong actions.
         dream_accuracy: by number K of denoise passes, the share of frames exactly right at each step after the context.
         dream_controls: the same for what a dream must beat, such as shuffled actions or repeating the last frame.
         world_model: what `dreamer4 evaluate --world-model` writes for one training seed.
@@ -58,11 +61,13 @@ class Report:
 
     title: str
     run: Mapping[str, str | int | float] = field(default_factory=dict)
+    provenance: Mapping[str, str | int | float] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
     returns: Mapping[str, Mapping[str, float | int]] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     reconstructions: Sequence[tuple[Frame, Frame, Frame]] = ()
     dreams: Sequence[tuple[Video, Video, int]] = ()
+    dream_grids: Sequence[Grid] = ()
     dream_accuracy: Mapping[int, Sequence[float]] = field(default_factory=dict)
     dream_controls: Mapping[str, Sequence[float]] = field(default_factory=dict)
     world_model: Mapping[str, Any] = field(default_factory=dict)
@@ -72,9 +77,14 @@ class Report:
 
 def write_report(path: Path, report: Report) -> None:
     """Writes the report as one HTML file, replacing an earlier one; the file appears only when it is complete."""
+    write_page(path, render_report(report))
+
+
+def write_page(path: Path, html: str) -> None:
+    """Writes a page as `write_report` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
-    partial.write_text(render_report(report), encoding="utf-8")
+    partial.write_text(html, encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -89,12 +99,17 @@ def render_report(report: Report) -> str:
         _notes(report),
         _details(report),
     ]
+    return page(report.title, sections)
+
+
+def page(title: str, sections: Sequence[str]) -> str:
+    """Returns sections of HTML as a page that carries its style and fetches nothing."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(section for section in sections if section)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -163,12 +178,13 @@ def _headline_accuracy(report: Report) -> tuple[int, float] | None:
 
 def _dreams(report: Report) -> str:
     accuracy, films, world = _dream_accuracy(report), _dream_films(report), world_section(report.world_model)
-    if not accuracy and not films and not world:
+    grids = _dream_grids(report)
+    if not accuracy and not films and not grids and not world:
         return ""
     return (
         "<section><h2>Dreams beside the truth</h2><p>The world model is given the first frames of an episode that it "
         "was not trained on, then only the actions that were really taken. It dreams the rest, and the dream is laid "
-        f"beside what happened.</p>{films}{accuracy}{world}</section>"
+        f"beside what happened.</p>{films}{grids}{accuracy}{world}</section>"
     )
 
 
@@ -197,6 +213,23 @@ def _dream_films(report: Report) -> str:
         "</div><figcaption>Left the truth, in the middle the dream, on the right the truth dimmed with every differing "
         'pixel in red. Border and timeline: <i class="key given"></i> frame given, <i class="key right"></i> dreamt '
         f'and right, <i class="key wrong"></i> dreamt and wrong.{shown}</figcaption></figure>',
+    )
+
+
+def _dream_grids(report: Report) -> str:
+    tables, size = [], 0
+    for grid in report.dream_grids:
+        table = grid_table(grid)
+        size += len(table)
+        if tables and size > _PICTURE_BYTES:
+            break
+        tables.append(f'<figure class="card">{table}</figure>')
+    return _join(
+        "<h3>More passes, wrong actions</h3>",
+        tables,
+        '<p class="note apart">The same clips dreamt with K denoise passes per frame; and, with the K of the agent, '
+        "under actions that were not taken, where a dream that follows them must differ. Differing pixels are red, "
+        "darker ones are missing.</p>",
     )
 
 
@@ -244,8 +277,9 @@ def _reconstructions(report: Report) -> str:
         "<section><h2>What the tokenizer sees</h2><p>The tokenizer learns to restore frames of which it sees only a "
         'part.</p><figure><div class="frames">',
         cards,
-        "</div><figcaption>Each column from top to bottom: the original frame, the frame with hidden patches, and the "
-        "frame decoded from its latent tokens.</figcaption></figure></section>",
+        "</div><figcaption>Each column from top to bottom: the original frame, the same with its hidden patches, "
+        "and the frame decoded from its latent tokens. Each is the one of its episode of which most was hidden."
+        "</figcaption></figure></section>",
     )
 
 
@@ -256,7 +290,7 @@ def _training(report: Report) -> str:
     parts = []
     for phase, records in phases.items():
         names = list(
-            dict.fromkeys(name for record in records for name, value in record.items() if _is_metric(name, value))
+            dict.fromkeys(name for record in records for name, value in record.items() if is_metric(name, value))
         )
         names.sort(key=lambda name: "loss" not in name)  # stable: losses first, else as logged
         charts = [chart for name in names if (chart := _curve(phase, name, records))]
@@ -274,12 +308,12 @@ def _training(report: Report) -> str:
 
 
 def _curve(phase: str, name: str, records: Sequence[Mapping[str, Any]]) -> str:
-    known = [record for record in records if _is_metric(name, record.get(name))]
+    known = [record for record in records if is_metric(name, record.get(name))]
     points = [(record["step"], np.atleast_1d(np.asarray(record[name], np.float64))) for record in known]
     if len({value.shape for _, value in points}) != 1:
         return ""
     steps, values = [step for step, _ in points], np.stack([value for _, value in points])
-    average = _smoothed(np.ma.masked_invalid(values).mean(axis=1).filled(math.nan))
+    average = smoothed(np.ma.masked_invalid(values).mean(axis=1).filled(math.nan))
     lines = [Line(steps, column.tolist(), faint=True) for column in values.T] + [Line(steps, average.tolist())]
     finite, settled = values[np.isfinite(values)], average[np.isfinite(average)]
     # A logarithmic axis serves what falls by orders of magnitude; noise around zero it would only magnify.
@@ -304,7 +338,7 @@ def _details(report: Report) -> str:
         cells = (f"<tr><td>{escape(str(k))}</td><td>{escape(_value(v))}</td></tr>" for k, v in rows.items())
         return _join('<div class="scroll"><table class="pairs"><tbody>', cells, "</tbody></table></div>")
 
-    parts = [table(report.run)]
+    parts = [table({**report.run, **report.provenance})]
     if report.packages:
         parts.append(f"<details><summary>Package versions</summary>{table(report.packages)}</details>")
     if report.config:
@@ -312,7 +346,7 @@ def _details(report: Report) -> str:
     return _join("<section><h2>To run it again</h2>", (part for part in parts if part), "</section>")
 
 
-def _smoothed(values: np.ndarray) -> np.ndarray:
+def smoothed(values: np.ndarray) -> np.ndarray:
     """Returns the exponential running mean over about a twentieth of the points, free of start-up bias.
 
     What is not finite stays where it is and leaves the mean alone.
@@ -336,7 +370,8 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if math.isfinite(share) else "n/a"
 
 
-def _is_metric(name: str, value: Any) -> bool:
+def is_metric(name: str, value: Any) -> bool:
+    """Returns whether an entry of a metric line is a number, or one for each training seed."""
     if name in ("phase", "step", "time") or isinstance(value, bool):
         return False
     return isinstance(value, int | float) or (

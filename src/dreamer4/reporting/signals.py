@@ -19,6 +19,7 @@ from dreamer4.reporting.statistics import rank_correlation
 
 PerFrame = Float[np.ndarray, "N H"]
 
+BINS = 24  # of a histogram
 _FEWEST = 10  # frames of equal depth whose ranks are worth comparing
 
 
@@ -59,6 +60,29 @@ def judge_signals(
 ) -> dict[str, dict[str, object]]:
     """Returns `judge_signal` of each signal by name."""
     return {name: judge_signal(signal, error, valid) for name, signal in signals.items()}
+
+
+def histogram(
+    signal: PerFrame, right: Bool[np.ndarray, "N H"], valid: Bool[np.ndarray, "N H"]
+) -> dict[str, list[float] | list[int]]:
+    """Counts a signal on frames that were dreamt exactly right and on those that were not.
+
+    Args:
+        signal: a warning for each dreamt frame.
+        right: whether the frame is right.
+        valid: frames whose truth is known.
+
+    Returns:
+        `edges` of `BINS` equal bins that hold all but the largest hundredth, which counts in the last one, and the
+        counts of `right` and `wrong` frames in each.
+    """
+    top = float(np.quantile(signal[valid], 0.99)) or 1.0
+    edges = np.linspace(0.0, top, BINS + 1)
+    held = np.minimum(signal, top)
+    counts = {"right": right & valid, "wrong": ~right & valid}
+    return {"edges": [float(f"{edge:.4g}") for edge in edges]} | {
+        name: np.histogram(held[where], edges)[0].tolist() for name, where in counts.items()
+    }
 
 
 def _rounded(value: float) -> float | None:

@@ -26,7 +26,7 @@ def film(
 def reconstructions(
     dreamer: Dreamer, source: DeviceSource, episodes: Int[np.ndarray, " E"], *, key: PRNGKeyArray
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Returns a frame of each episode, the same as the encoder sees it in training, and as it is decoded."""
+    """Returns the most hidden frame of each episode, as it is, as the encoder sees it in training, and as decoded."""
     length = min(source.max_length, dreamer.dynamics.context_length)
     frames = source.episodes(jnp.asarray(episodes), length).frame
     assert frames is not None
@@ -34,8 +34,10 @@ def reconstructions(
     rebuilt, hidden = jax.vmap(lambda video, key: dreamer.tokenizer.reconstruct(video, key=key))(to_float(frames), keys)
     original = np.asarray(frames)
     masked = _grey_out(original, np.asarray(hidden), dreamer)
-    middle = np.minimum(length, np.asarray(source.length)[episodes]) // 2
-    return [(original[i, m], masked[i, m], np.asarray(to_uint8(rebuilt[i, m]))) for i, m in enumerate(middle)]
+    # Of each episode the frame of which most is hidden: one that is seen whole is no riddle.
+    within = np.arange(length) < np.asarray(source.length)[episodes, None]
+    chosen = np.where(within, np.asarray(hidden).mean(axis=-1), -1.0).argmax(axis=1)
+    return [(original[i, t], masked[i, t], np.asarray(to_uint8(rebuilt[i, t]))) for i, t in enumerate(chosen)]
 
 
 def _grey_out(frames, hidden, dreamer):

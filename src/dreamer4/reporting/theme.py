@@ -5,11 +5,13 @@ STYLE = """
   color-scheme: light dark;
   --ground: #faf9f6; --card: #ffffff; --ink: #1c1e21; --soft: #5d626b; --line: #e4e1da;
   --s1: #0b7a75; --s2: #3566c8; --s3: #a8478f; --s4: #b06a0d; --s5: #567a26; --control: #8b8f97; --tint: #0b7a7514;
+  --bad: #c8402f;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #121417; --card: #1a1d21; --ink: #e8e6e1; --soft: #9ea3ac; --line: #2d3137;
     --s1: #4cc9bd; --s2: #7ea8f8; --s3: #dd92cc; --s4: #e8aa58; --s5: #a6c86c; --control: #7d828b; --tint: #4cc9bd1a;
+    --bad: #f57f70;
   }
 }
 * { box-sizing: border-box; }
@@ -20,7 +22,8 @@ body {
 main { max-width: 62rem; margin: 0 auto; padding: clamp(1.5rem, 5vw, 4rem) clamp(1.1rem, 4vw, 2.5rem) 4rem; }
 h1 { font-size: clamp(1.65rem, 4.5vw, 2.3rem); line-height: 1.2; letter-spacing: -0.02em; font-weight: 650; margin: 0; }
 h2 { font-size: 1.3rem; letter-spacing: -0.01em; font-weight: 650; margin: 0 0 .35rem; }
-h3 { font-size: .95rem; font-weight: 600; margin: 2rem 0 .6rem; text-transform: capitalize; }
+h3 { font-size: .95rem; font-weight: 600; margin: 2rem 0 .6rem; }
+h3::first-letter { text-transform: uppercase; }
 p { margin: 0 0 1rem; max-width: 42rem; }
 p, figcaption { text-wrap: pretty; }
 section { margin-top: 3.6rem; }
@@ -61,6 +64,10 @@ figcaption { margin-top: .7rem; max-width: 42rem; }
 .intervals .scale { height: 1.7rem; color: var(--soft); font-size: .8rem; }
 .intervals .scale i { transform: translateX(-50%); top: .25rem; white-space: nowrap; }
 
+.intervals.bars .row { grid-template-columns: 3rem 1fr 3.6rem; }
+.intervals.bars .name { padding: .15rem 0; }
+.intervals.bars i.bar { height: .7rem; margin-top: -.35rem; background: var(--s1); border-radius: 3px; }
+
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .95rem; }
 th { text-align: left; font-weight: 500; color: var(--soft); font-size: .85rem; }
@@ -89,8 +96,18 @@ svg { display: block; width: 100%; height: auto; }
 .line.s4 { stroke: var(--s4); } .line.s5 { stroke: var(--s5); }
 .line.control { stroke: var(--control); stroke-dasharray: 5 4; }
 .line.control2 { stroke: var(--control); stroke-dasharray: 1 4; }
+.line.control3 { stroke: var(--control); stroke-dasharray: 11 4; }
+.line.control4 { stroke: var(--control); stroke-dasharray: 9 4 1 4; }
+.line.band { stroke: var(--control); stroke-width: 7; opacity: .3; } .dot.band { fill: none; }
+.line.over { stroke-dasharray: 5 5; }
 .dot.s1 { fill: var(--s1); } .dot.s2 { fill: var(--s2); } .dot.s3 { fill: var(--s3); }
-.dot.s4 { fill: var(--s4); } .dot.s5 { fill: var(--s5); } .dot.control, .dot.control2 { fill: var(--control); }
+.dot.s4 { fill: var(--s4); } .dot.s5 { fill: var(--s5); }
+.dot.control, .dot.control2, .dot.control3, .dot.control4 { fill: var(--control); }
+.area { stroke: none; opacity: .16; }
+.area.s1 { fill: var(--s1); } .area.s2 { fill: var(--s2); } .area.s3 { fill: var(--s3); }
+.line.bad { stroke: var(--bad); } .area.bad { fill: var(--bad); } .dot.bad { fill: var(--bad); }
+.legend { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; margin: .9rem 0 0; color: var(--soft); font-size: .9rem; }
+.legend svg.swatch { display: inline-block; width: 22px; margin-right: .5rem; vertical-align: middle; }
 td svg.swatch { display: inline-block; width: 22px; margin-right: .6rem; vertical-align: middle; }
 .beside {
   display: grid; grid-template-columns: minmax(0, 27rem) minmax(13rem, 1fr); gap: 1rem 2.5rem; align-items: center;
@@ -103,6 +120,14 @@ td svg.swatch { display: inline-block; width: 22px; margin-right: .6rem; vertica
 img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; }
 .key { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin: 0 .15em 0 .1em; }
 .key.right { background: #2dbea5; } .key.wrong { background: #f05a50; } .key.given { background: #787e88; }
+
+table.grids { width: auto; }
+.grids th, .grids td { border: 0; padding: .22rem .3rem; vertical-align: middle; }
+.grids thead th { text-align: center; }
+.grids thead th:first-child { text-align: left; }
+.grids tbody th { white-space: nowrap; padding-right: 1rem; }
+.grids img { max-width: none; border: 3px solid #787e88; border-radius: 4px; margin: 0 auto; }
+.grids img.right { border-color: #2dbea5; } .grids img.wrong { border-color: #f05a50; }
 
 details { margin-top: 1rem; }
 summary { cursor: pointer; color: var(--soft); font-size: .95rem; padding: .3rem 0; }
@@ -120,6 +145,9 @@ pre {
   th, td { padding-right: .55rem; }
   .films figure { width: calc(50% - .4rem); padding: .5rem; }
   .films img { width: 100%; }
+  .grids th, .grids td { padding: .12rem .1rem; }
+  .grids tbody th { white-space: normal; padding-right: .4rem; line-height: 1.2; }
+  .grids img { height: 2.3rem; border-width: 2px; border-radius: 3px; }
   section { margin-top: 2.8rem; }
 }
 @media print { :root { --ground: #fff; } section, figure { break-inside: avoid; } }
