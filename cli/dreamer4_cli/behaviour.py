@@ -23,6 +23,8 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import DreamerPolicy, play
 from dreamer4.reporting import summarise
+from dreamer4.reporting.data_page import render_data
+from dreamer4.reporting.report import write_page
 from dreamer4.training import stream
 from dreamer4.training.metrics import Progress
 from dreamer4_cli import stopping
@@ -78,6 +80,7 @@ def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -
         seed=config.seed,
         held_out=config.data.held_out,
     )
+    write_page(out / data.SUMMARY, render_data(info))
     summary(info)
     return info
 

@@ -14,6 +14,7 @@ A source of another kind (shards streamed from disk, say) subclasses `AbstractDa
 from dreamer4.data.collect import collect as collect
 from dreamer4.data.episode import Episode as Episode
 from dreamer4.data.episode import find_problems as find_problems
+from dreamer4.data.format import SUMMARY as SUMMARY
 from dreamer4.data.format import check as check
 from dreamer4.data.format import read_episodes as read_episodes
 from dreamer4.data.format import read_info as read_info

@@ -4,6 +4,7 @@
         dataset.json                 what it is, where it came from, how it is split, checksums
         shard-00000.array_record     one episode a record, see `record`
         shard-00001.array_record
+        summary.html                 the same for people, where `dreamer4` made the set
 
 The description holds everything a reader wants to know before it opens a shard, and the SHA-256 of every shard, so that
 a copy that went wrong is found when it is loaded and not in a strange loss. A folder appears whole or not at all: it is
@@ -34,6 +35,7 @@ SCHEMA_VERSION = 2
 _MAX_DESCRIPTION = 64 * 1024 * 1024
 _MAX_LEVELS = 16
 _DESCRIPTION = "dataset.json"
+SUMMARY = "summary.html"  # a page for people, which may lie beside it and is not read
 _SHARD = re.compile(r"shard-\d{5}\.array_record")
 
 
@@ -184,7 +186,7 @@ def check(path: str | Path) -> list[str]:
         info = read_info(path)
     except InputError as error:
         return [str(error)]
-    known = {_DESCRIPTION, *(shard.name for shard in info.shards)}
+    known = {_DESCRIPTION, SUMMARY, *(shard.name for shard in info.shards)}
     try:
         extra = [f"{name} is an extra file" for name in sorted(os.listdir(path)) if name not in known]
     except OSError as error:
