@@ -4,14 +4,13 @@ Imports of the library's heavy parts stand inside the bodies. How a command may 
 """
 
 import enum
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dreamer4.errors import InputError
-from dreamer4_cli import compile_cache, memory, options
+from dreamer4_cli import compile_cache, memory, options, viewing
 from dreamer4_cli.endings import Commands, complain
 
 
@@ -204,7 +203,7 @@ def evaluate(
     if (path is None) == (run is None):
         given = "neither PATH nor --run" if path is None else f"both PATH {path} and --run {run}"
         raise InputError(f"evaluate: got {given}, expected one of them: a run folder or a checkpoint.")
-    existing = _existing(path or run)
+    existing = viewing.existing(path or run)
     if world_model:
         from dreamer4_cli.world_model import evaluate_world_model
 
@@ -224,7 +223,7 @@ def export(
     member: Annotated[int, typer.Option("--member", min=0, help="Which training seed, if the run has several.")] = 0,
 ) -> None:
     """Write an agent's weights for others: safetensors, a description with hashes, a model card."""
-    existing = _existing(path)
+    existing = viewing.existing(path)
     from dreamer4_cli import share
 
     share.export(existing, out, member=member)
@@ -241,7 +240,7 @@ def import_(
     overrides: options.Overrides = None,
 ) -> None:
     """Make a new run out of exported weights, from which training goes on."""
-    existing = _existing(path)
+    existing = viewing.existing(path)
     from dreamer4_cli import share
 
     share.import_run(existing, run, phase=phase, overrides=overrides or ())
@@ -254,10 +253,15 @@ def info(
     ],
 ) -> None:
     """Tell what a run folder, a checkpoint or a data set is."""
-    existing = _existing(path)
+    existing = viewing.existing(path)
     from dreamer4_cli import run as work
 
     work.info(existing)
+
+
+app.command()(viewing.report)
+app.command()(viewing.dream)
+app.command()(viewing.runs)
 
 
 @bench_app.command()
@@ -316,7 +320,7 @@ def show(
 ) -> None:
     """Print the whole configuration that the options describe, as YAML that --config reads back."""
     if run is not None:
-        _existing(run / "config.yaml")
+        viewing.existing(run / "config.yaml")
     resolved, _ = options.resolve(preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run)
     from dreamer4.config import to_yaml
 
@@ -326,7 +330,7 @@ def show(
 @data_app.command()
 def check(path: Annotated[Path, typer.Argument(help="The data set's folder.", show_default=False)]) -> None:
     """Read a whole data set and name every broken file."""
-    existing = _existing(path)
+    existing = viewing.existing(path)
     from dreamer4_cli import run as work
 
     work.check_data(existing)
@@ -372,7 +376,7 @@ def import_data(
 
     docs/data.md describes all of it.
     """
-    existing = _existing(source)
+    existing = viewing.existing(source)
     from dreamer4_cli import imports as work
 
     work.import_data(
@@ -382,7 +386,7 @@ def import_data(
 
 def _existing_run(path: Path | None) -> Path | None:
     if path is not None:
-        _existing(path / "config.yaml")
+        viewing.existing(path / "config.yaml")
     return path
 
 
@@ -405,10 +409,3 @@ def ppo(
     from dreamer4_cli import behaviour as work
 
     work.ppo(resolved, out or folder / "ppo")
-
-
-def _existing(path: Path | None) -> Path:
-    # Not Path.exists, which raises where a name is too long or a folder is closed to us.
-    if path is None or not os.path.exists(path):
-        raise InputError(f"{path}: no such file or folder.")
-    return path

@@ -1,10 +1,8 @@
 """What the commands do: configuration to parts, parts to training, training to files a person can look at."""
 
+import contextlib
 import json
-import os
-import platform
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,14 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dreamer4 import checkpoint, data, envs
-from dreamer4.config import Config, to_yaml
+from dreamer4.config import Config
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate as play
-from dreamer4.reporting import Report, summarise, write_report
-from dreamer4.reporting.clips import first_frames
-from dreamer4.reporting.dreams import CEILING, LAST_REPEATED, SHUFFLED, DreamQuality, measure_dreams
+from dreamer4.reporting import summarise, write_report
 from dreamer4.training import (
     TrainState,
     build_phase,
@@ -35,15 +31,18 @@ from dreamer4.training import (
     member,
     stack_members,
     stream,
+    trackers,
 )
 from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import MetricLog, Progress, read_metrics
+from dreamer4.training.metrics import MetricLog, Progress
 from dreamer4.training.state import ADDED
 from dreamer4.types import DataSpec
-from dreamer4_cli import behaviour, stopping
+from dreamer4_cli import behaviour, pages, stopping
 from dreamer4_cli.describe import check_data as check_data
 from dreamer4_cli.describe import dry_run as dry_run
 from dreamer4_cli.describe import info as info
+from dreamer4_cli.pages import device as device
+from dreamer4_cli.pages import source_commit as source_commit
 from dreamer4_cli.phase import Work, resume_command
 
 
@@ -127,7 +126,8 @@ def _end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
 
 
 def _check_paths(config: Config) -> None:
-    """Refuses what can be refused before anything is written: the environment, the data set, the sizes."""
+    """Refuses what can be refused before anything is written: the environment, the data set, the sizes, the tracker."""
+    trackers.check(config.train.tracker)
     if config.data.path is None:
         env = envs.make(config.env)
         behaviour.check(config, env)
@@ -152,27 +152,28 @@ def _train(
     path = _dataset(config, run)
     info = data.read_info(path)
     source = DeviceSource.from_episodes(data.read_episodes(path, "train"))
-    log = MetricLog(run.metrics_file)
+    log = MetricLog(run.metrics_file, trackers.start(config.train.tracker, run.path, config.model_dump(mode="json")))
     meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(info.spec), "data": info.fingerprint}
     work, latents = Work(config, run, source, info, log, meta, command), None
-    for name in phases:
-        phase, settings = build_phase(name, config, info.spec), getattr(config.train, name)
-        steps = run.checkpoints(name, keep=config.train.keep)
-        newest = steps.latest_valid(fallback=fallback)
-        if newest is not None and int(newest.name) == settings.steps:
-            _say(f"{name}: done before")
-            continue
-        start = _start(config, run, name, info.spec)
-        state = init_state(phase, start, settings, config.seeds)
-        if newest is not None:
-            _check_data_unchanged(newest, info.fingerprint, accept=changed_data)
-            state = checkpoint.load(newest, state, added=ADDED)
-        if name != "tokenizer" and latents is None:
-            latents = _encode(config, start, source)
-        with stopping.hold():
-            state = work.train(phase, settings, state, latents, steps)
-            steps.save(settings.steps, _finish(config, phase, state, source), meta | {"phase": name})
-            stopping.note(f"{name}: done. Go on with: {command}")
+    with contextlib.closing(log):
+        for name in phases:
+            phase, settings = build_phase(name, config, info.spec), getattr(config.train, name)
+            steps = run.checkpoints(name, keep=config.train.keep)
+            newest = steps.latest_valid(fallback=fallback)
+            if newest is not None and int(newest.name) == settings.steps:
+                _say(f"{name}: done before")
+                continue
+            start = _start(config, run, name, info.spec)
+            state = init_state(phase, start, settings, config.seeds)
+            if newest is not None:
+                _check_data_unchanged(newest, info.fingerprint, accept=changed_data)
+                state = checkpoint.load(newest, state, added=ADDED)
+            if name != "tokenizer" and latents is None:
+                latents = _encode(config, start, source)
+            with stopping.hold():
+                state = work.train(phase, settings, state, latents, steps)
+                steps.save(settings.steps, _finish(config, phase, state, source), meta | {"phase": name})
+                stopping.note(f"{name}: done. Go on with: {command}")
 
 
 def _finish(config: Config, phase, state: TrainState, source: DeviceSource) -> TrainState:
@@ -289,20 +290,7 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, c
         "imagination": _summary([_play(config, a, env, count, "policy", "mode", seed) for a in agents]),
     }
     _say("measuring dreams on held-out episodes")
-    held_out = DeviceSource.from_episodes(data.read_episodes(path, "held_out"))
-    levels = [level / 255 for level in (info.frame_levels or range(256))]
-    qualities = [
-        measure_dreams(
-            agent,
-            held_out,
-            encode_source(agent, held_out),
-            first_frames(held_out, 200),
-            levels=levels,
-            horizon=min(held_out.max_length, agent.dynamics.context_length) - 1,
-            key=stream(seed + i, "evaluate"),
-        )
-        for i, agent in enumerate(agents)
-    ]
+    qualities = pages.measure(config, agents, path, seed=seed)
     minutes = (time.monotonic() - started) / 60
     results = {
         "env": config.env.id,
@@ -311,53 +299,14 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, c
         "minutes": round(minutes, 2),
         "returns": returns,
         "by_mode": by_mode,
-        "world_model": _world_model(qualities),
+        "world_model": pages.summary(qualities),
         "device": device(),
         "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / 1e9, 2),
         "commit": source_commit(),
     }
     run.results_file.write_text(json.dumps(results, indent=1) + "\n")
-    write_report(run.report_file, _report(config, run, results, qualities[0]))
+    write_report(run.report_file, pages.run_page(run, results, qualities[0]))
     _print_results(config, results, run)
-
-
-def _world_model(qualities: list[DreamQuality]) -> dict[str, Any]:
-    def mean(values):
-        return [round(float(x), 4) for x in np.mean(values, axis=0)]
-
-    first, ceilings = qualities[0], [q.controls[CEILING] for q in qualities]
-    return {
-        "tokenizer_psnr": round(float(np.mean([c.mean_psnr for c in ceilings])), 2),
-        "tokenizer_exact": round(float(np.mean([c.mean_exact for c in ceilings])), 5),
-        "context_length": first.context_length,
-        "episodes": first.frames[0],
-        "exact_frames": {str(k): mean([q.passes[k].exact for q in qualities]) for k in first.passes},
-        "controls": {name: mean([q.controls[name].exact for q in qualities]) for name in (SHUFFLED, LAST_REPEATED)},
-    }
-
-
-def _report(config: Config, run: RunFolder, results: dict[str, Any], quality: DreamQuality) -> Report:
-    facts = {
-        "environment": results["env"],
-        "preset": config.preset,
-        "seed": results["seed"],
-        "minutes": results["minutes"],
-        "device": results["device"],
-    }
-    if results["commit"]:
-        facts["commit"] = results["commit"]
-    return Report(
-        title=f"Dreamer 4 on {config.env.id}",
-        run=facts,
-        packages={"python": platform.python_version(), "jax": jax.__version__, "equinox": eqx.__version__},
-        returns=results["returns"],
-        metrics=read_metrics(run.metrics_file),
-        reconstructions=quality.reconstructions,
-        dreams=quality.shown,
-        dream_accuracy={k: curves.exact for k, curves in quality.passes.items()},
-        dream_controls={name: quality.controls[name].exact for name in (SHUFFLED, LAST_REPEATED)},
-        config=to_yaml(config),
-    )
 
 
 def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> None:
@@ -376,26 +325,6 @@ def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> N
     _say(f"{results['minutes']:.1f} minutes on {results['device']}, {results['memory_gb']} GB at most")
     _say(f"results: {run.results_file}")
     _say(f"report:  {run.report_file}")
-
-
-def device() -> str:
-    """Returns what computes, as people call it."""
-    device = jax.devices()[0]
-    return device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores"
-
-
-def source_commit() -> str | None:
-    """Returns the commit of a source checkout, marked if it has changes; None for an installed package."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
 
 
 def _say(line: str) -> None:

@@ -253,6 +253,9 @@ class TrainConfig(Branch):
         default="stop",
         description="when a disk is full or closed: stop, or go on; the end of a phase must be saved in any case",
     )
+    tracker: Literal["none", "tensorboard", "wandb"] = Field(
+        default="none", description="where metrics go besides metrics.jsonl"
+    )
 
     @model_validator(mode="after")
     def _own_phase(self):

@@ -19,9 +19,10 @@ from dreamer4.errors import InputError
 from dreamer4_cli.app import app
 
 
-COMMANDS = ["demo", "collect", "train", "evaluate", "export", "import", "info", "bench", "config", "baseline", "data"]
+WORK = ["demo", "collect", "train", "evaluate", "export", "import", "info", "report", "dream", "runs"]
+COMMANDS = [*WORK, "bench", "config", "baseline", "data"]
 LEAVES = [
-    *COMMANDS[:-4],
+    *WORK,
     "bench results",
     "bench reliability",
     "config show",
@@ -225,6 +226,14 @@ REFUSED = [
     ("data check missing", "missing: no such file or folder"),
     ("data chek .", "chek"),
     ("config show --preset nothing", 'preset: got "nothing", expected a preset'),
+    ("report", "runs"),
+    ("report . missing", "missing: no such file or folder"),
+    ("dream .", "--out"),
+    ("dream . --out x.txt", "ends in .gif or .mp4"),
+    ("dream missing --out x.gif", "missing: no such file or folder"),
+    ("dream . --out x.gif --episode -1", "--episode"),
+    ("dream . --out x.gif --fps 0", "--fps"),
+    ("runs", "runs: no such file or folder"),
     ("config show --run missing", "config.yaml: no such file or folder"),
     ("config show --env", "--env"),
     ("config shw", "shw"),

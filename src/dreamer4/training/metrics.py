@@ -32,6 +32,7 @@ from rich.text import Text
 
 from dreamer4.errors import InputError
 from dreamer4.files import read_bytes
+from dreamer4.training.trackers import AbstractTracker
 
 
 # JSON has no number for these; as strings they stay what they are, and the line stays JSON.
@@ -45,12 +46,14 @@ class MetricLog:
 
     Args:
         path: the file. If it exists, it is continued; a last line that was cut off by a crash is dropped.
+        tracker: is told every line as well.
     """
 
     path: Path
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, tracker: AbstractTracker | None = None):
         self.path = path
+        self._tracker = tracker
         if path.exists():
             whole, torn = _split_torn(read_bytes(path, limit=_MAX_BYTES))
             if torn:
@@ -81,9 +84,13 @@ class MetricLog:
             warnings.warn(
                 f"Metrics cannot be written to {self.path}: {error.strerror}. Training goes on.", stacklevel=2
             )
+        if self._tracker is not None:
+            self._tracker.write(phase, int(step), metrics)
 
     def truncate(self, phase: str, step: int) -> None:
         """Drops the lines of `phase` behind `step`: a run that resumes at `step` will write them again."""
+        if self._tracker is not None:
+            self._tracker.truncate(phase, step)
         if not self.path.exists():
             return
         lines = read_bytes(self.path, limit=_MAX_BYTES).splitlines(keepends=True)
@@ -91,6 +98,11 @@ class MetricLog:
         kept = [line for line, r in zip(lines, records, strict=False) if r["phase"] != phase or r["step"] <= step]
         if len(kept) < len(lines):
             _replace(self.path, b"".join(kept))
+
+    def close(self) -> None:
+        """Closes the tracker; the file itself is never open between two lines."""
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

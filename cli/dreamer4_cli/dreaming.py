@@ -1,0 +1,174 @@
+"""`dreamer4 dream`: a film of one dream, under actions of the user's choice."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from rich.console import Console
+
+from dreamer4 import data
+from dreamer4.data import DeviceSource, Episode, random_action
+from dreamer4.dreamer import Memory, find_checkpoint, read_description
+from dreamer4.errors import InputError
+from dreamer4.reporting import media
+from dreamer4.serving.dream import DreamWorld, find_dataset, load_agent
+from dreamer4.types import Action, ActionSpec
+
+
+console = Console()
+
+_SIDE = 192  # pixels of the longer side of a film, about
+
+
+def dream(
+    path: Path,
+    out: Path,
+    *,
+    actions: str,
+    episode: int,
+    context: int,
+    length: int | None,
+    num_steps: int | None,
+    seed: int,
+    fps: float,
+) -> None:
+    """Dreams on from a held-out episode and writes a film.
+
+    Args:
+        path: run or checkpoint.
+        out: the .gif or .mp4 to create.
+        actions: `policy`, `random`, `data`, or a list as `parse_actions` reads it.
+        episode: which held-out episode.
+        context: its first frames, which the dream remembers.
+        length: frames to dream at most.
+        num_steps: K; None: the agent's own.
+        seed: of the dream.
+        fps: frames per second.
+    """
+    if out.suffix == ".mp4" and importlib.util.find_spec("av") is None:
+        raise InputError(f"--out {out}: MP4 needs PyAV. Install dreamer4-eqx[video], or choose a .gif.")
+    step = find_checkpoint(path)
+    config, spec = read_description(step)
+    listed = None if actions in ("policy", "random", "data") else parse_actions(actions, spec.action)
+    folder = find_dataset(step, config)
+    held_out = data.read_episodes(folder, "held_out")
+    if episode >= len(held_out):
+        raise InputError(f"--episode: got {episode}, but {folder} holds {len(held_out)} held-out episodes, from 0 on.")
+    chosen, longest = held_out[episode], max(e.length for e in held_out)
+    if context >= chosen.length:
+        raise InputError(f"--context: got {context}, but episode {episode} has {chosen.length} frames. Give fewer.")
+    agent = load_agent(step, num_steps=num_steps)
+    world = DreamWorld.from_source(
+        agent,
+        DeviceSource.from_episodes([chosen]),
+        spec,
+        context_length=context,
+        levels=data.read_info(folder).frame_levels or (),
+        key=jr.key(seed),
+    )
+    if actions == "data":
+        listed = Action(jnp.asarray(chosen.discrete[context:]), jnp.asarray(chosen.continuous[context:]))
+    most = longest - context if listed is None else len(listed.discrete)
+    count = most if length is None else length
+    if listed is not None and count > most:
+        raise InputError(f"--length: got {length}, but there are {most} actions.")
+    taken = None if listed is None else jax.tree.map(lambda x: x[:count], listed)
+    dreamt = _film(world, taken, count, actions == "policy", key=jr.key(seed))
+    frames, rewards, terminal = (np.asarray(x) for x in dreamt)
+    ends = np.flatnonzero(terminal)
+    shown = int(ends[0]) + 1 if len(ends) else count
+    film = _pictures(chosen, frames[:shown], context, beside=actions == "data")
+    even = film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]  # as MP4 wants it; the last line is ground
+    content = media.gif(film, fps=fps) if out.suffix == ".gif" else media.mp4(even, fps=fps)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.tmp")
+    partial.write_bytes(content)
+    os.replace(partial, out)
+    end = f"the model sees the end after {shown}" if len(ends) else f"no end within {shown}"
+    _say(f"{out}: {context} real frames, then the dream; {end}, predicted return {rewards[:shown].sum():+.2f}")
+
+
+@eqx.filter_jit
+def _film(world, taken, count, by_policy, *, key):
+    """Returns frames, expected rewards and terminations of one dream."""
+    state = jax.tree.map(lambda x: x[0], world.starts)
+
+    def body(state, step):
+        action, key = step
+        key_act, key_world = jr.split(key)
+        if by_policy:
+            memory = Memory(world.dreamer.tokenizer.init_encoder(), state.world, state.h, state.task)
+            action = world.dreamer.act(memory, key=key_act)
+        elif action is None:
+            action = random_action(world.spec.action, key=key_act)
+        state, *seen = world.advance(state, action, key=key_world)
+        return state, tuple(seen)
+
+    return jax.lax.scan(body, state, (taken, jr.split(key, count)))[1]
+
+
+def _pictures(episode: Episode, dreamt: np.ndarray, context: int, *, beside: bool) -> np.ndarray:
+    """Returns real frames framed in grey and dreamt ones in green; or truth, dream and difference side by side."""
+    frames = np.concatenate([episode.frame[:context], dreamt])
+    scale = media.fitting_scale(frames.shape[1:], _SIDE)
+    if beside:
+        truth = episode.frame[: len(frames)]
+        return media.side_by_side(truth, frames, context_length=context, scale=scale)
+    colours = media.frame_colours(frames, frames, context)
+    pictures = media.to_rgb(frames, scale=scale)
+    rows = [media.film_strip(pictures[t : t + 1], borders=[colour], width=4) for t, colour in enumerate(colours)]
+    return np.stack(rows)
+
+
+def parse_actions(text: str, spec: ActionSpec) -> Action:
+    """Returns the actions that a list names, time first.
+
+    Args:
+        text: entries separated by commas, one for each frame. An entry is the classes of the discrete components and
+            then the numbers of the continuous dimensions, separated by colons; `xN` behind it repeats it.
+        spec: the factors of an action.
+
+    Raises:
+        InputError: if an entry is not an action of `spec`.
+    """
+    classes = len(spec.num_classes)
+    rows = []
+    for entry in text.split(","):
+        values, _, times = entry.strip().partition("x")
+        parts = values.split(":")
+        try:
+            discrete = [int(part) for part in parts[:classes]]
+            continuous = [float(part) for part in parts[classes:]]
+            repeats = int(times or 1)
+        except ValueError:
+            raise _no_action(entry, spec) from None
+        fits = len(parts) == classes + spec.continuous_dim and 1 <= repeats <= 10_000
+        if not (
+            fits
+            and all(0 <= c < n for c, n in zip(discrete, spec.num_classes, strict=True))
+            and all(abs(x) <= 1 for x in continuous)
+        ):
+            raise _no_action(entry, spec)
+        rows += [(discrete, continuous)] * repeats
+    shape = len(rows)
+    return Action(
+        jnp.asarray([row[0] for row in rows], jnp.int32).reshape(shape, classes),
+        jnp.asarray([row[1] for row in rows], jnp.float32).reshape(shape, spec.continuous_dim),
+    )
+
+
+def _no_action(entry: str, spec: ActionSpec) -> InputError:
+    wanted = [f"0 to {n - 1}" for n in spec.num_classes] + ["-1 to 1"] * spec.continuous_dim
+    return InputError(
+        f"--actions: got {entry.strip()!r}, expected policy, random, data, or entries {' : '.join(wanted)}, each "
+        "repeated by xN if you like, separated by commas."
+    )
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

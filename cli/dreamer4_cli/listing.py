@@ -1,0 +1,85 @@
+"""`dreamer4 runs`: the run folders below a folder, one line each."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dreamer4.dreamer import PHASES
+from dreamer4.errors import InputError
+from dreamer4.reporting.charts import signed
+from dreamer4.training.folder import RunFolder
+from dreamer4_cli.pages import read_results
+
+
+console = Console()
+
+_DEEPEST = 4  # levels below the folder that are searched
+_MISSING = "-"
+
+
+def runs(folder: Path) -> None:
+    """Prints the runs below a folder, the newest last."""
+    found = sorted(find(folder), key=lambda run: _touched(run))
+    if not found:
+        raise InputError(f"{folder} holds no run: no config.yaml down to {_DEEPEST} levels below it.")
+    table = Table("run", "environment", "preset", "seed", "status", "return", "95 % interval", "frames exact", "age")
+    for run in found:
+        table.add_row(os.path.relpath(run.path, folder), *_row(run))
+    console.print(table)
+
+
+def find(folder: Path) -> Iterator[RunFolder]:
+    """Yields the runs at or below a folder; what lies inside a run is its own."""
+    depth = len(folder.parts)
+    for place, inside, _ in os.walk(folder):
+        run = RunFolder(Path(place))
+        if run.is_run:
+            yield run
+        if run.is_run or len(Path(place).parts) - depth >= _DEEPEST:
+            inside.clear()
+
+
+def _row(run: RunFolder) -> tuple[str, ...]:
+    age = _ago(time.time() - _touched(run))
+    try:
+        config = run.read_config()
+        results = read_results(run)
+    except InputError as error:
+        return (_MISSING, _MISSING, _MISSING, f"unreadable: {str(error).splitlines()[0][:60]}", *[_MISSING] * 3, age)
+    seeds = str(config.seed) if config.seeds == 1 else f"{config.seed}-{config.seed + config.seeds - 1}"
+    about = (config.env.id, config.preset, seeds, _status(run, config, results))
+    return (*about, *_figures(results, str(config.sampler.num_steps)), age)
+
+
+def _status(run: RunFolder, config: Any, results: dict[str, Any]) -> str:
+    if results:
+        return "done"
+    for phase in reversed(PHASES):
+        wanted = getattr(config.train, phase).steps
+        if steps := run.checkpoints(phase).steps():
+            return f"{phase} {steps[-1]}/{wanted}" if steps[-1] < wanted else f"{phase} done"
+    return "begun"
+
+
+def _figures(results: dict[str, Any], passes: str) -> tuple[str, str, str]:
+    row = results.get("returns", {}).get("imagination")
+    exact = results.get("world_model", {}).get("exact_frames", {}).get(passes)
+    mean, bounds = (signed(row["mean"]), f"{signed(row['low'])} to {signed(row['high'])}") if row else (_MISSING,) * 2
+    return mean, bounds, f"{sum(exact) / len(exact):.1%}" if exact else _MISSING
+
+
+def _touched(run: RunFolder) -> float:
+    files = [file for file in (run.results_file, run.metrics_file, run.config_file) if file.exists()]
+    return max(file.stat().st_mtime for file in files)
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return "now"

@@ -1,0 +1,91 @@
+"""The commands that show what is there: their options; the work is in `pages`, `dreaming` and `listing`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dreamer4.errors import InputError
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="HTML file. Default: report.html in the run, or comparison.html."),
+    ] = None,
+) -> None:
+    """Write a run's report again, as far as the run has come, or one page that compares runs."""
+    for run in runs:
+        existing(run)
+    from dreamer4_cli import pages
+
+    pages.report(runs, out)
+
+
+def dream(
+    path: Annotated[Path, typer.Argument(help="Run folder or checkpoint.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new .gif or .mp4.", show_default=False)],
+    actions: Annotated[
+        str,
+        typer.Option(
+            "--actions",
+            metavar="WHAT",
+            help="policy, random, data (those of the episode, beside the truth), or a list such as 0,2x5,1: one entry "
+            "a frame, xN repeats, and a colon separates components, 1:0:-0.5.",
+        ),
+    ] = "policy",
+    episode: Annotated[int, typer.Option("--episode", min=0, help="Which held-out episode it starts from.")] = 0,
+    context: Annotated[int, typer.Option("--context", min=1, help="Real frames before the dream.")] = 1,
+    length: Annotated[
+        int | None,
+        typer.Option("--length", min=1, help="Frames to dream. Default: the list, or the longest episode."),
+    ] = None,
+    num_steps: Annotated[
+        int | None, typer.Option("--num-steps", min=1, help="K, denoise passes of a frame. Default: the agent's.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Draws the dream.")] = 0,
+    fps: Annotated[float, typer.Option("--fps", min=0.1, max=50.0, help="Frames per second.")] = 6.0,
+) -> None:
+    """Dream on from a real episode under actions of your choice, into a film; it stops where the model sees the end."""
+    existing(path)
+    if out.suffix not in (".gif", ".mp4"):
+        raise InputError(f"--out: got {out}, expected a name that ends in .gif or .mp4.")
+    if os.path.lexists(out):
+        raise InputError(f"--out: {out} exists. Choose another name.")
+    from dreamer4_cli import dreaming
+
+    dreaming.dream(
+        path,
+        out,
+        actions=actions,
+        episode=episode,
+        context=context,
+        length=length,
+        num_steps=num_steps,
+        seed=seed,
+        fps=fps,
+    )
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"),
+) -> None:
+    """List the runs below a folder: how far each has come, and what came out."""
+    existing(folder)
+    from dreamer4_cli import listing
+
+    listing.runs(folder)
+
+
+def existing(path: Path | None) -> Path:
+    """Returns the path.
+
+    Raises:
+        InputError: if nothing is there.
+    """
+    # Not Path.exists, which raises where a name is too long or a folder is closed to us.
+    if path is None or not os.path.exists(path):
+        raise InputError(f"{path}: no such file or folder.")
+    return path

@@ -1,0 +1,144 @@
+"""Metrics for other people's viewers: the stream of `metrics.jsonl`, written once more as it comes.
+
+The log stays the contract; a tracker only shows it. `train.tracker` names one: `tensorboard` writes files beside the
+log (`tensorboard --logdir RUN/tensorboard`), `wandb` sends to the service that its own settings name, or nowhere where
+`WANDB_MODE=offline` says so.
+"""
+
+import importlib
+import importlib.util
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamer4.errors import InputError
+
+
+class AbstractTracker(ABC):
+    """Shows metrics as a run goes on."""
+
+    @abstractmethod
+    def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Takes in one line of the log.
+
+        Args:
+            phase: phase of the training.
+            step: training step, within the phase.
+            metrics: what was measured, by name; only numbers are shown, of several training seeds each one.
+        """
+
+    @abstractmethod
+    def truncate(self, phase: str, step: int) -> None:
+        """Is told that the phase goes on from `step`: what was written behind it is written again."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Writes what is left; nothing is written afterwards."""
+
+
+class TensorBoard(AbstractTracker):
+    """Event files in `<run>/tensorboard/<phase>`: each phase is a run of TensorBoard's, with its own steps.
+
+    Args:
+        folder: the run.
+    """
+
+    def __init__(self, folder: Path):
+        from tensorboardX import SummaryWriter
+
+        self._open = SummaryWriter
+        self._folder = folder / "tensorboard"
+        self._writers: dict[str, Any] = {}
+
+    def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
+        if phase not in self._writers:
+            self.truncate(phase, 0)
+        for name, value in scalars(metrics).items():
+            self._writers[phase].add_scalar(name, value, step)
+
+    def truncate(self, phase: str, step: int) -> None:
+        # A viewer forgets what an earlier attempt wrote from the purge step on.
+        self._writers[phase] = self._open(
+            str(self._folder / phase),
+            purge_step=step + 1 if step else None,
+            filename_suffix=f".{step}",  # two attempts within a second are two files
+            flush_secs=2,  # what a run that is killed may lose
+        )
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+class Wandb(AbstractTracker):
+    """A run of Weights & Biases, named as the run folder; its metrics are `<phase>/<name>` over `<phase>/step`.
+
+    Args:
+        folder: the run.
+        config: its configuration, as JSON values.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]):
+        self._wandb = importlib.import_module("wandb")
+        self._run = self._wandb.init(
+            project="dreamer4", name=folder.name, dir=str(folder), config=dict(config), resume="allow"
+        )
+        self._phases: set[str] = set()
+
+    def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
+        self.truncate(phase, step)
+        named = {f"{phase}/{name}": value for name, value in scalars(metrics).items()}
+        self._run.log({f"{phase}/step": step} | named)
+
+    def truncate(self, phase: str, step: int) -> None:
+        if phase not in self._phases:
+            self._phases.add(phase)
+            self._run.define_metric(f"{phase}/step")
+            self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def check(name: str) -> None:
+    """Refuses a tracker whose package is not installed.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if name == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise InputError(
+            "train.tracker: got wandb, which is not installed. Install dreamer4-eqx[wandb], or set "
+            "train.tracker=tensorboard, which needs nothing more."
+        )
+
+
+def start(name: str, folder: Path, config: Mapping[str, Any]) -> AbstractTracker | None:
+    """Returns the tracker of that name for a run; None for `none`.
+
+    Args:
+        name: as `train.tracker` has it.
+        folder: the run.
+        config: its configuration, as JSON values.
+    """
+    if name == "tensorboard":
+        return TensorBoard(folder)
+    return Wandb(folder, config) if name == "wandb" else None
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers among metrics; one of several training seeds gets the seed's place in its name."""
+    found = {}
+    for name, value in metrics.items():
+        if value is None or isinstance(value, bool | str):
+            continue
+        values = np.asarray(value, np.float64)
+        if values.ndim == 0:
+            found[name] = float(values)
+        elif values.ndim == 1:
+            found |= {f"{name}/seed{i}": float(x) for i, x in enumerate(values)}
+    return {name: value for name, value in found.items() if not math.isnan(value)}

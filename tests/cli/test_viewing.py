@@ -1,0 +1,125 @@
+"""Films of dreams, lists of runs, pages of runs, on the agent that every version must still read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamer4.config import Config, to_yaml
+from dreamer4.dreamer import read_description
+from dreamer4.errors import InputError
+from dreamer4.types import ActionSpec
+from dreamer4_cli import dreaming, listing, pages
+
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "v1"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder around the checkpoint, with its data set, a metric log and results."""
+    path = tmp_path_factory.mktemp("runs") / "first"
+    shutil.copytree(FIXTURE / "run", path)
+    shutil.copytree(FIXTURE / "data", path / "data")
+    config, _ = read_description(path / "checkpoints" / "imagination" / "2")
+    (path / "config.yaml").write_text(to_yaml(config))
+    (path / "metrics.jsonl").write_text('{"phase": "agent", "step": 2, "time": 0.0, "loss": 0.5}\n')
+    row = {"mean": 0.25, "low": 0.125, "high": 0.5, "episodes": 10}
+    results = {"returns": {"imagination": row}, "world_model": {"exact_frames": {"2": [1.0, 0.5]}}, "minutes": 1.0}
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+SPEC = ActionSpec((3, 2), 1)
+
+
+def test_a_list_of_actions_is_read_with_its_repeats_and_components():
+    actions = dreaming.parse_actions("2:0:-0.5, 1:1:1x2", SPEC)
+    np.testing.assert_array_equal(actions.discrete, [[2, 0], [1, 1], [1, 1]])
+    np.testing.assert_array_equal(actions.continuous, [[-0.5], [1.0], [1.0]])
+    assert dreaming.parse_actions("0,2x3", ActionSpec((3,))).discrete.tolist() == [[0], [2], [2], [2]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "3:0:0", "0:0:1.5", "0:0:nan", "0:0:0x0", "0:0:0x99999", "a:0:0", "0:0:0,", "-1:0:0", "0:0:0:0", "polcy"],
+)
+def test_what_is_no_action_is_refused(text):
+    with pytest.raises(InputError, match="0 to 2 : 0 to 1 : -1 to 1"):
+        dreaming.parse_actions(text, SPEC)
+
+
+FILM = {"episode": 0, "context": 1, "length": None, "num_steps": None, "seed": 0, "fps": 5.0}
+
+
+@pytest.mark.parametrize("actions", ["policy", "data"])
+def test_a_film_has_the_context_and_the_dream(run, tmp_path, capsys, actions):
+    out = tmp_path / "film.gif"
+    dreaming.dream(run, out, actions=actions, **FILM)
+    told = capsys.readouterr().out
+    with Image.open(out) as film:
+        assert 2 <= film.n_frames <= 5
+        assert (film.width > 2 * film.height) == (actions == "data"), "the truth stands beside it"
+        count = film.n_frames
+    assert f"within {count - 1}" in told or f"after {count - 1}" in told
+    assert [file.name for file in tmp_path.iterdir()] == ["film.gif"]
+
+
+def test_the_same_seed_makes_the_same_film_and_another_name_an_mp4(run, tmp_path):
+    pytest.importorskip("av")
+    for name in ("a.gif", "b.gif", "c.mp4"):
+        dreaming.dream(run, tmp_path / name, actions="2:0.5:-1x2", **FILM)
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+    assert (tmp_path / "c.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"episode": 9}, "held-out episodes"), ({"context": 5}, "Give fewer"), ({"num_steps": 3}, "divides k_max")],
+)
+def test_a_film_that_cannot_be_is_refused(run, tmp_path, changed, message):
+    with pytest.raises(InputError, match=message):
+        dreaming.dream(run, tmp_path / "film.gif", actions="policy", **{**FILM, **changed})
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_are_listed_with_how_far_they_came(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(listing, "console", type(listing.console)(width=200))
+    other, broken = run.parent / "deep" / "second", run.parent / "third"
+    for folder in (other, broken):
+        folder.mkdir(parents=True)
+    (other / "config.yaml").write_text(to_yaml(Config()))
+    (broken / "config.yaml").write_text("seed: -1\n")
+    listing.runs(run.parent)
+    lines = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
+    assert set(lines) == {"first", "deep/second", "third"}, "no run is found inside another"
+    for text in ("done", "+0.25", "+0.12 to +0.50", "75.0%"):
+        assert text in lines["first"]
+    assert "begun" in lines["deep/second"] and "unreadable: seed" in lines["third"]
+    with pytest.raises(InputError, match="holds no run"):
+        listing.runs(run / "data")
+
+
+def test_runs_are_compared_on_a_new_page(run, tmp_path):
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "config.yaml").write_text(to_yaml(Config(seed=5)))
+    pages.report([run, second], tmp_path / "out.html")
+    html = (tmp_path / "out.html").read_text()
+    assert "2 runs compared" in html and "not finished" in html and "train.agent.steps" in html
+    with pytest.raises(InputError, match="only a run's own report"):
+        pages.report([run, second], tmp_path / "out.html")
+    with pytest.raises(InputError, match="not a run folder"):
+        pages.report([tmp_path], None)
+
+
+def test_the_report_of_a_run_that_has_only_begun_shows_its_curves(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(Config()))
+    (tmp_path / "metrics.jsonl").write_text('{"phase": "tokenizer", "step": 20, "time": 0.0, "mse": 0.5}\n' * 2)
+    pages.report([tmp_path], None)
+    html = (tmp_path / "report.html").read_text()
+    assert "tokenizer" in html and "<svg" in html and "Dreams beside" not in html

@@ -1,0 +1,93 @@
+"""Trackers show what the log holds, and are refused before any work if they cannot."""
+
+import sys
+import types
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from dreamer4.errors import InputError
+from dreamer4.training import trackers
+from dreamer4.training.metrics import MetricLog, read_metrics
+
+
+def events(folder):
+    found = []
+    for file in sorted(folder.iterdir()):
+        content = file.read_bytes()
+        while content:
+            size = int.from_bytes(content[:8], "little")
+            found.append(Event.FromString(content[12 : 12 + size]))
+            content = content[16 + size :]
+    return found
+
+
+def values(folder):
+    """Returns value by name and step as a viewer sees them, which forgets what a purge names."""
+    seen = {}
+    for event in events(folder):
+        if event.session_log.status == 1:  # START, with the step from which everything older is void
+            seen = {key: value for key, value in seen.items() if key[1] < event.step}
+        seen |= {(value.tag, event.step): round(value.simple_value, 4) for value in event.summary.value}
+    return seen
+
+
+def test_tensorboard_shows_what_the_log_holds(tmp_path):
+    log = MetricLog(tmp_path / "metrics.jsonl", trackers.start("tensorboard", tmp_path, {}))
+    log.truncate("agent", 0)
+    log.append("agent", 2, {"loss": 0.5, "by_seed": [1.0, 2.0], "word": "x", "bad": float("nan")})
+    log.append("agent", 4, {"loss": 0.25})
+    log.close()
+    shown = {("loss", 2): 0.5, ("by_seed/seed0", 2): 1.0, ("by_seed/seed1", 2): 2.0, ("loss", 4): 0.25}
+    assert values(tmp_path / "tensorboard" / "agent") == shown
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [2, 4]
+
+
+def test_a_resumed_run_takes_back_what_it_writes_again(tmp_path):
+    for last in (6, 4):
+        log = MetricLog(tmp_path / "metrics.jsonl", trackers.start("tensorboard", tmp_path, {}))
+        log.truncate("agent", 2 if last == 4 else 0)
+        for step in range(4 if last == 4 else 2, last + 1, 2):
+            log.append("agent", step, {"loss": step / last})
+        log.close()
+    assert values(tmp_path / "tensorboard" / "agent") == {("loss", 2): 0.3333, ("loss", 4): 1.0}
+
+
+def test_wandb_gets_the_same_stream(tmp_path, monkeypatch):
+    told = []
+    run = types.SimpleNamespace(
+        define_metric=lambda name, **kwargs: told.append((name, kwargs)),
+        log=told.append,
+        finish=lambda: told.append("finished"),
+    )
+    module = types.ModuleType("wandb")
+    module.__spec__ = types.SimpleNamespace()
+    module.init = lambda **kwargs: told.append(kwargs["name"]) or run
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    trackers.check("wandb")
+    log = MetricLog(tmp_path / "run" / "metrics.jsonl", trackers.start("wandb", tmp_path / "run", {"seed": 0}))
+    log.append("agent", 2, {"loss": 0.5, "word": "x"})
+    log.append("agent", 4, {"loss": 0.25})
+    log.close()
+    assert told == [
+        "run",
+        ("agent/step", {}),
+        ("agent/*", {"step_metric": "agent/step"}),
+        {"agent/step": 2, "agent/loss": 0.5},
+        {"agent/step": 4, "agent/loss": 0.25},
+        "finished",
+    ]
+
+
+def test_a_missing_wandb_is_refused(monkeypatch):
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"not installed.*\[wandb\]"):
+        trackers.check("wandb")
+    trackers.check("tensorboard")
+
+
+def test_without_a_tracker_nothing_is_written_beside_the_log(tmp_path):
+    log = MetricLog(tmp_path / "metrics.jsonl", trackers.start("none", tmp_path, {}))
+    log.append("agent", 2, {"loss": 0.5})
+    log.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
