@@ -180,7 +180,8 @@ def test_mode_is_the_likeliest_action_of_the_chosen_head(dreamer, memory):
         distribution = getattr(dreamer, name)(memory.h)
         chosen = act(dreamer, memory, "mode", name, 1.0, jr.key(0))
         assert chosen.discrete.tolist() == [int(np.argmax(distribution.discrete[0].logits))]
-        np.testing.assert_allclose(chosen.continuous, distribution.continuous.loc)
+        # One rounding apart: the one is compiled, the other not.
+        np.testing.assert_allclose(chosen.continuous, distribution.continuous.loc, rtol=1e-6)
         again = act(dreamer, memory, "mode", name, 1.0, jr.key(1))
         assert again.discrete.tolist() == chosen.discrete.tolist()
 

@@ -8,20 +8,24 @@ import jax.numpy as jnp
 import pytest
 
 from dreamer4 import checkpoint
-from dreamer4.config import PRESETS, load
+from dreamer4.config import load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError
 from dreamer4.training.metrics import read_metrics
-from dreamer4_cli import describe, run
+from dreamer4_cli import describe, run, world_model
 from dreamer4_cli.world_model import evaluate_world_model
 
 
 pytestmark = pytest.mark.slow
 
 
+# As many episodes as the data has: random play is then collected by one compiled program, here and there.
+SETTINGS = ["train.save_every=2", "evaluation.episodes=32"]
+
+
 @pytest.fixture(scope="module")
 def config():
-    return load("tiny", overrides=["train.save_every=2"])
+    return load("tiny", overrides=SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +99,7 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_weights(folder, config):
 def test_a_run_is_neither_repeated_nor_mixed(folder, config):
     with pytest.raises(InputError, match="--resume"):
         run.demo(config, folder, resume=False)
-    other = load("tiny", overrides=["train.save_every=2", "imagination.horizon=3"])
+    other = load("tiny", overrides=[*SETTINGS, "imagination.horizon=3"])
     with pytest.raises(InputError, match=r"imagination\.horizon"):
         run.demo(other, folder, resume=True)
 
@@ -111,13 +115,14 @@ def test_info_tells_apart_what_it_is_shown(folder, capsys):
 
 
 def test_evaluation_needs_only_the_folder(folder, capsys):
-    run.evaluate(folder, episodes=8, seed=3)
+    run.evaluate(folder, episodes=16, seed=3)
     told = capsys.readouterr().out
     assert "cloned policy" in told
     assert "imagination policy" in told
 
 
-def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsys):
+def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsys, monkeypatch):
+    monkeypatch.setattr(world_model, "REAL_EPISODES", 16)  # as many as are played side by side elsewhere in this file
     measure = {"clips": 12, "context": 2, "horizon": 5, "seed": 0}
     evaluate_world_model(folder, **measure, out=None)
     told = json.loads((folder / "world_model.json").read_text())
@@ -186,7 +191,7 @@ def test_a_phase_needs_the_one_before(config, tmp_path):
 
 def test_a_phase_starts_from_another_run_with_its_own_settings(folder, config, tmp_path):
     path = tmp_path / "other"
-    other = load("tiny", overrides=[f"data.path={folder / 'data'}", "imagination.objective.kind=policy_gradient"])
+    other = load("tiny", overrides=[f"data.path={folder / 'data'}", "seed=1"])
     with pytest.raises(InputError, match="starts from nothing"):
         run.train(other, path, PHASES, resume=False, origin=folder)
     run.train(other, path, ("imagination",), resume=False, origin=folder)
@@ -194,31 +199,3 @@ def test_a_phase_starts_from_another_run_with_its_own_settings(folder, config, t
     for name in ("tokenizer", "dynamics", "prior"):
         assert eqx.tree_equal(getattr(agent, name), getattr(trained, name)), name
     assert not eqx.tree_equal(trained.policy, first.policy)
-
-
-def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path):
-    for override, match in (
-        ("tokenizer.patch=[3,5]", "patch"),
-        ("train.imagination.length=9", "context_length"),
-        ("env.id=Catch-bsuit", "Catch-bsuite"),
-        ("env.id=CartPole-v1", "adapter"),
-    ):
-        with pytest.raises(InputError, match=match):
-            run.demo(load("tiny", overrides=[override]), tmp_path / "run", resume=False)
-        assert not (tmp_path / "run").exists()
-
-
-# The full size has a test of its own.
-@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"paper"}))
-def test_every_preset_fits_its_environment_and_its_own_sizes(preset, capsys):
-    config = load(preset)
-    run.dry_run(config)
-    assert "imagination" in capsys.readouterr().out
-    assert config.train.imagination.length <= config.dynamics.transformer.context_length
-
-
-def test_a_dry_run_of_the_full_size_prints_its_parameters(capsys):
-    run.dry_run(load("paper"))
-    told = capsys.readouterr().out
-    assert "1,67" in told  # 1.67 billion parameters of dynamics
-    assert "imagination" in told
