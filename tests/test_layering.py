@@ -21,7 +21,8 @@ LAYERS = [
     {"dreamer"},
     {"imagination", "evaluation"},
     {"training", "baselines"},
-    {"serving", "reporting", "sharing"},
+    {"reporting", "sharing"},
+    {"serving"},
     {"dreamer4_cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

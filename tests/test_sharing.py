@@ -7,15 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
 from agent.fakes import TINY, TINY_SPEC
 from helpers import equal, generic
 
-from dreamer4 import Dreamer, checkpoint
+from dreamer4 import Dreamer, checkpoint, data
 from dreamer4.checkpoint import Checkpoints
 from dreamer4.dreamer import PHASES, read_description, spec_to_json
 from dreamer4.errors import InputError
-from dreamer4.sharing import export_agent, import_agent
+from dreamer4.sharing import STARTS, export_agent, import_agent
 from dreamer4.training import stack_members
 from dreamer4_cli import run as commands
 
@@ -33,9 +34,12 @@ def dreamer():
     return generic(Dreamer.build, TINY, TINY_SPEC, key=jr.key(0))
 
 
-def save(run, tree, config=TINY, phase="imagination"):
-    meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(TINY_SPEC), "phase": phase, "data": "f00d"}
-    return Checkpoints(run / "checkpoints" / phase).save(7, tree, meta)
+META = {"data": "f00d"}
+
+
+def save(run, tree, config=TINY, phase="imagination", step=7):
+    meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(TINY_SPEC), "phase": phase, **META}
+    return Checkpoints(run / "checkpoints" / phase).save(step, tree, meta)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,36 @@ def test_the_card_shows_no_figures_of_another_phase(run, dreamer, tmp_path):
     shutil.copy(run / "results.json", tmp_path)
     export_agent(save(tmp_path, {"ema": dreamer}, phase="agent"), tmp_path / "out")
     assert "imagination policy" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_held_out_episodes_go_along_if_asked_for(dreamer, tmp_path, monkeypatch):
+    episodes = [
+        data.Episode(
+            np.full((3, *TINY_SPEC.frame_shape), i, np.uint8),
+            np.zeros((3, len(TINY_SPEC.action.num_classes)), np.int32),
+            np.zeros((3, TINY_SPEC.action.continuous_dim), np.float32),
+            np.array([False, True, True]),
+            np.zeros(3, np.float32),
+            True,
+        )
+        for i in range(8)
+    ]
+    about = {"spec": TINY_SPEC, "environment": {"id": "Catch-bsuite"}, "policy": "random", "seed": 0}
+    info = data.write_dataset(tmp_path / "run" / "data", episodes, held_out=0.4, **about)
+    config = TINY.model_copy(update={"data": TINY.data.model_copy(update={"path": None})})
+    monkeypatch.setitem(META, "data", info.fingerprint)
+    save(tmp_path / "run", {"ema": dreamer}, config)
+    export_agent(tmp_path / "run", tmp_path / "out", starts=2)
+    kept = data.read_episodes(tmp_path / "out" / STARTS)
+    assert [int(episode.frame[0, 0, 0, 0]) for episode in kept] == list(info.held_out[:2])
+    assert checkpoint.verify(tmp_path / "out") == [] and equal(Dreamer.load(tmp_path / "out"), dreamer)
+    with pytest.raises(InputError, match="holds 3 episodes out"):
+        export_agent(tmp_path / "run", tmp_path / "more", starts=4)
+    monkeypatch.setitem(META, "data", "another")
+    save(tmp_path / "run", {"ema": dreamer}, config, step=8)
+    with pytest.raises(InputError, match="not the data set"):
+        export_agent(tmp_path / "run", tmp_path / "more", starts=1)
+    assert not (tmp_path / "more").exists()
 
 
 def test_exporting_an_export_changes_no_byte_of_the_weights(exported, tmp_path):

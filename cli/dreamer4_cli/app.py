@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dreamer4.errors import InputError
-from dreamer4_cli import compile_cache, memory, options, viewing
+from dreamer4_cli import compile_cache, memory, options, play_options, viewing
 from dreamer4_cli.endings import Commands, complain
 
 
@@ -216,17 +216,23 @@ def evaluate(
     work.evaluate(existing, episodes=episodes, seed=seed)
 
 
+app.command("play")(play_options.play)
+
+
 @app.command()
 def export(
     path: Annotated[Path, typer.Argument(help="Run folder or checkpoint.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="The folder to create.", show_default=False)],
     member: Annotated[int, typer.Option("--member", min=0, help="Which training seed, if the run has several.")] = 0,
+    starts: Annotated[
+        int, typer.Option("--starts", min=0, help="Held-out episodes to add, for dreamer4 play to start from.")
+    ] = 0,
 ) -> None:
     """Write an agent's weights for others: safetensors, a description with hashes, a model card."""
     existing = viewing.existing(path)
     from dreamer4_cli import share
 
-    share.export(existing, out, member=member)
+    share.export(existing, out, member=member, starts=starts)
 
 
 @app.command(name="import")

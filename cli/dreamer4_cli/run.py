@@ -3,6 +3,7 @@
 import contextlib
 import json
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -325,6 +326,15 @@ def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> N
     _say(f"{results['minutes']:.1f} minutes on {results['device']}, {results['memory_gb']} GB at most")
     _say(f"results: {run.results_file}")
     _say(f"report:  {run.report_file}")
+    _say(f"play it: {invoked()} play {run.path}")
+
+
+def invoked() -> str:
+    """Returns how this command line was called, so that what is printed can be called the same way."""
+    name = sys.argv[0]
+    if Path(name).name != "dreamer4":
+        return "python -m dreamer4_cli"
+    return "dreamer4" if shutil.which("dreamer4") == name else name
 
 
 def _say(line: str) -> None:

@@ -9,10 +9,10 @@ from dreamer4_cli.describe import console
 from dreamer4_cli.run import source_commit
 
 
-def export(path: Path, out: Path, *, member: int) -> None:
-    """Writes an agent for others into the new folder `out`."""
-    export_agent(path, out, member=member, provenance={"exported_at_commit": source_commit()})
-    size = sum(file.stat().st_size for file in out.iterdir())
+def export(path: Path, out: Path, *, member: int, starts: int = 0) -> None:
+    """Writes an agent for others into the new folder `out`, with `starts` episodes it was not trained on."""
+    export_agent(path, out, member=member, starts=starts, provenance={"exported_at_commit": source_commit()})
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     console.print(f"{out}: {size / 1e6:.2f} MB, loads with Dreamer.load", markup=False, soft_wrap=True)
 
 

@@ -4,12 +4,14 @@
         model.safetensors    the weights, each under its dotted path in `Dreamer`
         dreamer4.json        configuration, data specification, provenance, and the SHA-256 of every leaf and file
         README.md            a model card, for people; it may be edited
+        starts/              if asked for, a data set of episodes it was not trained on, to dream on from
 
 `Dreamer.load`, `dreamer4 evaluate` and `dreamer4 info` take the folder as they take a checkpoint. What leaves the house
 is one training seed, without optimiser and without the paths of the machine it was trained on.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,14 @@ import jax.random as jr
 
 from dreamer4 import checkpoint
 from dreamer4.config import Config, override
+from dreamer4.data import DatasetInfo, Episode, read_episodes, read_info, write_dataset
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json, weights_of
 from dreamer4.errors import InputError
 from dreamer4.files import read_bytes
 from dreamer4.training.folder import RunFolder
 
+
+STARTS = "starts"
 
 _MAX_RESULTS = 1024 * 1024
 _POLICIES = {
@@ -34,19 +39,24 @@ _POLICIES = {
 }
 
 
-def export_agent(path: Path, out: Path, *, member: int = 0, provenance: Mapping[str, Any] | None = None) -> None:
+def export_agent(
+    path: Path, out: Path, *, member: int = 0, starts: int = 0, provenance: Mapping[str, Any] | None = None
+) -> None:
     """Writes the averaged weights of a checkpoint into a new folder for others, bit by bit as they are.
 
     Args:
         path: a run, a checkpoint, or an exported folder.
         out: the folder to create.
         member: which of several training seeds.
+        starts: held-out episodes of the run to add.
         provenance: what else to tell about the origin, JSON values by name, such as the commit.
 
     Raises:
-        InputError: if the checkpoint is missing or damaged, has no such member, or `out` exists or cannot be written.
+        InputError: if the checkpoint is missing or damaged, has no such member, or lies in no run with so many held-out
+            episodes; or `out` exists or cannot be written.
     """
     step = find_checkpoint(path)
+    held_out = _held_out(step, starts) if starts else None
     (config, spec), source = read_description(step), checkpoint.read_manifest(step)
     if not 0 <= member < config.seeds:
         raise InputError(f"export: got member {member}, but {step} holds training seeds 0 to {config.seeds - 1}.")
@@ -69,6 +79,31 @@ def export_agent(path: Path, out: Path, *, member: int = 0, provenance: Mapping[
     checkpoint.save(out, weights, meta=meta, kind="safetensors")
     parameters = sum(leaf.size for leaf in weights.values())
     (out / "README.md").write_text(_card(meta, results, parameters), encoding="utf-8")
+    if held_out is not None:
+        info, episodes = held_out
+        write_dataset(
+            out / STARTS,
+            episodes,
+            spec=info.spec,
+            environment=info.environment,
+            policy=info.policy,
+            seed=info.seed,
+            held_out=0.0,
+        )
+
+
+def _held_out(step: Path, count: int) -> tuple[DatasetInfo, list[Episode]]:
+    """Returns the first held-out episodes of the data set that a checkpoint was trained on."""
+    (config, _), meta = read_description(step), checkpoint.read_meta(step)
+    own = Path(os.path.normpath(step.absolute() / "../../../data"))  # of <run>/checkpoints/<phase>/<step>
+    path = own if config.data.path is None else Path(config.data.path)
+    info = read_info(path)
+    if info.fingerprint != meta.get("data"):
+        raise InputError(f"export: {path} is not the data set that {step} was trained on. Leave --starts out.")
+    episodes = read_episodes(path, "held_out")
+    if len(episodes) < count:
+        raise InputError(f"export: got --starts {count}, but {path} holds {len(episodes)} episodes out.")
+    return info, episodes[:count]
 
 
 def import_agent(path: Path, folder: Path, *, phase: str | None = None, overrides: Sequence[str] = ()) -> RunFolder:

@@ -19,7 +19,7 @@ from dreamer4.errors import InputError
 from dreamer4_cli.app import app
 
 
-WORK = ["demo", "collect", "train", "evaluate", "export", "import", "info", "report", "dream", "runs"]
+WORK = ["demo", "collect", "train", "evaluate", "play", "export", "import", "info", "report", "dream", "runs"]
 COMMANDS = [*WORK, "bench", "config", "baseline", "data"]
 LEAVES = [
     *WORK,
@@ -39,12 +39,25 @@ def calls(monkeypatch) -> list:
     """Replaces `dreamer4_cli.run` by a recorder of calls, so that no command does any work."""
     recorded = []
     fake = types.ModuleType("dreamer4_cli.run")
-    for name in ("collect", "train", "evaluate", "demo", "dry_run", "info", "check_data", "export", "import_run"):
+    for name in (
+        "collect",
+        "train",
+        "evaluate",
+        "demo",
+        "dry_run",
+        "info",
+        "check_data",
+        "export",
+        "import_run",
+        "play",
+    ):
         setattr(fake, name, lambda *args, _name=name, **kwargs: recorded.append((_name, args, kwargs)))
     monkeypatch.setitem(sys.modules, "dreamer4_cli.run", fake)
     monkeypatch.setattr(dreamer4_cli, "run", fake, raising=False)
     monkeypatch.setitem(sys.modules, "dreamer4_cli.share", fake)
     monkeypatch.setattr(dreamer4_cli, "share", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "dreamer4_cli.play", fake)
+    monkeypatch.setattr(dreamer4_cli, "play", fake, raising=False)
     return recorded
 
 
@@ -128,8 +141,19 @@ class TestCalls:
         assert invoke("export", ".", "out", "--member", "2").exit_code == 0
         assert invoke("import", ".", "--run", "run", "--phase", "agent", "--set", "seed=1").exit_code == 0
         assert calls == [
-            ("export", (Path(), Path("out")), {"member": 2}),
+            ("export", (Path(), Path("out")), {"member": 2, "starts": 0}),
             ("import_run", (Path(), Path("run")), {"phase": "agent", "overrides": ["seed=1"]}),
+        ]
+
+    def test_play(self, calls, tmp_path):
+        asked = {"host": "127.0.0.1", "port": 7860, "token": None, "allow": (), "dataset": None, "member": 0}
+        assert invoke("play", "catch").exit_code == 0
+        line = "play here --port 0 --allow a:1 --allow b:2 --data . --member 1 --open --token t --host 0.0.0.0"
+        assert invoke(*line.split()).exit_code == 0
+        other = {"host": "0.0.0.0", "port": 0, "token": "t", "allow": ["a:1", "b:2"], "dataset": Path(), "member": 1}
+        assert calls == [
+            ("play", ("catch",), {**asked, "show": False}),
+            ("play", ("here",), {**other, "show": True}),
         ]
 
     @pytest.mark.parametrize("line", ["demo", "train all", "train dynamics"])
@@ -218,6 +242,9 @@ REFUSED = [
     ("export .", "out"),
     ("export missing out", "missing: no such file or folder"),
     ("export . out --member -1", "--member"),
+    ("play", "run_or_checkpoint"),
+    ("play catch --port 70000", "--port"),
+    ("play catch --data missing", "missing: no such file or folder"),
     ("import .", "--run"),
     ("import missing --run out", "missing: no such file or folder"),
     ("info", "path"),

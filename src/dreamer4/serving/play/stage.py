@@ -1,0 +1,191 @@
+"""What all sessions share: an agent, the real environment, recorded starts, and how a person acts in them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from dreamer4 import checkpoint, data, envs
+from dreamer4.config import Config
+from dreamer4.data import Episode
+from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
+from dreamer4.envs import AbstractEnvironment
+from dreamer4.errors import InputError, nearest
+from dreamer4.serving.play import worlds
+from dreamer4.serving.play.controls import Controls, find_controls
+from dreamer4.sharing import STARTS
+from dreamer4.training.folder import RunFolder
+from dreamer4.types import Action, DataSpec
+
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+
+_MOST_STARTS = 64
+_TRIES = 256
+_LONGEST_REPLAY = 512  # frames
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """An agent and its worlds, ready to be played; nothing of it ever changes.
+
+    Attributes:
+        name: what is played, for people.
+        dreamer: the agent.
+        spec: what its frames and actions look like.
+        phase: the newest phase it was trained in.
+        controls: how a person acts.
+        env: the real environment, or None.
+        absent: why there is no real environment.
+        episodes: recorded episodes to start from, each of at least two frames.
+        env_config: the environment's id and arguments.
+    """
+
+    name: str
+    dreamer: Dreamer
+    spec: DataSpec
+    phase: str
+    controls: Controls
+    env: AbstractEnvironment | None
+    absent: str
+    episodes: tuple[Episode, ...]
+    env_config: dict[str, Any]
+
+    @property
+    def policies(self) -> tuple[Literal["policy", "prior"], ...]:
+        """The policies that can be watched: the trained one, and the cloned prior."""
+        if self.phase == "imagination":
+            return ("policy", "prior")
+        return ("prior",) if self.phase == "agent" else ()
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that are trained."""
+        cloned = ("reward", "continuation", "policy")
+        return {"agent": cloned, "imagination": (*cloned, "value")}.get(self.phase, ())
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """The numbers K of denoise passes that can be chosen."""
+        return tuple(2**i for i in range(self.dreamer.dynamics.grid.finest + 1))
+
+    @property
+    def own_passes(self) -> int:
+        """The number of denoise passes of the agent's own sampler."""
+        return getattr(self.dreamer.sampler, "num_steps", self.dreamer.dynamics.grid.k_max)
+
+    def find_game(self, episode: Episode, passed: int) -> PyTree | None:
+        """Returns a state of the real environment in which it shows what was recorded, or None if none was found.
+
+        Args:
+            episode: a recorded episode.
+            passed: how many of its frames have passed.
+        """
+        longest = min(max(e.length for e in self.episodes), _LONGEST_REPLAY)
+        if self.env is None or passed > longest:
+            return None
+        known = episode.action_mask[:passed]
+        if not known[1:].all():
+            return None
+        # One shape for all starts, so that one program serves them.
+        frame, discrete, continuous = (
+            _padded(x[:passed], longest) for x in (episode.frame, episode.discrete, episode.continuous)
+        )
+        action = Action(jnp.asarray(discrete), jnp.asarray(continuous))
+        found, state = worlds.replay_game(self.env, frame, action, np.asarray(passed, np.int32), _TRIES)
+        return state if bool(jax.device_get(found)) else None
+
+
+def shipped() -> list[str]:
+    """Returns the names of the agents that come with the package."""
+    return sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir()) if PRETRAINED.is_dir() else []
+
+
+def find_agent(name: str) -> Path:
+    """Returns the run, checkpoint or exported folder that a path or the name of a shipped agent means.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    path = Path(name)
+    try:
+        if path.exists():
+            return path
+    except OSError:  # too long a name, or a folder that is closed to us
+        pass
+    if name in shipped():
+        return PRETRAINED / name
+    known = f" {nearest(name, shipped())}" if shipped() else ""
+    raise InputError(
+        f"play: {name} is no file or folder, and no agent of that name comes with dreamer4. Give a run, a checkpoint, "
+        f"an exported folder or a name.{known}"
+    )
+
+
+def load_stage(path: Path, *, dataset: Path | None = None, member: int = 0) -> Stage:
+    """Loads what is played.
+
+    Args:
+        path: a run, a checkpoint, or an exported folder.
+        dataset: where recorded starts come from; None: the agent's own data set, if it is there.
+        member: which of several training seeds.
+
+    Raises:
+        InputError: if the agent cannot dream yet, if the data set is not of its kind, or if there is neither a real
+            environment nor a recorded episode to start from.
+    """
+    step = find_checkpoint(path)
+    (config, spec), meta = read_description(step), checkpoint.read_meta(step)
+    phase = str(meta.get("phase"))
+    if phase == "tokenizer":
+        raise InputError(f"play: {step} is of the tokenizer phase, which cannot dream yet. Train the dynamics first.")
+    dreamer = Dreamer.load(step, member=member)
+    env, absent = _environment(config, spec)
+    found = dataset or _own_dataset(step, config)
+    episodes = () if found is None else _episodes(found, spec, str(meta.get("data")))
+    if env is None and not episodes:
+        raise InputError(
+            f"play: there is nothing to start from. {absent} And there are no recorded episodes"
+            f"{'' if found is None else f' of two frames in {found}'}. Name a data set with --data."
+        )
+    controls = find_controls(spec.action, config.env, env)
+    about = {"id": config.env.id, "kwargs": dict(config.env.kwargs)}
+    return Stage(config.env.id, dreamer, spec, phase, controls, env, absent, episodes, about)
+
+
+def _environment(config: Config, spec: DataSpec) -> tuple[AbstractEnvironment | None, str]:
+    try:
+        env = envs.make(config.env)
+    except InputError as error:
+        return None, f"The real game cannot be played: {error}"
+    if env.spec.frame_shape != spec.frame_shape or env.spec.action != spec.action:
+        return None, f"The real game cannot be played: {config.env.id} does not look like the agent's data."
+    return env, ""
+
+
+def _own_dataset(step: Path, config: Config) -> Path | None:
+    """Returns the data set that belongs to a checkpoint, if it is where it should be."""
+    parents = step.absolute().parents
+    run = RunFolder(parents[2]) if len(parents) > 2 else None
+    candidates = [step / STARTS]
+    candidates += [Path(config.data.path)] if config.data.path is not None else []
+    candidates += [run.data] if run is not None and run.is_run else []
+    return next((path for path in candidates if (path / "dataset.json").is_file()), None)
+
+
+def _episodes(path: Path, spec: DataSpec, trained_on: str) -> tuple[Episode, ...]:
+    info = data.read_info(path)
+    if info.frame_shape != spec.frame_shape or info.spec.action != spec.action:
+        raise InputError(f"play: {path} holds {info.spec}, but the agent was trained on {spec}. Choose its own data.")
+    split = "held_out" if info.fingerprint == trained_on and info.held_out else "all"
+    long_enough = (episode for episode in data.read_episodes(path, split) if episode.length > 1)
+    return tuple(episode for episode, _ in zip(long_enough, range(_MOST_STARTS), strict=False))
+
+
+def _padded(rows: np.ndarray, length: int) -> np.ndarray:
+    """Repeats the last row until there are `length`."""
+    return rows[np.minimum(np.arange(length), len(rows) - 1)]
