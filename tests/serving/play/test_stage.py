@@ -1,0 +1,50 @@
+"""What can be played: agents of all origins, their starts, and the ones that come with the package."""
+
+from pathlib import Path
+
+import pytest
+
+from dreamer4 import data
+from dreamer4.errors import InputError
+from dreamer4.serving.play import stage
+
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "v1"
+
+
+def test_an_agent_and_the_episodes_it_was_not_trained_on():
+    # Its frames are no frames of Catch, which its configuration names, so there is no game.
+    loaded = stage.load_stage(FIXTURES / "run", dataset=FIXTURES / "data")
+    assert loaded.env is None and "does not look like" in loaded.absent
+    assert loaded.controls.continuous == 2 and loaded.passes == (1, 2, 4) and loaded.own_passes == 2
+    assert [e.length for e in loaded.episodes] == [e.length for e in data.read_episodes(FIXTURES / "data", "held_out")]
+    assert loaded.find_game(loaded.episodes[0], 1) is None
+
+
+def test_without_a_game_and_without_data_there_is_nothing_to_play():
+    with pytest.raises(InputError, match="nothing to start from"):
+        stage.load_stage(FIXTURES / "exported")
+
+
+def test_a_tokenizer_cannot_dream(monkeypatch):
+    monkeypatch.setattr(stage.checkpoint, "read_meta", lambda step: {"phase": "tokenizer"})
+    monkeypatch.setattr(stage, "read_description", lambda step: (None, None))
+    with pytest.raises(InputError, match="cannot dream yet"):
+        stage.load_stage(FIXTURES / "exported")
+
+
+def test_data_of_another_kind_is_refused():
+    with pytest.raises(InputError, match="but the agent was trained on"):
+        stage.load_stage(FIXTURES / "exported", dataset=stage.PRETRAINED / "catch" / stage.STARTS)
+
+
+@pytest.mark.parametrize("name", stage.shipped())
+def test_what_ships_is_small_and_whole(name):
+    loaded = stage.load_stage(stage.find_agent(name))
+    assert loaded.phase == "imagination" and loaded.env is not None
+    assert len(loaded.episodes) >= 8
+
+
+def test_catch_ships_and_all_of_it_is_under_five_megabytes():
+    assert "catch" in stage.shipped()
+    assert sum(f.stat().st_size for f in stage.PRETRAINED.rglob("*") if f.is_file()) < 5_000_000
