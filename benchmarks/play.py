@@ -52,7 +52,7 @@ def serving(agent: str) -> Iterator[tuple[int, str]]:
 
 def in_a_browser(link: str, *, seconds: float, rate: int, seed: int) -> dict[str, Any]:
     """Plays by random keys in Chromium."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
 
     keys, words = ["ArrowLeft", "ArrowRight"], random.Random(seed)  # noqa: S311
     with sync_playwright() as driver:
