@@ -1,5 +1,6 @@
 """Settings and fixtures of the whole suite."""
 
+import gc
 import os
 import zlib
 from collections.abc import Callable
@@ -28,6 +29,10 @@ install_import_hook(["dreamer4", "dreamer4_cli"], _CHECKER)
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+# Programs and traces live long; looking for garbage among them as often as Python does costs a few per cent.
+gc.set_threshold(50_000, 20, 100)
 
 
 # A first example may compile, and machines are shared: time is no property of ours to test.
