@@ -14,6 +14,7 @@ from dreamer4.config import OptimizerConfig, PhaseConfig
 from dreamer4.data import DeviceSource, Episode
 from dreamer4.errors import InputError
 from dreamer4.training import CloningPhase, init_state, train
+from dreamer4.types import Action
 
 
 LENGTH = 5
@@ -74,15 +75,15 @@ def test_it_clones_from_pixels_through_the_encoder(source, dreamer):
     assert eqx.tree_equal(finished.prior, finished.policy)
 
     # An acting agent sees what training showed it: the kind of video tells the action.
-    def act(frame):
-        memory = learned.observe(
-            learned.init(), frame, jax.tree.map(lambda x: x[0, 0], zero), jnp.array(False), key=jr.key(1)
-        )
+    @eqx.filter_jit
+    @eqx.filter_vmap(in_axes=(None, 0))
+    def act(learned, frame):
+        none = Action.null(TINY_SPEC.action)
+        memory = learned.observe(learned.init(), frame, none, jnp.array(False), key=jr.key(1))
         return learned.act(memory, mode="mode", key=jr.key(2)).discrete[0]
 
-    zero = source.episodes(jnp.arange(1), LENGTH).action
-    frames = jnp.stack([jnp.zeros(TINY_SPEC.frame_shape), jnp.ones(TINY_SPEC.frame_shape)])
-    assert eqx.filter_jit(jax.vmap(act))(frames).tolist() == [0, 2]
+    frames = np.stack([np.zeros(TINY_SPEC.frame_shape, np.float32), np.ones(TINY_SPEC.frame_shape, np.float32)])
+    assert act(learned, jnp.asarray(frames)).tolist() == [0, 2]
 
 
 def test_rows_that_are_not_relevant_teach_nothing(source, dreamer):
