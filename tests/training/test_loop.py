@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from agent.fakes import TINY, TINY_SPEC, build_tiny, oracle, randomised
+from agent.fakes import TINY, TINY_SPEC, build_tiny, randomised
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from training.faults import world
 
 from dreamer4.checkpoint import Checkpoints, load
 from dreamer4.config import OptimizerConfig, PhaseConfig
@@ -285,14 +286,7 @@ class OfFrames(OneNumber):
 
 @pytest.fixture(scope="module")
 def small():
-    return oracle(
-        TINY_SPEC,
-        size=1,
-        read=lambda frame: frame[0, 0],
-        transition=lambda state, action: state,
-        reward=lambda h: h[0],
-        continuation=lambda h: h[0],
-    )
+    return world()
 
 
 def history(phase, dreamer, source, *, state=None, seeds=1, config=CONFIG, **settings):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dreamer4.agent.heads import ContinuationHead, LatentHead, PolicyHead, ScalarHead
+from dreamer4.agent.objectives import masked_mean
 from dreamer4.types import Trajectory
 
 
@@ -38,23 +39,20 @@ def agent_losses(
     """
     length = h.shape[0]
 
-    def mean(nll, counted):
-        return jnp.sum(jnp.where(counted, nll, 0.0)) / jnp.maximum(counted.sum(), 1)
-
     def target(leaf, index):
         return jax.tree.map(lambda x: x[index], leaf)
 
     ahead, inside = offset_index(length, policy.length, 1)
     known = inside & row.valid[ahead] & row.action_mask[ahead] & row.valid[:, None]
-    cloning = mean(-policy.offsets(h).log_prob(target(row.action, ahead)), known & row.relevant)
+    cloning = masked_mean(-policy.offsets(h).log_prob(target(row.action, ahead)), known & row.relevant)
 
     now, inside = offset_index(length, reward.length, 0)
     arrived = inside & row.valid[now] & ~row.is_first[now]
-    rewards = mean(-reward.offsets(h).log_prob(row.reward[now]), arrived)
+    rewards = masked_mean(-reward.offsets(h).log_prob(row.reward[now]), arrived)
 
     now, inside = offset_index(length, continuation.length, 0)
     goes_on = 1.0 - row.is_terminal[now].astype(jnp.float32)
-    ends = mean(-continuation.offsets(h).log_prob(goes_on), inside & row.valid[now])
+    ends = masked_mean(-continuation.offsets(h).log_prob(goes_on), inside & row.valid[now])
     return {"cloning": cloning, "reward": rewards, "continuation": ends}
 
 
@@ -70,4 +68,4 @@ def reconstruction_loss(
         valid: False at padding, which does not count.
     """
     error = jnp.mean((head(h) - latent) ** 2, axis=(-2, -1))
-    return jnp.sum(jnp.where(valid, error, 0.0)) / jnp.maximum(valid.sum(), 1)
+    return masked_mean(error, valid)

@@ -36,7 +36,7 @@ class AbstractPolicyObjective(eqx.Module):
         """Returns the loss and metrics."""
 
 
-def masked_mean(x: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, ""]:
+def masked_mean(x: Float[Array, "*dims"], mask: Bool[Array, "*dims"]) -> Float[Array, ""]:
     """Returns the mean over the true entries of `mask`, and 0 if there are none."""
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
 

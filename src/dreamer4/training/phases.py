@@ -71,9 +71,13 @@ class AbstractPhase(eqx.Module):
 
 
 def mark(dreamer: Dreamer, where: Callable[[Dreamer], Sequence[PyTree]]) -> PyTree[bool]:
-    """Returns a tree that is True at the arrays of the chosen parts and False elsewhere."""
+    """Returns a tree that is True at the arrays of the chosen parts, if the agent has them, and False elsewhere."""
     nothing = jax.tree.map(lambda _: False, dreamer)
-    return eqx.tree_at(where, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
+
+    def present(dreamer):
+        return [part for part in where(dreamer) if part is not None]
+
+    return eqx.tree_at(present, nothing, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
 
 
 def mark_tokenizer(dreamer: Dreamer) -> PyTree[bool]:
@@ -251,11 +255,7 @@ class AgentPhase(AbstractPhase):
         return weights | ({"reconstruction": self.reconstruction} if self.reconstruction else {})
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
-        def parts(dreamer):
-            optional = () if dreamer.reconstruction is None else (dreamer.reconstruction,)
-            return [dreamer.dynamics, dreamer.policy, dreamer.reward, dreamer.continuation, *optional]
-
-        return mark(dreamer, parts)
+        return mark(dreamer, lambda d: [d.dynamics, d.policy, d.reward, d.continuation, d.reconstruction])
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
@@ -277,10 +277,7 @@ class AgentPhase(AbstractPhase):
         rows = jax.vmap(losses)(h, batch)
         clip = ~image
         share = dict.fromkeys(rows, clip) | {"cloning": clip & batch.relevant}
-        terms = {
-            name: jnp.sum(jnp.where(share[name], values, 0.0)) / jnp.maximum(share[name].sum(), 1)
-            for name, values in rows.items()
-        }
+        terms = {name: masked_mean(values, share[name]) for name, values in rows.items()}
         return {"dynamics": loss} | terms, metrics
 
     def finish(self, dreamer: Dreamer) -> Dreamer:
