@@ -12,7 +12,7 @@ from helpers import distance, equal
 from play_stage import LEFT, RIGHT, STAY, act, ending, stage
 
 from dreamer4.data import find_problems
-from dreamer4.dynamics import ShortcutSampler
+from dreamer4.dynamics import ShortcutSampler, denoise
 from dreamer4.errors import InputError
 from dreamer4.serving.play import worlds
 from dreamer4.serving.play.session import Session
@@ -53,12 +53,33 @@ class TestWorlds:
             return dreamer.tokenizer.decode_step(latent, mind.decoder)[0], memory
 
         picture, memory = expect(dreamer, mind._mind)
-        following, dreamt = worlds.imagine(dreamer, mind._mind, action, np.asarray(2, np.int32), clock)
+        passes, once = np.asarray(2, np.int32), np.asarray(False)
+        following, dreamt = worlds.imagine(dreamer, mind._mind, action, passes, once, clock)
         assert distance(following.memory.h, memory.h) < 1e-5
         assert equal(following.memory.world.position, memory.world.position)
         assert np.abs(255 * np.clip(np.asarray(picture), 0, 1) - np.asarray(dreamt.frame)).max() < 0.51
-        _, hasty = worlds.imagine(dreamer, mind._mind, action, np.asarray(0, np.int32), clock)
+        _, hasty = worlds.imagine(dreamer, mind._mind, action, np.asarray(0, np.int32), once, clock)
         assert float(dreamt.movement) > 0 and float(hasty.movement) == 0
+
+    def test_a_second_draw_is_compared_and_changes_nothing(self):
+        dreamer, clock, passes = stage().dreamer, Clock.at(3, 7), np.asarray(2, np.int32)
+        mind = Session(stage())
+        mind.start("dream", episode=0, passed=4)
+        action = Action(jnp.array(LEFT), jnp.zeros(0))
+        once, twice = (
+            worlds.imagine(dreamer, mind._mind, action, passes, np.asarray(flag), clock) for flag in (False, True)
+        )
+        assert np.isnan(once[1].disagreement)
+        assert equal(once[0], twice[0]) and equal(once[1].frame, twice[1].frame)
+
+        @eqx.filter_jit
+        def latent(key):
+            sampler = ShortcutSampler(4, dreamer.sampler.context_signal)
+            return denoise(dreamer.dynamics, action, jnp.array(True), mind._mind.memory.world, sampler.num_steps, key=key)
+
+        apart = latent(jr.split(clock.key(worlds.IMAGINE))[0]) - latent(clock.key(worlds.DOUBT))
+        assert distance(twice[1].disagreement, jnp.sqrt(jnp.mean(apart**2))) < 1e-5
+        assert twice[1].disagreement > 0
 
     def test_what_has_not_passed_is_not_remembered(self):
         episode, length = stage().episodes[0], 8

@@ -46,6 +46,7 @@ class Step(_Request):
     discrete: Annotated[list[Annotated[int, Field(ge=0, le=MAX_SEED)]], Field(max_length=1024)] = []
     continuous: Annotated[list[float], Field(max_length=1024)] = []
     num_steps: Annotated[int, Field(ge=1, le=MAX_SEED)]
+    twice: bool = False
 
 
 class Look(_Request):

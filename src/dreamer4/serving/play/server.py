@@ -215,6 +215,7 @@ class PlayServer:
                     discrete=request.discrete,
                     continuous=request.continuous,
                     num_steps=request.num_steps,
+                    twice=request.twice,
                 )
             case protocol.Look():
                 what = partial(session.look, request.mode)

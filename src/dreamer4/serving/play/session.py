@@ -93,7 +93,9 @@ class Session:
         self._look_back()
         return self._show()
 
-    def step(self, by: Actor, *, discrete: list[int], continuous: list[float], num_steps: int) -> Moment:
+    def step(
+        self, by: Actor, *, discrete: list[int], continuous: list[float], num_steps: int, twice: bool = False
+    ) -> Moment:
         """Advances by one frame, unless the episode is over.
 
         Args:
@@ -101,6 +103,7 @@ class Session:
             discrete: class of each component, if the person acts.
             continuous: continuous part in [-1, 1], if the person acts.
             num_steps: K, denoise passes of the dreamt frame.
+            twice: whether to draw it twice, so that the two can be compared.
 
         Raises:
             InputError: if nothing was started, or the action, the actor or the number of passes does not exist.
@@ -129,7 +132,7 @@ class Session:
             mind, reading = worlds.observe(stage.dreamer, mind, played.step.frame, action, clock)
         elif not self._dream.end:
             passes = np.asarray(num_steps.bit_length() - 1, np.int32)
-            mind, dreamt = worlds.imagine(stage.dreamer, mind, action, passes, clock)
+            mind, dreamt = worlds.imagine(stage.dreamer, mind, action, passes, np.asarray(twice), clock)
         self._mind = mind
         # One wait for all of it, so that the two worlds are computed side by side.
         action, played, dreamt, reading = jax.device_get((action, played, dreamt, reading))
@@ -191,7 +194,9 @@ class Session:
             self._real.reward = 0.0
         if dreamt is not None:
             self._reading = dreamt.reading
-            self._warnings = {"movement": finite(dreamt.movement), "residual": finite(dreamt.residual)}
+            self._warnings = {
+                name: finite(getattr(dreamt, name)) for name in ("movement", "residual", "disagreement")
+            }
             self._dream.image = dreamt.image
             self._expect(dreamt.reading)
             if real is not None:

@@ -22,7 +22,7 @@ from dreamer4.types import Action, TimeStep, to_float, to_uint8
 
 
 # Streams of chance within a session.
-RECALL, OBSERVE, IMAGINE, ACT, OPEN, PLAY = range(6)
+RECALL, OBSERVE, IMAGINE, ACT, OPEN, PLAY, DOUBT = range(7)
 
 
 class Clock(eqx.Module):
@@ -75,6 +75,7 @@ class Dreamt(eqx.Module):
         reading: what the heads tell.
         movement: how far its clean estimate moved in the second half of the denoise passes, RMS; 0 for one pass.
         residual: how far its latents move when the frame is encoded again, RMS.
+        disagreement: how far they are from those of a second draw with other noise, RMS; NaN if there was none.
     """
 
     frame: UInt8[Array, "H W C"]
@@ -82,6 +83,7 @@ class Dreamt(eqx.Module):
     reading: Reading
     movement: Float[Array, ""]
     residual: Float[Array, ""]
+    disagreement: Float[Array, ""]
 
 
 class Played(eqx.Module):
@@ -130,13 +132,26 @@ def observe(
 
 @eqx.filter_jit
 def imagine(
-    dreamer: Dreamer, mind: Mind, action: Action, step_index: Int[Array | np.ndarray, ""], clock: Clock
+    dreamer: Dreamer,
+    mind: Mind,
+    action: Action,
+    step_index: Int[Array | np.ndarray, ""],
+    twice: Bool[Array | np.ndarray, ""],
+    clock: Clock,
 ) -> tuple[Mind, Dreamt]:
-    """Dreams the frame that an action leads to, in `2 ** step_index` passes; the same as `Dreamer.imagine_step`."""
+    """Dreams the frame that an action leads to, in `2 ** step_index` passes; the same as `Dreamer.imagine_step`.
+
+    With `twice` the frame is drawn a second time, for the comparison alone: what is dreamt stays the same.
+    """
     memory, known = mind.memory, jnp.array(True)
     key_denoise, key_commit = jr.split(clock.key(IMAGINE))
-    z, halfway = denoise_watched(
-        dreamer.dynamics, action, known, memory.world, jnp.asarray(step_index), key=key_denoise
+
+    def draw(key):
+        return denoise_watched(dreamer.dynamics, action, known, memory.world, jnp.asarray(step_index), key=key)
+
+    z, halfway = draw(key_denoise)
+    disagreement = jax.lax.cond(
+        twice, lambda: _rms(z - draw(clock.key(DOUBT))[0]), lambda: jnp.full((), jnp.nan, z.dtype)
     )
     signal = dreamer.sampler.context_signal
     h, world = commit(dreamer.dynamics, z, action, known, memory.task, memory.world, signal, key=key_commit)
@@ -147,7 +162,7 @@ def imagine(
     memory = Memory(encoder, world, h, memory.task)
     frame = to_uint8(picture)
     movement = jnp.where(jnp.asarray(step_index) > 0, _rms(z - halfway), 0.0)
-    return Mind(memory, decoder), Dreamt(frame, render(frame), read(dreamer, memory), movement, _rms(again - z))
+    return Mind(memory, decoder), Dreamt(frame, render(frame), read(dreamer, memory), movement, _rms(again - z), disagreement)
 
 
 @eqx.filter_jit
