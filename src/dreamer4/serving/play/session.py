@@ -194,9 +194,7 @@ class Session:
             self._real.reward = 0.0
         if dreamt is not None:
             self._reading = dreamt.reading
-            self._warnings = {
-                name: finite(getattr(dreamt, name)) for name in ("movement", "residual", "disagreement")
-            }
+            self._warnings = {name: finite(getattr(dreamt, name)) for name in ("movement", "residual", "disagreement")}
             self._dream.image = dreamt.image
             self._expect(dreamt.reading)
             if real is not None:

@@ -162,7 +162,8 @@ def imagine(
     memory = Memory(encoder, world, h, memory.task)
     frame = to_uint8(picture)
     movement = jnp.where(jnp.asarray(step_index) > 0, _rms(z - halfway), 0.0)
-    return Mind(memory, decoder), Dreamt(frame, render(frame), read(dreamer, memory), movement, _rms(again - z), disagreement)
+    warnings = movement, _rms(again - z), disagreement
+    return Mind(memory, decoder), Dreamt(frame, render(frame), read(dreamer, memory), *warnings)
 
 
 @eqx.filter_jit
