@@ -191,6 +191,15 @@ def test_recording(watched):
         assert {"game/dataset.json", "dream/dataset.json"} <= set(file.namelist())
 
 
+def test_a_second_draw_is_made_as_long_as_it_is_asked_for(watched):
+    watched.open().ready()
+    watched.page.click("#step")
+    watched.until("moment.time === 1 && moment.warnings.disagreement > 0")
+    watched.page.uncheck("#twice")
+    watched.page.click("#step")
+    watched.until("moment.time === 2 && moment.warnings.disagreement === null")
+
+
 def test_a_lost_connection_comes_back(browser):
     running = Running()
     with running:
@@ -199,7 +208,7 @@ def test_a_lost_connection_comes_back(browser):
     watched.until("!document.getElementById('banner').hidden")
     with running:  # on the same port
         watched.until("document.getElementById('banner').hidden")
-        watched.page.keyboard.press("ArrowLeft")
+        watched.ready().page.keyboard.press("ArrowLeft")  # no key counts before the first frame is there
         watched.until("moment.time >= 1")
         watched.context.close()
     assert watched.foreign == []

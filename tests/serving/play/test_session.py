@@ -80,6 +80,13 @@ class TestWorlds:
         assert distance(twice[1].disagreement, jnp.sqrt(jnp.mean(apart**2))) < 1e-5
         assert twice[1].disagreement > 0
 
+    def test_what_is_not_drawn_twice_tells_no_disagreement(self):
+        session, _ = play([])
+        plain, drawn = (
+            session.step("player", discrete=STAY, continuous=[], num_steps=2, twice=twice) for twice in (False, True)
+        )
+        assert plain.warnings["disagreement"] is None and drawn.warnings["disagreement"] > 0
+
     def test_what_has_not_passed_is_not_remembered(self):
         episode, length = stage().episodes[0], 8
 
