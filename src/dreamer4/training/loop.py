@@ -29,7 +29,7 @@ from dreamer4.types import DataSpec, to_float
 # Streams of randomness below a seed's root key. Appending is safe; reordering changes every run.
 STREAMS = ("init", *PHASES, "collect", "evaluate", "cloning", "behaviour")
 
-EPISODES_AT_ONCE = 128  # encoded side by side
+EPISODES_AT_ONCE, FRAMES_AT_ONCE = 128, 32  # encoded side by side, and in one call
 
 
 def stream(seed: int | Int[Array, ""], name: str) -> PRNGKeyArray:
@@ -214,28 +214,45 @@ def _bound(tree: PyTree) -> PyTree:
 
 
 @eqx.filter_jit
-def _encode_batch(tokenizer, frames):
-    def encode(frames):
+def _encode_frames(tokenizer, stream, frames):
+    def encode(stream, frames):
         def body(stream, frame):
             latent, stream = tokenizer.encode_step(to_float(frame), stream)
             return stream, latent
 
-        return jax.lax.scan(body, tokenizer.init_encoder(), frames)[1]
+        return jax.lax.scan(body, stream, frames)
 
-    return jax.vmap(encode)(frames)
+    return jax.vmap(encode)(stream, frames)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put_rows(latents, row, encoded):
+    return latents.at[row].set(encoded, mode="drop")
 
 
 def encode_source(dreamer: Dreamer, source: DeviceSource) -> Float[Array, "N Nz Dz"]:
-    """Encodes every frame of a data set, each episode from its start, as an acting agent would."""
+    """Encodes every frame of a data set, each episode from its start, as an acting agent would.
+
+    Episodes of about one length go side by side, so many frames at a time. All calls have one shape, and little is
+    computed beyond the end of an episode, however unlike the lengths are.
+    """
     tokenizer = _bound(dreamer.tokenizer)
+    beginning = _bound(
+        jax.tree.map(lambda x: jnp.broadcast_to(x, (EPISODES_AT_ONCE, *x.shape)), tokenizer.init_encoder())
+    )
     latents = jnp.zeros((source.num_frames, tokenizer.num_spatial, tokenizer.spatial_dim))
+    lengths = np.asarray(source.length)
+    order = np.argsort(lengths, kind="stable")
+    count = min(FRAMES_AT_ONCE, source.max_length)
     for first in range(0, source.num_episodes, EPISODES_AT_ONCE):
         # The last batch repeats the last episode, so that every batch has one shape.
-        index = jnp.minimum(jnp.arange(first, first + EPISODES_AT_ONCE), source.num_episodes - 1)
-        frames = source.episodes(index, source.max_length).frame
-        encoded = _encode_batch(tokenizer, frames)
-        time = jnp.arange(source.max_length)
-        row = source.start[index][:, None] + time
-        row = jnp.where(time < source.length[index][:, None], row, source.num_frames)  # beyond the end: dropped
-        latents = latents.at[row].set(encoded, mode="drop")
+        index = order[np.minimum(np.arange(first, first + EPISODES_AT_ONCE), source.num_episodes - 1)]
+        stream = beginning
+        for begin in range(0, int(lengths[index].max()), count):
+            frames = source.stretches(jnp.asarray(index), jnp.full(EPISODES_AT_ONCE, begin), count).frame
+            stream, encoded = _encode_frames(tokenizer, stream, frames)
+            time = jnp.arange(begin, begin + count)
+            row = source.start[index][:, None] + time
+            row = jnp.where(time < source.length[index][:, None], row, source.num_frames)  # beyond the end: dropped
+            latents = _put_rows(latents, row, encoded)
     return latents
