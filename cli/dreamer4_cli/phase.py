@@ -69,6 +69,7 @@ class Work:
         self.log.truncate(phase.name, done)
         self._note(phase.name, done if done else None, settings.steps, steps)
         waiting: list[dict[str, Any]] = []
+        due: tuple[int, list[dict[str, Any]]] | None = None
         recent: deque[tuple[int, dict[str, Any]]] = deque(maxlen=settings.guard.abort_after + 1)
         with Progress(phase.name, total=settings.steps, completed=done, console=console) as bar:
             stopping.losing(False)
@@ -84,20 +85,20 @@ class Work:
             )
             try:
                 for state, metrics in training:
+                    # Metrics are read while the device takes the step after theirs, so that it never waits for us.
+                    text = self._report(phase, due)
+                    due = None
                     stopping.losing(True)
                     done += 1
                     waiting.append(metrics)
                     recent.append((done, metrics))
-                    text, last, asked = None, done == settings.steps, stopping.requested()
+                    last, asked = done == settings.steps, stopping.requested()
                     saving = not last and (asked or done % config.train.save_every == 0)
                     # At every save, so that a run that goes on from here writes the lines that this one would.
                     if last or saving or done % config.train.log_every == 0:
-                        means = mean_over(waiting, config.seeds)
-                        waiting = []
-                        self.log.append(phase.name, done, means)
-                        text = "  ".join(f"{name} {np.mean(means[name]):.3g}" for name in list(phase.weights)[:3])
-                        if skipped := int(np.sum(means["skipped"])):
-                            text += f"  {skipped} steps left out"
+                        due, waiting = (done, waiting), []
+                    if last or saving:
+                        text, due = self._report(phase, due), None
                     bar.advance(1, text)
                     if saving and self._save(steps, done, state, phase.name):
                         stopping.losing(False)
@@ -105,11 +106,24 @@ class Work:
                     if asked and not last:  # saved above; who asked since then waits for the next step
                         raise stopping.Stopped(stopping.signum())
             except DivergenceError as error:
+                self._report(phase, due)
                 if waiting:
-                    self.log.append(phase.name, done, mean_over(waiting, config.seeds))
+                    self._report(phase, (done, waiting))
                 raise self._explained(error, phase, settings, steps, list(recent)) from None
         stopping.losing(True)  # until the last checkpoint is saved
         return state
+
+    def _report(self, phase: AbstractPhase, due: tuple[int, list[dict[str, Any]]] | None) -> str | None:
+        """Writes the metrics of the steps up to one, if any are due, and returns what the progress bar says of them."""
+        if due is None:
+            return None
+        done, metrics = due
+        means = mean_over(metrics, self.config.seeds)
+        self.log.append(phase.name, done, means)
+        text = "  ".join(f"{name} {np.mean(means[name]):.3g}" for name in list(phase.weights)[:3])
+        if skipped := int(np.sum(means["skipped"])):
+            text += f"  {skipped} steps left out"
+        return text
 
     def _save(self, steps: Checkpoints, done: int, state: TrainState, phase: str) -> bool:
         try:

@@ -20,11 +20,11 @@ from dreamer4 import checkpoint
 from dreamer4.config import load
 from dreamer4.data import DatasetInfo
 from dreamer4.errors import DivergenceError, InputError
-from dreamer4.training import init_state, stream
+from dreamer4.training import init_state, loop, stream
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.loop import step_keys
 from dreamer4.training.metrics import MetricLog, read_metrics
-from dreamer4_cli import stopping
+from dreamer4_cli import phase, stopping
 from dreamer4_cli.phase import Work, mean_over
 
 
@@ -184,13 +184,13 @@ def work(tmp_path, source):
     return make
 
 
-def trained(work, phase, small, saved=None):
+def trained(work, number, small, saved=None):
     settings, steps = work.config.train.dynamics, work.run.checkpoints("dynamics")
-    state = init_state(phase, small, settings)
+    state = init_state(number, small, settings)
     if saved is not None:
         state = checkpoint.load(steps.path(saved), state)
     with stopping.hold():
-        return work.train(phase, settings, state, None, steps)
+        return work.train(number, settings, state, None, steps)
 
 
 class TestTraining:
@@ -223,6 +223,22 @@ class TestTraining:
         assert [r["step"] for r in again] == sorted({*range(4, STEPS + 1, 4), 10, 25})
         told = {r["step"]: r["near"] for r in again}
         assert all(told[r["step"]] == r["near"] for r in lines if r["step"] > 28)
+
+    def test_metrics_are_read_when_the_next_step_runs_already(self, work, small, monkeypatch):
+        order = []
+
+        def watched(*args, **kwargs):
+            for taken in training(*args, **kwargs):
+                order.append("step")
+                yield taken
+
+        training = loop.train
+        monkeypatch.setattr(phase, "train", watched)
+        monkeypatch.setattr(MetricLog, "append", lambda log, name, step, metrics: order.append(step))
+        trained(work(), planted({0: 0}), small)
+        taken = {entry: order[:i].count("step") for i, entry in enumerate(order) if entry != "step"}
+        saves = {*range(10, STEPS, 10), STEPS}
+        assert taken == {step: step + (step not in saves) for step in sorted({*range(4, STEPS + 1, 4), *saves})}
 
     def test_a_signal_in_the_last_step_lets_the_phase_end(self, work, small, monkeypatch):
         append = MetricLog.append
