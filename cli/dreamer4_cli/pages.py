@@ -225,15 +225,16 @@ def device() -> str:
     return device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores"
 
 
-def source_commit() -> str | None:
-    """Returns the commit of a source checkout, marked if it has changes; None for an installed package."""
-    root = Path(__file__).parents[2]
+def source_commit(root: Path = Path(__file__).parents[2]) -> str | None:
+    """Returns the commit of a source checkout, marked if its code has changes; None for an installed package."""
     if not (root / ".git").exists():
         return None
     try:
         git = ["git", "-C", str(root)]
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)  # noqa: S603
+        # Results are what code made, not code: the first entry of a ledger must not mark the second.
+        status = [*git, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results"]
+        changes = subprocess.run(status, capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")

@@ -122,6 +122,8 @@ def read_info(path: str | Path) -> DatasetInfo:
     path = Path(path)
     file = path / _DESCRIPTION
     try:
+        if not path.exists():
+            raise InputError(f"There is no data set at {path.absolute()}: the folder does not exist.")
         if not file.is_file():
             raise InputError(f"{path} is not a data set: it has no {_DESCRIPTION}. Write one with write_dataset.")
         if file.stat().st_size > _MAX_DESCRIPTION:
