@@ -7,6 +7,15 @@ user's own file written) without knowing any code. `dreamer4 config show --prese
 from typing import Any
 
 
+# Data of mixed quality: random play, and PPO at three stages of its training, with some noise.
+MIXED = [
+    {"policy": "random", "share": 0.3, "epsilon": 0.0},
+    {"policy": "ppo:early", "share": 0.25, "epsilon": 0.1},
+    {"policy": "ppo:middle", "share": 0.25, "epsilon": 0.1},
+    {"policy": "ppo", "share": 0.2, "epsilon": 0.1},
+]
+
+
 def catch() -> dict[str, Any]:
     """The demo: Catch from random data, minutes on two CPU cores.
 
@@ -192,15 +201,18 @@ def fourrooms() -> dict[str, Any]:
 def minatar(env_id: str, episodes: int) -> dict[str, Any]:
     """One of the MinAtar games, for a GPU: 10x10 frames of 4 to 10 channels, cut into four patches.
 
+    The data is of mixed quality, as CartPole's: random play, and an agent at three stages of its training.
+
     Args:
         env_id: gymnax id of the game.
-        episodes: to collect, the fewer the longer they are: a random player of Breakout loses within a few bounces, an
-            episode of Freeway always has 2,501 frames.
+        episodes: to collect, the fewer the longer they are: a random player of Breakout loses within a few bounces, a
+            trained one never does, and an episode of Freeway always has 2,501 frames.
     """
     transformer = {"width": 192, "depth": 8, "heads": 6, "kv_heads": 6, "time_every": 4, "context_length": 32}
     return {
         "env": {"id": env_id},
-        "data": {"episodes": episodes},
+        "data": {"episodes": episodes, "policy": "mixture", "mixture": MIXED},
+        "ppo": {"steps": 10_000_000},
         "tokenizer": {
             "patch": [5, 5],
             "num_latents": 8,
@@ -283,9 +295,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": tiny(),
     "cartpole": cartpole(),
     "fourrooms": fourrooms(),
-    "breakout": minatar("Breakout-MinAtar", episodes=5000),
-    "asterix": minatar("Asterix-MinAtar", episodes=4000),
-    "space_invaders": minatar("SpaceInvaders-MinAtar", episodes=3000),
+    "breakout": minatar("Breakout-MinAtar", episodes=2000),
+    "asterix": minatar("Asterix-MinAtar", episodes=2000),
+    "space_invaders": minatar("SpaceInvaders-MinAtar", episodes=2000),
     "freeway": minatar("Freeway-MinAtar", episodes=200),
     "paper": paper(),
 }
