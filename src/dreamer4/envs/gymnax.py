@@ -230,7 +230,7 @@ def _make(env_id: str, arguments: str) -> tuple[Any, Any]:
     try:
         return gymnax.make(env_id, **json.loads(arguments))
     except TypeError as error:
-        raise InputError(f"Environment {env_id} refused its arguments {arguments}: {error}.") from error
+        raise InputError(f"env.kwargs: {env_id} refused its arguments {arguments}: {error}.") from error
 
 
 def _replace(env_id: str, params: Any, changes: dict[str, Any]) -> Any:
