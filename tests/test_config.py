@@ -63,6 +63,11 @@ class TestPresets:
         assert 0.38e9 < tokenizer < 0.42e9
         assert 1.5e9 < count(config.dynamics.transformer) < 1.7e9
 
+    def test_base_has_64_tokens_and_about_100_million_parameters(self):
+        t = load("base").dynamics.transformer
+        assert load("base").tokenizer.num_spatial == 64
+        assert 0.95e8 < t.depth * t.width**2 * (2 + 2 * t.kv_heads / t.heads + 3 * t.mlp_ratio) < 1.05e8
+
     def test_tiny_is_small(self):
         config = load("tiny")
         assert config.dynamics.transformer.width == 32
@@ -290,7 +295,7 @@ class TestErrors:
 
     def test_an_unknown_preset_shows_the_nearest(self):
         assert message("catsh") == 'preset: got "catsh", expected a preset. Did you mean catch?'
-        assert "Known: asterix, breakout, cartpole, catch" in message("")
+        assert "Known: asterix, base, breakout, cartpole, catch" in message("")
 
     def test_a_preset_that_contradicts_the_file(self, tmp_path):
         (tmp_path / "config.yaml").write_text(to_yaml(load("breakout")))

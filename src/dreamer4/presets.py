@@ -290,6 +290,76 @@ def paper() -> dict[str, Any]:
     }
 
 
+def small() -> dict[str, Any]:
+    """The work that other implementations were timed on (`benchmarks/matched.py`), for speed on two CPU cores.
+
+    Frames of 64x64 in patches of 8, 16 tokens of 16 channels, 1.6 M + 0.8 M parameters, in float32. Chosen to be
+    comparable, not tuned to learn; with a data set of such frames it can be trained.
+    """
+    transformer = {"width": 128, "depth": 4, "heads": 4, "kv_heads": 4, "time_every": 4, "context_length": 16}
+    clip = {"batch_size": 8, "length": 16}
+    return {
+        "env": {"id": "Own"},
+        "data": {"path": "data/own", "spec": {"frame_shape": [64, 64, 3], "num_classes": [4]}},
+        "tokenizer": {
+            "patch": [8, 8],
+            "num_latents": 16,
+            "latent_dim": 16,
+            "num_spatial": 16,
+            "encoder": transformer,
+            "decoder": transformer,
+        },
+        "dynamics": {"transformer": transformer, "num_registers": 4, "shortcut": {"bootstrap_start": 0.0}},
+        "agent": {"hidden": 128},
+        "imagination": {"horizon": 8},
+        "train": {
+            "tokenizer": clip,
+            "dynamics": clip,
+            "agent": clip,
+            "imagination": {**clip, "length": 8},
+        },
+    }
+
+
+def base() -> dict[str, Any]:
+    """A model of about 100 M parameters and 64 tokens a frame: what one GPU trains in a day and plays fast.
+
+    Frames of 128x128 in patches of 16, 64 tokens of 32 channels, 35 M + 103 M parameters, in bfloat16. All of it is
+    ours, between `breakout` and `paper` in every size: head size 64, four query heads to a key-value head, four times
+    as wide feed-forward layers. Chosen to be measured, not tuned to learn; it needs a data set of such frames.
+    """
+    common = {"time_every": 4, "mlp_ratio": 4.0, "dtype": "bfloat16", "remat": True}
+    tokenizer = {"width": 512, "depth": 4, "heads": 8, "kv_heads": 8, "context_length": 16, **common}
+    optimizer = {"learning_rate": 3e-4, "weight_decay": 0.1, "warmup": 0.02, "decay": 0.2}
+    return {
+        "env": {"id": "Own"},
+        "data": {"path": "data/own", "spec": {"frame_shape": [128, 128, 3], "num_classes": [16]}},
+        "tokenizer": {
+            "patch": [16, 16],
+            "num_latents": 64,
+            "latent_dim": 32,
+            "num_spatial": 64,
+            "encoder": tokenizer,
+            "decoder": tokenizer,
+        },
+        "dynamics": {
+            "transformer": {"width": 768, "depth": 12, "heads": 12, "kv_heads": 3, "context_length": 64, **common},
+            "num_registers": 4,
+            "shortcut": {"bootstrap_start": 0.0},
+        },
+        "agent": {"hidden": 768},
+        "imagination": {"horizon": 32},
+        "train": {
+            "tokenizer": {"steps": 50_000, "batch_size": 16, "length": 32, "optimizer": optimizer},
+            "dynamics": {"steps": 100_000, "batch_size": 8, "length": 64, "optimizer": optimizer},
+            "agent": {"steps": 20_000, "batch_size": 8, "length": 64, "optimizer": optimizer},
+            "imagination": {"steps": 10_000, "batch_size": 32, "length": 32, "optimizer": optimizer},
+            "log_every": 100,
+            "save_every": 1_000,
+        },
+    }
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "catch": catch(),
     "tiny": tiny(),
@@ -299,5 +369,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "asterix": minatar("Asterix-MinAtar", episodes=2000),
     "space_invaders": minatar("SpaceInvaders-MinAtar", episodes=2000),
     "freeway": minatar("Freeway-MinAtar", episodes=200),
+    "small": small(),
+    "base": base(),
     "paper": paper(),
 }
