@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from dreamer4.config import Config
+from dreamer4.config import PRESETS, Config, load
 from dreamer4.dreamer import Dreamer
 from dreamer4.training import build_phase
 from dreamer4.training.flops import (
@@ -21,6 +21,7 @@ from dreamer4.training.flops import (
     step_flops,
 )
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
+from dreamer4_cli.describe import data_spec
 
 
 SPEC = DataSpec((16, 16, 3), ActionSpec((4,)))
@@ -167,14 +168,76 @@ def test_a_training_step(name):
     assert counted == pytest.approx(step_flops(name, dreamer, config), rel=0.005)
 
 
-def test_xla_counts_the_same_and_what_lies_between_the_products():
-    # One group of layers and no teachers: XLA counts the body of a loop once.
+def compiled_count(function, *args) -> float:
+    arrays, static = eqx.partition(args, lambda leaf: hasattr(leaf, "shape"))
+    compiled = jax.jit(lambda arrays: function(*eqx.combine(arrays, static))).lower(arrays).compile()
+    analysis = compiled.cost_analysis()
+    return (analysis[0] if isinstance(analysis, list) else analysis)["flops"]
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """One group of layers and no teachers, for XLA counts the body of a loop once."""
     config = configure(width=128, depth=2, heads=2, kv_heads=2, bootstrap_fraction=0.0)
-    dreamer = shapes(config)
-    gradient = gradient_of(build_phase("dynamics", config, SPEC))
-    arrays, static = eqx.partition((dreamer, batch("dynamics")), lambda leaf: hasattr(leaf, "shape"))
-    compiled = jax.jit(lambda arrays: gradient(*eqx.combine(arrays, static))).lower(arrays).compile()
-    assert 1.0 < compiled.cost_analysis()["flops"] / step_flops("dynamics", dreamer, config) < 1.2
+    return config, shapes(config)
+
+
+# XLA counts what lies between the products as well.
+def test_xla_counts_a_training_step_alike(wide):
+    config, dreamer = wide
+    counted = compiled_count(gradient_of(build_phase("dynamics", config, SPEC)), dreamer, batch("dynamics"))
+    assert 1.0 < counted / step_flops("dynamics", dreamer, config) < 1.2
+
+
+def test_xla_counts_encoding_decoding_and_passes_alike(wide):
+    _, dreamer = wide
+    tokenizer, dynamics, frames = dreamer.tokenizer, dreamer.dynamics, CLIP["length"]
+    counted = compiled_count(lambda t, x: t.encode(x), tokenizer, real(frames, *SPEC.frame_shape))
+    assert 1.0 < counted / (frames * encoder_flops(tokenizer, frames=frames)) < 1.2
+    counted = compiled_count(lambda t, z: t.decode(z), tokenizer, real(frames, 4, 8))
+    assert 1.0 < counted / (frames * decoder_flops(tokenizer, frames=frames)) < 1.2
+
+    clip = Action(whole(frames, 1), real(frames, 0))
+
+    def over_a_clip(model, z, index, action):
+        return model(z, index, index, action, jnp.ones(frames, bool), None)
+
+    def frame_by_frame(model, z, index, action, stream):
+        return model.step(z, index, index, action, jnp.array(True), jnp.array(0), stream)
+
+    counted = compiled_count(over_a_clip, dynamics, real(frames, 4, 8), whole(frames), clip)
+    assert 1.0 < counted / (frames * dynamics_flops(dynamics, frames=frames, agent=False)) < 1.2
+    stream = eqx.filter_eval_shape(dynamics.init_cache)
+    counted = compiled_count(frame_by_frame, dynamics, real(4, 8), whole(), Action(whole(1), real(0)), stream)
+    assert 1.0 < counted / dynamics_flops(dynamics, frames=dynamics.context_length + 1, agent=True) < 1.2
+
+
+def transformer_parameters(config, slots) -> int:
+    width, hidden, head = config.width, round(config.width * config.mlp_ratio), config.width // config.heads
+    attention = 2 * width * width + 2 * width * config.kv_heads * head + 2 * head  # four maps, and two norms of a head
+    layer = attention + 3 * width * hidden + 2 * width
+    return config.depth * layer + slots * width + width
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_parameters_of_every_preset(preset):
+    config = load(preset)
+    spec = data_spec(config)
+    dreamer = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))
+    (height, channels), tok, dyn = (spec.frame_shape[0], spec.frame_shape[2]), config.tokenizer, config.dynamics
+    pixels = tok.patch[0] * tok.patch[1] * channels
+    slots = height * spec.frame_shape[1] // (tok.patch[0] * tok.patch[1]) + tok.num_latents
+    ends = (pixels + 1) * tok.encoder.width + (tok.encoder.width + 1) * tok.latent_dim + tok.encoder.width  # mask token
+    ends += (tok.latent_dim + 1) * tok.decoder.width + (tok.decoder.width + 1) * pixels
+    both = transformer_parameters(tok.encoder, slots) + transformer_parameters(tok.decoder, slots)
+    assert parameters(dreamer.tokenizer) - parameters(dreamer.tokenizer.stats) == both + ends
+
+    width, k_max, dim = dyn.transformer.width, dyn.shortcut.k_max, tok.spatial_dim
+    slots = 2 + tok.num_spatial + dyn.num_registers + dyn.num_agent_tokens
+    tables = (1 + sum(spec.action.num_classes) + spec.num_tasks) * width  # base action, actions, tasks
+    tables += (k_max + 1) * (width // 2) + (k_max.bit_length()) * (width - width // 2)  # signal levels, step sizes
+    ends = (dim + 1) * width + (width + 1) * dim
+    assert parameters(dreamer.dynamics) == transformer_parameters(dyn.transformer, slots) + tables + ends
 
 
 def test_parameters_are_counted():
