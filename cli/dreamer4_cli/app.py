@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dreamer4.errors import InputError
-from dreamer4_cli import compile_cache, memory, options, play_options, viewing
+from dreamer4_cli import compile_cache, memory, options, play_options, speed_options, viewing
 from dreamer4_cli.endings import Commands, complain
 
 
@@ -312,6 +312,9 @@ def reliability(
     from dreamer4_cli import reliability as work
 
     work.reliability(rows or (), quick=quick, out=out, place=runs)
+
+
+bench_app.command()(speed_options.speed)
 
 
 @config_app.command()
