@@ -22,6 +22,7 @@ from dreamer4.dreamer import Dreamer, find_checkpoint
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import DreamerPolicy, play
+from dreamer4.files import read_bytes
 from dreamer4.reporting import summarise
 from dreamer4.reporting.data_page import render_data
 from dreamer4.reporting.report import write_page
@@ -205,10 +206,10 @@ def _ppo(config: Config, env: AbstractEnvironment, folder: Path) -> None:
         (run,) = train(config, env, 1)
         _write(folder, config, env, run, config.seed)
     try:
-        found = json.loads((folder / "ppo.json").read_text())
-    except (OSError, ValueError) as error:
+        found = json.loads(read_bytes(folder / "ppo.json", limit=10**6))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{folder} holds no PPO policies ({error}). Remove it, or choose another folder.") from None
-    if {key: found.get(key) for key in wanted} != wanted:
+    if not isinstance(found, dict) or {key: found.get(key) for key in wanted} != wanted:
         raise InputError(
             f"{folder} holds PPO policies of another environment, seed or setting. Remove it, or choose another folder."
         )

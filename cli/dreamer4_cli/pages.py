@@ -19,6 +19,7 @@ from dreamer4.config import Config, to_yaml
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer, find_checkpoint
 from dreamer4.errors import InputError
+from dreamer4.files import read_bytes
 from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.clips import first_frames
 from dreamer4.reporting.comparison import ComparedRun, render_comparison
@@ -34,6 +35,7 @@ from dreamer4.training.metrics import read_metrics
 console = Console()
 
 CLIPS = 200
+_MAX_RESULTS = 10**7  # bytes
 _RETURNS_UNKNOWN = "Not measured here. dreamer4 evaluate RUN --world-model compares the two."
 
 
@@ -101,9 +103,9 @@ def read_results(run: RunFolder) -> dict[str, Any]:
     if not run.results_file.exists():
         return {}
     try:
-        results = json.loads(run.results_file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run.results_file} cannot be read: {error}.") from None
+        results = json.loads(read_bytes(run.results_file, limit=_MAX_RESULTS))
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{run.results_file} is not JSON.") from None
     if not isinstance(results, dict):
         raise InputError(f"{run.results_file} holds no JSON object.")
     return results
