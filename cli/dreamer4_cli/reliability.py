@@ -11,137 +11,32 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
 from dreamer4 import checkpoint
 from dreamer4.checkpoint.manifest import library_versions
-from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError, nearest
+from dreamer4.files import read_bytes
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import Progress, read_metrics
+from dreamer4_cli import reliability_endurance as endurance
 from dreamer4_cli import reliability_faults
 from dreamer4_cli import run as work
+from dreamer4_cli.reliability_lab import SAVE_EVERY, Lab, Result, batches, leaves, lines
 
 
 console = Console()
 
 SAVE_TIME = 10.0  # seconds from a signal to the end of the process
-SAVE_EVERY = 2
-
-# Signals that the tests' own shell ignores are ignored by its children too, unless told otherwise.
-_START = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from dreamer4_cli.app import main; main()"
-)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One row of the table.
-
-    Attributes:
-        figure: what was found.
-        wanted: what was promised.
-        ok: whether the promise was kept.
-        details: whatever helps to find out why not, JSON values.
-    """
-
-    figure: str
-    wanted: str
-    ok: bool
-    details: Any = None
-
-
-class Lab:
-    """A folder to work in, with a finished run to compare with.
-
-    Args:
-        place: the folder; it must not exist.
-        quick: whether to spend minutes rather than hours; then runs train the first phase alone.
-        compile_cache: a folder for compiled programs, so that each of many short runs does not compile them anew.
-    """
-
-    def __init__(self, place: Path, quick: bool, compile_cache: Path):
-        self.place, self.quick, self.compile_cache = place, quick, compile_cache
-        self.steps = 6 if quick else 40
-        self.phases = PHASES[:1] if quick else PHASES
-        self.train = ("train", PHASES[0] if quick else "all", "--run")
-        self._made = 0
-
-    def settings(self) -> list[str]:
-        """Returns the options of a run: the smallest preset, a line of metrics for each step."""
-        steps = [f"train.{phase}.steps={self.steps}" for phase in PHASES]
-        keys = [*steps, "train.log_every=1", f"train.save_every={SAVE_EVERY}", f"train.keep={self.steps}"]
-        return ["--preset", "tiny", *(part for key in keys for part in ("--set", key))]
-
-    def folder(self) -> Path:
-        """Returns a path that is not taken."""
-        self._made += 1
-        return self.place / f"run{self._made}"
-
-    def start(self, *arguments: str, cached: bool = True) -> subprocess.Popen:
-        """Starts a command line; without `cached` it compiles everything itself."""
-        cache = str(self.compile_cache) if cached else "off"
-        command = [sys.executable, "-c", _START, "--compile-cache", cache, *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
-
-    def finish(self, *arguments: str) -> None:
-        """Runs a command line to its end.
-
-        Raises:
-            RuntimeError: if it fails.
-        """
-        process = self.start(*arguments)
-        told, _ = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"dreamer4 {' '.join(arguments)} ended with {process.returncode}:\n{told}")
-
-    def reference(self) -> Path:
-        """Returns the run that nobody disturbed, trained at the first call."""
-        path = self.place / "reference"
-        if not path.exists():
-            self.finish(*self.train, str(path), *self.settings())
-        return path
-
-    def copy(self, *, phase: str, step: int) -> Path:
-        """Returns a copy of the reference as it was at a step of a phase."""
-        run = RunFolder(Path(shutil.copytree(self.reference(), self.folder())))
-        later = PHASES[PHASES.index(phase) + 1 :]
-        for name in (phase, *later):
-            for saved in run.checkpoints(name).steps():
-                if name in later or saved > step:
-                    shutil.rmtree(run.checkpoints(name).path(saved))
-        return run.path
-
-    def differences(self, path: Path) -> list[str]:
-        """Returns in what a run differs from the reference: leaves of last checkpoints, lines of metrics."""
-        found = []
-        for phase in self.phases:
-            one, two = (leaves(RunFolder(p).checkpoints(phase).path(self.steps)) for p in (self.reference(), path))
-            found += [f"{phase}: {name}" for name in sorted({*one, *two}) if one.get(name) != two.get(name)]
-        one, two = (lines(p) for p in (self.reference(), path))
-        found += [f"metrics of {at}" for at in sorted({*one, *two}) if one.get(at) != two.get(at)]
-        return found
-
-
-def leaves(path: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every leaf of a checkpoint, all of whose files have been checked."""
-    if problems := checkpoint.verify(path):
-        return {"checkpoint": "; ".join(problems)}
-    return {name: leaf.sha256 for name, leaf in checkpoint.read_manifest(path).leaves.items()}
-
-
-def lines(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Returns the metrics of a run by phase and step."""
-    told = read_metrics(path / "metrics.jsonl")
-    return {(r["phase"], r["step"]): {name: repr(v) for name, v in r.items() if name != "time"} for r in told}
 
 
 def resume(lab: Lab) -> Result:
@@ -154,17 +49,24 @@ def resume(lab: Lab) -> Result:
         one, two = (leaves(r.checkpoints(phase).path(lab.steps)) for r in (RunFolder(lab.reference()), run))
         old, new = (lines(p) for p in (lab.reference(), path))
         steps = [(phase, step) for step in range(half + 1, lab.steps + 1)]
+        # Where the second process began is what its checkpoint says, and its data what lies in its folder.
+        saved = checkpoint.load(run.checkpoints(phase).path(half), jax.ShapeDtypeStruct((), jnp.int32), at="step")
+        drawn = batches(path, phase, int(saved) + 1, lab.steps)
+        same = sum(a == b for a, b in zip(batches(lab.reference(), phase, 1, lab.steps)[half:], drawn, strict=True))
         details[phase] = {
             "leaves equal": f"{sum(one[name] == two.get(name) for name in one)} of {len(one)}",
-            "steps equal": f"{sum(old[at] == new.get(at) for at in steps)} of {len(steps)}",
-            "ok": one == two and all(old[at] == new.get(at) for at in steps),
+            "steps with equal metrics": f"{sum(old[at] == new.get(at) for at in steps)} of {len(steps)}",
+            "batches equal": f"{same} of {len(steps)}",
+            "ok": one == two and all(old[at] == new.get(at) for at in steps) and same == len(steps),
         }
-    good = sum(told["ok"] for told in details.values())
-    return Result(f"{good} of {len(details)} phases bitwise equal", "all", good == len(details), details)
+    good, count = sum(told["ok"] for told in details.values()), lab.steps - half
+    figure = f"{good} of {len(details)} phases bitwise equal, batches of {count} steps included"
+    return Result(figure, "all", good == len(details), details)
 
 
 def kills(lab: Lab) -> Result:
     """Kills runs at random moments and goes on with each, until enough kills have been survived."""
+    lab = lab.short()
     wanted, rng = 3 if lab.quick else 50, random.Random(0)  # noqa: S311
     lost, endings, failures, life = [], [], [], 20.0
     path: Path | None = None
@@ -255,7 +157,7 @@ MOMENTS = (
 
 def signals(lab: Lab) -> Result:
     """Sends SIGTERM and SIGINT at various moments, and goes on."""
-    details, good, slowest = {}, 0, 0.0
+    lab, details, good, slowest = lab.short(), {}, 0, 0.0
     cases = [(moment, number) for moment in MOMENTS for number in (signal.SIGTERM, signal.SIGINT)]
     if lab.quick:
         cases = [(MOMENTS[0], signal.SIGTERM), (MOMENTS[1], signal.SIGINT), (MOMENTS[2], signal.SIGTERM)]
@@ -295,45 +197,74 @@ def _signalled(lab: Lab, moment: Moment, number: int) -> dict[str, Any]:
     return told | {"ok": ok}
 
 
+def memory(lab: Lab) -> Result:
+    """Trains for long in one process and watches its memory."""
+    steps, path = (200 if lab.quick else 2000), lab.folder()
+    keys = [*(f"train.{phase}.steps={steps}" for phase in lab.phases), f"train.log_every={steps // 100}"]
+    process = lab.start(*lab.train, str(path), "--preset", "tiny", *(part for key in keys for part in ("--set", key)))
+    return Result(**endurance.watched(process, path, lab.phases, steps))
+
+
 ROWS: dict[str, Callable[[Lab], Result]] = {
     "resume": resume,
     "kill": kills,
     "signals": signals,
     "faults": lambda lab: Result(**reliability_faults.planted(lab.quick)),
     "false skips": lambda lab: Result(**reliability_faults.clean(200 if lab.quick else 2000)),
+    "dream": lambda lab: Result(**endurance.dream(4000 if lab.quick else 10_000)),
+    "memory": memory,
 }
 
 
 def reliability(names: Sequence[str], *, quick: bool, out: Path, place: Path) -> None:
     """Fills the rows, writes them to one JSON file, and prints them.
 
+    A file of the same commit, level and versions is filled up: rows that it has are not done again.
+
     Raises:
         InputError: if a row is unknown, or a path is taken.
     """
     if unknown := [name for name in names if name not in ROWS]:
         raise InputError(f"bench reliability: unknown row {unknown[0]!r}. {nearest(unknown[0], ROWS)}")
-    for path in (out, place):
-        if path.exists():
-            raise InputError(f"{path} exists, and results are never overwritten. Choose another with --out and --runs.")
-    place.mkdir(parents=True)
-    lab = Lab(place.absolute(), quick, place.absolute() / "compiled")
     facts = {
+        "command": "dreamer4 bench reliability" + " --quick" * quick,
         "level": "quick" if quick else "full",
         "device": work.device(),
         "commit": work.source_commit() or "unknown",
         "versions": library_versions(),
     }
-    rows = {}
-    table = Table("row", "found", "promised", "kept", "minutes")
+    rows = _done(out, facts)
+    if place.exists():
+        raise InputError(f"{place} exists, and nothing is overwritten. Choose another with --runs.")
+    place.mkdir(parents=True)
+    lab = Lab(place.absolute(), quick, place.absolute() / "compiled")
     for name in names or ROWS:
+        if name in rows:
+            continue
         began = time.monotonic()
         result = ROWS[name](lab)
-        minutes = round((time.monotonic() - began) / 60, 2)
-        rows[name] = {**vars(result), "minutes": minutes}
-        table.add_row(name, result.figure, result.wanted, "yes" if result.ok else "NO", f"{minutes:.1f}")
+        # Read again: other rows may have been filled by another process meanwhile.
+        rows = _done(out, facts) | {name: {**vars(result), "minutes": round((time.monotonic() - began) / 60, 2)}}
+        rows = {name: rows[name] for name in ROWS if name in rows}
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_suffix(".tmp")
         partial.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
         os.replace(partial, out)
+    table = Table("row", "found", "promised", "kept", "minutes")
+    for name, row in rows.items():
+        table.add_row(name, row["figure"], row["wanted"], "yes" if row["ok"] else "NO", f"{row['minutes']:.1f}")
     console.print(table)
     shutil.rmtree(place)
+
+
+def _done(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Returns the rows that a file has already."""
+    if not out.exists():
+        return {}
+    try:
+        told = json.loads(read_bytes(out, limit=10**7))
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or {name: told.get(name) for name in facts} != facts:
+        raise InputError(f"{out} is of another commit, level or machine, and results are never overwritten. Use --out.")
+    return told["rows"]

@@ -25,7 +25,7 @@ from dreamer4.training.metrics import read_metrics
 from dreamer4.types import Action, to_float
 
 
-CHUNK = 500  # dreamt steps of one compiled program
+CHUNK = 250  # dreamt steps of one compiled program
 LARGEST = 3.0  # of a dreamt latent's norm over the largest of the data
 EPISODES = 64
 GROWTH = 0.02
@@ -49,7 +49,7 @@ def dream(steps: int) -> dict[str, Any]:
         norms.append(np.asarray(dreamt))
         sizes.append(_own_bytes())
     dreamt = np.concatenate(norms)
-    largest, growth = float(dreamt.max() / real.max()), growth_of(sizes)
+    largest, growth = float(dreamt.max() / real.max()), growth_of(sizes[len(sizes) // 4 :])  # at first it compiles
     finite = bool(np.isfinite(dreamt).all() and np.isfinite(memory.h).all())
     return {
         "figure": f"{len(dreamt)} frames, {'finite' if finite else 'NOT finite'}, largest norm {largest:.2f} of the "
@@ -61,6 +61,7 @@ def dream(steps: int) -> dict[str, Any]:
             "norms of the data: mean, largest": [round(float(real.mean()), 3), round(float(real.max()), 3)],
             "norms dreamt: mean, largest": [round(float(dreamt.mean()), 3), round(float(dreamt.max()), 3)],
             "means over each tenth": [round(float(part.mean()), 3) for part in np.array_split(dreamt, 10)],
+            "megabytes": [round(size / 1e6, 1) for size in sizes],
         },
     }
 
@@ -80,7 +81,7 @@ def _dream(dreamer: Dreamer, memory: Memory, key: PRNGKeyArray) -> tuple[Memory,
 
 
 def watched(process: subprocess.Popen, folder: Path, phases: tuple[str, ...], steps: int) -> dict[str, Any]:
-    """Follows the memory of a run in a process of its own, which writes a line of metrics at each step.
+    """Follows the memory of a run in a process of its own, which writes lines of metrics.
 
     Args:
         process: the run.
@@ -89,15 +90,16 @@ def watched(process: subprocess.Popen, folder: Path, phases: tuple[str, ...], st
         steps: steps of each phase.
     """
     sizes: dict[str, list[int]] = {phase: [] for phase in phases}
-    log, seen = folder / "metrics.jsonl", 0
+    log, length = folder / "metrics.jsonl", 0
     while process.poll() is None:
-        time.sleep(0.2)
-        told = read_metrics(log) if log.exists() else []
-        if len(told) > seen:
-            seen = len(told)
-            # The first tenth compiles and fills what is kept.
-            if told[-1]["step"] > steps // 10:
-                sizes[told[-1]["phase"]].append(_bytes_of(process.pid))
+        time.sleep(0.05)
+        if not log.exists() or log.stat().st_size == length:
+            continue
+        length = log.stat().st_size
+        last = read_metrics(log)[-1]
+        # The first tenth compiles and fills what is kept.
+        if last["step"] > steps // 10:
+            sizes[last["phase"]].append(_bytes_of(process.pid))
     if process.returncode:
         raise RuntimeError(f"The run in {folder} ended with {process.returncode}.")
     growth = {phase: growth_of([size for size in seen if size]) for phase, seen in sizes.items()}

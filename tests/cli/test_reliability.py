@@ -1,17 +1,29 @@
 """The table of promises: what is compared, and what is written. The rows themselves are run by the command alone."""
 
+import hashlib
 import json
 import shutil
+import subprocess
+import sys
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from training import golden
 
+from dreamer4 import data
+from dreamer4.config import load
+from dreamer4.data import DeviceSource
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
+from dreamer4.training import stream
 from dreamer4.training.folder import RunFolder
+from dreamer4.training.loop import step_keys
 from dreamer4.training.metrics import MetricLog
 from dreamer4_cli import reliability
-from dreamer4_cli.reliability import Lab, Result
+from dreamer4_cli import reliability_endurance as endurance
+from dreamer4_cli.reliability_lab import Lab, Result, batches
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +82,56 @@ def test_the_table_is_one_file_that_is_never_overwritten(tmp_path, monkeypatch, 
     assert told["level"] == "quick" and "jax" in told["versions"] and told["commit"] and told["device"]
     assert "NO" in capsys.readouterr().out
     assert not paths["place"].exists()
-    with pytest.raises(InputError, match="never overwritten"):
-        reliability.reliability((), quick=True, **paths)
+    # What is there is not done again, and what was made by others is not touched.
+    rows["good"] = rows["bad"] = None
+    rows["new"] = lambda lab: Result("2 of 2", "all", True)
+    reliability.reliability((), quick=True, **paths)
+    again = json.loads(paths["out"].read_text())
+    assert list(again["rows"]) == ["good", "bad", "new"] and again["rows"]["bad"] == told["rows"]["bad"]
+    for content in (json.dumps(told | {"commit": "another"}), "[1", "[]"):
+        paths["out"].write_text(content)
+        with pytest.raises(InputError, match="never overwritten"):
+            reliability.reliability((), quick=True, **paths)
+        assert paths["out"].read_text() == content
     with pytest.raises(InputError, match="Did you mean good"):
         reliability.reliability(("god",), quick=True, **paths)
+
+
+def test_the_batches_of_steps_are_those_of_the_training_loop(tmp_path):
+    config = load("tiny", overrides=["train.agent.steps=3"])
+    run = RunFolder(tmp_path / "run")
+    run.open(config, resume=False)
+    spec, made = golden.SPEC, golden.episodes()
+    data.write_dataset(run.data, made, spec=spec, environment={"id": "x"}, policy="random", seed=0, held_out=0.3)
+    drawn = batches(run.path, "agent", 1, 3)
+    assert drawn[1:] == batches(run.path, "agent", 2, 3) and len(set(drawn)) == 3
+    source = DeviceSource.from_episodes(data.read_episodes(run.data, "train"))
+    seen = []
+
+    for step in range(3):
+        key, _ = step_keys(stream(0, "agent"), step)
+        batch = source.sample(config.train.agent.batch_size, config.train.agent.length, key=key)
+        seen.append(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(batch))).hexdigest())
+    assert seen == drawn
+
+
+@pytest.mark.parametrize(("last", "growth"), [(100, 0.0), (103, 0.03), (97, -0.03)])
+def test_memory_grows_from_the_first_quarter_to_the_last(last, growth):
+    assert endurance.growth_of([100, 100, 7, 8, 9, 100, last, last]) == pytest.approx(growth)
+    with pytest.raises(RuntimeError, match="too few"):
+        endurance.growth_of([1] * 7)
+
+
+def test_memory_of_a_process_is_read_while_it_trains(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    script = (
+        "import sys, time, pathlib; log = pathlib.Path(sys.argv[1]); kept = []\n"
+        "for step in range(1, 41):\n"
+        "    kept.append(bytearray(b'x' * 2_000_000 * (len(sys.argv) > 2)))\n"
+        '    log.open(\'a\').write(\'{"phase": "agent", "step": %d}\\n\' % step); time.sleep(0.06)'
+    )
+    for grows in ([], ["grows"]):
+        process = subprocess.Popen([sys.executable, "-c", script, str(log), *grows])
+        told = endurance.watched(process, tmp_path, ("agent",), 40)
+        assert told["ok"] == (not grows), told
+        log.unlink()
