@@ -23,6 +23,11 @@ from dreamer4.config_data import BehaviourConfig as BehaviourConfig
 from dreamer4.config_data import Branch, DataConfig, PPOConfig
 from dreamer4.config_data import EnvConfig as EnvConfig
 from dreamer4.config_text import assignment, explain, merge, parse, read, show
+from dreamer4.config_training import GuardConfig as GuardConfig
+from dreamer4.config_training import MeshConfig as MeshConfig
+from dreamer4.config_training import OptimizerConfig as OptimizerConfig
+from dreamer4.config_training import PhaseConfig as PhaseConfig
+from dreamer4.config_training import TrainConfig
 from dreamer4.errors import InputError, nearest
 from dreamer4.presets import PRESETS as PRESETS
 
@@ -188,84 +193,6 @@ class ImaginationConfig(Branch):
     objective: ObjectiveConfig = ObjectiveConfig()
 
 
-class OptimizerConfig(Branch):
-    """The optimiser of one phase; the paper names none."""
-
-    kind: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the run spent in linear warm-up")
-    decay: float = Field(
-        default=0.5, ge=0, le=1, description="share of the run, at its end, spent in linear decay to zero"
-    )
-    clip: float = Field(default=1.0, gt=0, description="global norm of the gradient")
-
-    @model_validator(mode="after")
-    def _schedule(self):
-        if self.warmup + self.decay > 1:
-            raise ValueError(f"warmup {self.warmup} and decay {self.decay} add up to more than the whole run")
-        return self
-
-
-class GuardConfig(Branch):
-    """Which steps are left out as faults, and when that is enough (our values)."""
-
-    window: int = Field(default=128, ge=2, description="steps that a step is judged by, once there are half of them")
-    sigma: float = Field(
-        default=10.0,
-        gt=0,
-        description="deviations above the window's mean, of loss or gradient, that make a spike; "
-        "a deviation below the mean counts as the mean",
-    )
-    abort_after: int = Field(default=10, gt=0, description="steps left out in a row that end the run")
-
-
-class PhaseConfig(Branch):
-    """One training phase."""
-
-    steps: int = Field(default=1000, gt=0)
-    batch_size: int = Field(default=32, gt=0, description="rows; one row is one clip or one rollout")
-    length: int = Field(default=16, gt=0, description="frames of a clip")
-    optimizer: OptimizerConfig = OptimizerConfig()
-    guard: GuardConfig = GuardConfig()
-    ema: float = Field(
-        default=0.02, ge=0, lt=1, description="half-life of the weight average, share of the run; 0: none"
-    )
-    warm_heads: float = Field(
-        default=0.0, ge=0, le=1, description="agent: share of the run in which the heads do not train the transformer"
-    )
-    warm_value: float = Field(
-        default=0.0, ge=0, lt=1, description="imagination: share of the run that trains the value alone"
-    )
-
-
-class TrainConfig(Branch):
-    """The four phases."""
-
-    tokenizer: PhaseConfig = PhaseConfig()
-    dynamics: PhaseConfig = PhaseConfig()
-    agent: PhaseConfig = PhaseConfig()
-    imagination: PhaseConfig = PhaseConfig()
-    log_every: int = Field(default=20, gt=0, description="steps between two lines of metrics")
-    save_every: int = Field(default=500, gt=0, description="steps between two checkpoints")
-    keep: int = Field(default=2, gt=0, description="checkpoints kept of each phase")
-    on_save_error: Literal["stop", "continue"] = Field(
-        default="stop",
-        description="when a disk is full or closed: stop, or go on; the end of a phase must be saved in any case",
-    )
-    tracker: Literal["none", "tensorboard", "wandb"] = Field(
-        default="none", description="where metrics go besides metrics.jsonl"
-    )
-
-    @model_validator(mode="after")
-    def _own_phase(self):
-        for key, owner, what in (("warm_heads", "agent", "heads"), ("warm_value", "imagination", "a value")):
-            for name in ("tokenizer", "dynamics", "agent", "imagination"):
-                if name != owner and (warm := getattr(getattr(self, name), key)):
-                    raise ValueError(f"{name}.{key} is {warm}, but only the {owner} phase has {what} to warm up")
-        return self
-
-
 class EvaluationConfig(Branch):
     """Evaluation in the real environment."""
 
@@ -378,6 +305,21 @@ def from_yaml(text: str, source: str = "configuration") -> Config:
 def diff(a: Config, b: Config) -> list[str]:
     """Lists the keys in which two configurations differ, as `key: value in a -> value in b`."""
     return [f"{key}: {show(x)} -> {show(y)}" for (key, x), (_, y) in zip(_leaves(a), _leaves(b), strict=True) if x != y]
+
+
+def without_hardware(config: Config) -> Config:
+    """Returns a configuration without what may change when a run goes on elsewhere: how its work is cut up.
+
+    That is what devices it lies on, and what is computed twice to save memory. Batches and results are the same; only
+    the order in which sums are taken is not.
+    """
+    tree = config.model_dump(mode="json")
+    del tree["train"]["mesh"]
+    for name in ("tokenizer", "dynamics", "agent", "imagination"):
+        del tree["train"][name]["accumulate"]
+    for transformer in (tree["tokenizer"]["encoder"], tree["tokenizer"]["decoder"], tree["dynamics"]["transformer"]):
+        del transformer["remat"]
+    return validate(tree)
 
 
 def _leaves(branch: Branch, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dreamer4.config import Config
+from dreamer4.config import Config, override
 from dreamer4.errors import InputError
 from dreamer4.training.folder import RunFolder
 
@@ -69,6 +69,17 @@ def test_another_configuration_is_refused_key_by_key(folder, resume):
     assert "agent" not in message.replace(str(folder.path), "")
     assert "--run" in message and "--resume" in message
     assert contents(folder.path) == before
+
+
+def test_a_run_goes_on_on_other_hardware_and_keeps_what_it_was_begun_with(folder):
+    folder.open(Config())
+    before = contents(folder.path)
+    moved = ["train.mesh.data=4", "train.mesh.fsdp=2", "train.agent.accumulate=2", "tokenizer.encoder.remat=true"]
+    folder.open(override(Config(), moved), resume=True)
+    assert contents(folder.path) == before
+    with pytest.raises(InputError, match=r"batch_size: 32 -> 64") as caught:
+        folder.open(override(Config(), [*moved, "train.agent.batch_size=64"]), resume=True)
+    assert "mesh" not in str(caught.value)
 
 
 def test_a_key_of_another_version_is_named(folder):

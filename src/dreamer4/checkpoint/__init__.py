@@ -6,6 +6,7 @@ complete, so a process that dies while saving leaves nothing that looks like a c
 
 There are two kinds. Orbax writes what a run saves and goes on from (`arrays/`, `manifest.json`); one safetensors file
 holds what is handed to others (`model.safetensors`, `dreamer4.json`), who may read it with any program and any version.
+It also holds what a run of several processes saves, for one process writes it without the others.
 Either library alone would load a flipped bit without a word; the manifest refuses it.
 
 A leaf is known by its dotted path in the tree (`model.dynamics.transformer.groups.space.attention.query.weight`), not
@@ -23,6 +24,8 @@ from dreamer4.checkpoint.folder import read_manifest as read_manifest
 from dreamer4.checkpoint.folder import read_meta as read_meta
 from dreamer4.checkpoint.folder import save as save
 from dreamer4.checkpoint.folder import verify as verify
+from dreamer4.checkpoint.leaves import place as place
+from dreamer4.checkpoint.leaves import whole as whole
 from dreamer4.checkpoint.manifest import MANIFEST as MANIFEST
 from dreamer4.checkpoint.manifest import SCHEMA as SCHEMA
 from dreamer4.checkpoint.manifest import Manifest as Manifest

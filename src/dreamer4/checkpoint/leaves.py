@@ -90,13 +90,26 @@ def compare(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
 
 def hash_leaf(leaf: Any) -> str:
     """Returns the SHA-256 of an array's values in C order."""
-    return hashlib.sha256(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(whole(leaf)).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def place(array: Any, like: Any) -> jax.Array:
-    """Returns an array on the devices of the leaf it is for, or on the default one if that says nothing."""
-    # A shape may have no sharding, and a NumPy array never has one.
-    return jax.device_put(array, sharding_of(like))
+def whole(leaf: Any) -> Any:
+    """Returns an array as this process can read it; what other processes hold of it is fetched, by all of them."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return leaf
+    if leaf.is_fully_replicated:
+        return leaf.addressable_data(0)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def place(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Returns an array, which each process has whole, laid out over devices, which may be of several processes."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def sharding_of(like: Any) -> jax.sharding.Sharding:

@@ -5,7 +5,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import PyTree
 
@@ -46,7 +46,9 @@ class Checkpoints:
         except OSError as error:
             raise InputError(f"Cannot read the checkpoints in {self.root}: {error.strerror}.") from None
 
-    def save(self, step: int, tree: PyTree, meta: Mapping[str, Any]) -> Path:
+    def save(
+        self, step: int, tree: PyTree, meta: Mapping[str, Any], kind: Literal["orbax", "safetensors"] = "orbax"
+    ) -> Path:
         """Saves a step, then removes steps beyond `keep`. Returns the folder of the step.
 
         A damaged checkpoint of the same step is replaced: a run that fell back to an older step comes past it again.
@@ -65,7 +67,7 @@ class Checkpoints:
                         f"Cannot save step {step}: {path} holds a whole checkpoint. Choose another run folder."
                     )
                 _discard(path)
-            save(path, tree, meta=meta)
+            save(path, tree, meta=meta, kind=kind)
             self._retain()
         except OSError as error:
             raise InputError(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamer4.checkpoint.leaves import DTYPES, place
+from dreamer4.checkpoint.leaves import DTYPES, place, sharding_of
 from dreamer4.errors import InputError
 
 
@@ -70,7 +70,7 @@ def read(folder: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
                 raise InputError(f"Checkpoint {folder} is damaged: {FILE} does not hold leaf {name} as described.")
             stream.seek(start + tensor.begin)
             raw = np.fromfile(stream, np.uint8, tensor.end - tensor.begin)
-            arrays[name] = place(raw.view(jnp.dtype(tensor.dtype)).reshape(tensor.shape), leaf)
+            arrays[name] = place(raw.view(jnp.dtype(tensor.dtype)).reshape(tensor.shape), sharding_of(leaf))
     return arrays
 
 

@@ -4,7 +4,8 @@ A phase is a triple of what is trained, on which loss, on which data (`phases.py
 them: it samples, differentiates, divides each loss term by its running RMS, updates, averages. All that evolves is one
 PyTree, `TrainState` (`state.py`); all randomness is a function of seed, phase and step number.
 
-So a training step is a pure function, which is why a run resumes exactly, and why `seeds=8` is one `vmap`.
+So a training step is a pure function, which is why a run resumes exactly, and why `seeds=8` is one `vmap`. On several
+devices it is the same function; `placement.py` says where its arrays lie.
 
 `folder.py` and `metrics.py` are what a run leaves on disk.
 """

@@ -8,7 +8,9 @@
     diverged-<phase>-<step>.json   the batches that ended a run, if they did
 
 A folder belongs to one configuration for good. Continuing a run is asked for, never assumed, and continuing it with
-other settings is refused key by key: half a run of each of two configurations is a result of neither.
+other settings is refused key by key: half a run of each of two configurations is a result of neither. Only how the work
+is cut up may change (`train.mesh`, `train.<phase>.accumulate`, `remat`), for a run may go on elsewhere; `config.yaml`
+keeps what it was begun with.
 """
 
 import os
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from dreamer4 import config_text
 from dreamer4.checkpoint import Checkpoints
-from dreamer4.config import Config, diff, from_yaml, to_yaml
+from dreamer4.config import Config, diff, from_yaml, to_yaml, without_hardware
 from dreamer4.errors import InputError
 
 
@@ -66,11 +68,24 @@ class RunFolder:
         return Checkpoints(self.path / "checkpoints" / phase, keep=keep)
 
     def open(self, config: Config, *, resume: bool = False) -> None:
-        """Starts a run here, or continues the one that is here.
+        """Starts a run here, or continues the one that is here; arguments and errors are those of `check`."""
+        self.check(config, resume=resume)
+        if not self.is_run:
+            self.path.mkdir(parents=True, exist_ok=True)
+            partial = self._partial
+            partial.write_text(to_yaml(config), encoding="utf-8")
+            os.replace(partial, self.config_file)
+
+    @property
+    def _partial(self) -> Path:
+        return self.config_file.with_suffix(".tmp")
+
+    def check(self, config: Config, *, resume: bool = False) -> None:
+        """Tells whether a run can be started here, or continued, and changes nothing.
 
         Args:
             config: the resolved configuration of the run.
-            resume: whether to continue. Then the run must exist and have this very configuration.
+            resume: whether to continue. Then the run must exist and have this configuration, but for the hardware.
 
         Raises:
             InputError: if the folder holds something else, another configuration, or a run that `resume` does not ask
@@ -85,8 +100,8 @@ class RunFolder:
             return
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, expected a folder. Choose another one with --run.")
-        partial = self.config_file.with_suffix(".tmp")  # may be left over from a start that was killed
-        leftovers = {partial, *self.path.glob(".*.tmp")}  # and so may these, of a collection
+        # May be left over from a start that was killed, or from a collection.
+        leftovers = {self._partial, *self.path.glob(".*.tmp")}
         if self.path.is_dir() and set(self.path.iterdir()) - leftovers:
             raise InputError(
                 f"{self.path} is not empty and not a run folder (it has no {self.config_file.name}). "
@@ -96,9 +111,6 @@ class RunFolder:
             raise InputError(
                 f"There is no run to resume in {self.path}. Check --run, or leave out --resume to start one."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        partial.write_text(to_yaml(config), encoding="utf-8")
-        os.replace(partial, self.config_file)
 
     def read_config(self) -> Config:
         """Returns the configuration of the run.
@@ -112,7 +124,7 @@ class RunFolder:
         return from_yaml(text, str(self.config_file))
 
     def _refuse_other(self, config: Config) -> None:
-        if changes := diff(self.read_config(), config):
+        if changes := diff(without_hardware(self.read_config()), without_hardware(config)):
             raise InputError(
                 f"{self.path} holds a run of another configuration (the run's -> yours):\n"
                 + "".join(f"  {change}\n" for change in changes)

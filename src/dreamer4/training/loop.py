@@ -5,6 +5,7 @@ step number. So a run that resumes needs nothing but its `TrainState`, and sever
 `vmap`.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.config import Config, PhaseConfig
@@ -22,6 +24,7 @@ from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import DivergenceError
 from dreamer4.training.guard import Guard, all_finite, choose, loss_size
 from dreamer4.training.phases import AbstractPhase, Metrics
+from dreamer4.training.placement import replicate, replicate_here, split_rows, spread, spread_here
 from dreamer4.training.state import RunningRMS, TrainState, build_optimizer, ema_decay
 from dreamer4.types import DataSpec, to_float
 
@@ -105,7 +108,7 @@ def train_step(
         `skipped` (1 if the step was left out) and `skipped_in_a_row`.
     """
     key_batch, key_loss = step_keys(key, state.step)
-    batch = source.sample(config.batch_size, config.length, key=key_batch)
+    batch = split_rows(source.sample(config.batch_size, config.length, key=key_batch))
     progress = state.step.astype(jnp.float32) / config.steps
     trained, frozen = eqx.partition(state.model, phase.trainable(state.model))
 
@@ -153,6 +156,7 @@ def train(
     seeds: int = 1,
     latents: Float[Array, "*seeds N Nz Dz"] | None = None,
     balanced: bool = True,
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Yields the state and the metrics after each step, until the phase is done. The state given is consumed.
 
@@ -165,6 +169,7 @@ def train(
         seeds: number of seeds side by side.
         latents: the data set's latents, where the phase trains on latents; one set per seed.
         balanced: whether half the rows are drawn from relevant episodes, if only some are relevant.
+        mesh: the devices to train on; None: the one that the arrays lie on.
 
     Raises:
         DivergenceError: if as many steps in a row were left out as `guard.abort_after` says.
@@ -173,9 +178,14 @@ def train(
     keys = [stream(seed + i, phase.name) for i in range(seeds)]
     key = keys[0] if seeds == 1 else jnp.stack(keys)
     late: Float[Array, "*seeds"] | None = None
-    state = _bound(state)  # as every later state is where weights or latents were loaded
+    if mesh is None:
+        state = _bound(state)  # as every later state is where weights or latents were loaded
+    else:
+        state = spread(state, mesh)
+        phase, data, latents, key = replicate((phase, data, latents, key), mesh)
     for step_before in range(int(jnp.max(state.step)), config.steps):
-        state, metrics = _compiled_step((phase, config, seeds, data, latents, key), state)
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            state, metrics = _compiled_step((phase, config, seeds, data, latents, key), state)
         # Of the step before, so that the device never waits for us.
         _check_progress(late, step_before, config)
         late = metrics["skipped_in_a_row"]
@@ -205,7 +215,8 @@ def _compiled_step(given, state):
         encoded = data if latents is None else data.with_latents(latents)
         return train_step(phase, optimizer, config, state, encoded, key)
 
-    return over_seeds(step, seeds, (eqx.if_array(0), 0, eqx.if_array(0)))(latents, key, state)
+    state, metrics = over_seeds(step, seeds, (eqx.if_array(0), 0, eqx.if_array(0)))(latents, key, state)
+    return spread_here(state), replicate_here(metrics)
 
 
 def _bound(tree: PyTree) -> PyTree:
