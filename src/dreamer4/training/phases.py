@@ -1,8 +1,11 @@
 """The four phases. A phase says what is trained, on which loss, and what happens to the model when it ends.
 
-Here, and in imagination and evaluation, batches exist: each phase adds the batch axis by one `vmap` over rows.
+Here, and in imagination and evaluation, batches exist: each phase adds the batch axis by one `vmap` over rows, which
+`over_rows` takes in parts where memory is short. What rows have in common (means, the sets of PMPO) is always of the
+whole batch.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -28,6 +31,7 @@ from dreamer4.dynamics import AbstractDynamics, Levels, ShortcutForcing, bootstr
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.tokenizer import LatentStats, RandomFeatures, tokenizer_loss
+from dreamer4.training.placement import split_rows
 from dreamer4.types import Action, DataSpec, Trajectory, to_float
 
 
@@ -92,6 +96,27 @@ def freeze_prior(dreamer: Dreamer) -> Dreamer:
     return eqx.tree_at(lambda d: d.prior, dreamer, dreamer.policy)
 
 
+def over_rows(function: Callable, parts: int) -> Callable:
+    """Returns `vmap(function)` that takes the rows in as many parts, one after another.
+
+    Of a part no more than its results stays in memory; for the gradient, which adds up over the parts, it is computed
+    a second time. Rows that `parts` does not divide are taken in as many parts as divide both.
+    """
+
+    def apply(*rows):
+        size = jax.tree.leaves(rows)[0].shape[0]
+        number = math.gcd(parts, size)
+        if number == 1:
+            return jax.vmap(function)(*rows)
+        # Every n-th row, so that each part lies on all devices that the batch lies on.
+        given = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(size // number, number, *x.shape[1:]), 1, 0), rows)
+        part = jax.checkpoint(jax.vmap(function), prevent_cse=False)  # a loop keeps the two computations apart
+        _, taken = jax.lax.scan(lambda _, rows: (None, part(*split_rows(rows))), None, given)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[2:]), taken)
+
+    return apply
+
+
 def mean_metrics(rows: dict[str, Float[Array, " B"]]) -> Metrics:
     """Averages metrics over the batch axis."""
     return {name: jnp.mean(values) for name, values in rows.items()}
@@ -102,6 +127,7 @@ class TokenizerPhase(AbstractPhase):
 
     perceptual: Callable | None = None
     perceptual_weight: float = eqx.field(static=True, default=0.2)
+    accumulate: int = eqx.field(static=True, default=1)
     name: ClassVar[str] = "tokenizer"
     normalise: ClassVar[bool] = True
 
@@ -122,7 +148,7 @@ class TokenizerPhase(AbstractPhase):
             return tokenizer_loss(dreamer.tokenizer, video, valid, self.perceptual, key=key)
 
         keys = jr.split(key, batch.frame.shape[0])
-        return mean_metrics(jax.vmap(row)(to_float(batch.frame), batch.valid, keys)), {}
+        return mean_metrics(over_rows(row, self.accumulate)(to_float(batch.frame), batch.valid, keys)), {}
 
 
 class _Rows(eqx.Module):
@@ -137,7 +163,7 @@ class _Rows(eqx.Module):
 
 
 def _targets(
-    forcing: ShortcutForcing, dynamics: AbstractDynamics, rows: _Rows, progress: Float[Array, ""]
+    forcing: ShortcutForcing, dynamics: AbstractDynamics, rows: _Rows, progress: Float[Array, ""], accumulate: int
 ) -> Float[Array, "B T Nz Dz"]:
     """Returns what each frame should be predicted as: the data, or for coarse steps what two half steps lead to."""
 
@@ -149,7 +175,7 @@ def _targets(
 
     # Until teachers start, coarse steps learn from the data too, so that no teacher is untrained.
     started = progress >= forcing.bootstrap_start
-    taught = jax.lax.cond(started, jax.vmap(teach), lambda rows: rows.z, rows)
+    taught = jax.lax.cond(started, over_rows(teach, accumulate), lambda rows: rows.z, rows)
     coarse = rows.levels.step_index < forcing.grid.finest
     return jax.lax.stop_gradient(jnp.where(coarse[..., None, None], taught, rows.z))
 
@@ -161,6 +187,7 @@ def dynamics_loss(
     progress: Float[Array, ""],
     *,
     with_agent: bool,
+    accumulate: int = 1,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], Metrics, Float[Array, "B T E"] | None, Bool[Array, " B"]]:
     """Returns the shortcut-forcing loss of a batch (eq 7 with the ramp of eq 8), and the read-outs it produced.
@@ -190,18 +217,18 @@ def dynamics_loss(
 
     target = batch.latent
     if taught:
-        first = jax.tree.map(lambda x: x[:taught], rows)
+        first = split_rows(jax.tree.map(lambda x: x[:taught], rows))
         frozen = jax.lax.stop_gradient(dreamer.dynamics)
-        target = jnp.concatenate([_targets(forcing, frozen, first, progress), batch.latent[taught:]])
+        target = jnp.concatenate([_targets(forcing, frozen, first, progress, accumulate), batch.latent[taught:]])
 
     def predict(row, task):
         tau_index, step_index = row.levels.tau_index, row.levels.step_index
         return dreamer.dynamics(row.z_noisy, tau_index, step_index, row.action, row.action_mask, task, row.segment)
 
     if with_agent:
-        z_hat, h = jax.vmap(predict)(rows, batch.task)
+        z_hat, h = over_rows(predict, accumulate)(rows, batch.task)
     else:
-        z_hat, h = jax.vmap(lambda row: predict(row, None))(rows)
+        z_hat, h = over_rows(lambda row: predict(row, None), accumulate)(rows)
     error = jnp.mean((z_hat - target) ** 2, axis=(-2, -1))
     counted = batch.valid & batch.uniform[:, None]
     loss = masked_mean(ramp(tau, floor=forcing.ramp_floor) * error, counted)
@@ -219,6 +246,7 @@ class DynamicsPhase(AbstractPhase):
     """Trains the dynamics on latents by shortcut forcing (eqs 7, 8)."""
 
     forcing: ShortcutForcing
+    accumulate: int = eqx.field(static=True, default=1)
     name: ClassVar[str] = "dynamics"
     normalise: ClassVar[bool] = True
 
@@ -232,7 +260,8 @@ class DynamicsPhase(AbstractPhase):
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[Metrics, Metrics]:
-        loss, metrics, _, _ = dynamics_loss(dreamer, self.forcing, batch, progress, with_agent=False, key=key)
+        how = {"with_agent": False, "accumulate": self.accumulate}
+        loss, metrics, _, _ = dynamics_loss(dreamer, self.forcing, batch, progress, **how, key=key)
         return {"dynamics": loss}, metrics
 
 
@@ -246,6 +275,7 @@ class AgentPhase(AbstractPhase):
     forcing: ShortcutForcing
     warm_heads: float = eqx.field(static=True, default=0.0)
     reconstruction: float = eqx.field(static=True, default=0.0)
+    accumulate: int = eqx.field(static=True, default=1)
     name: ClassVar[str] = "agent"
     normalise: ClassVar[bool] = True
 
@@ -262,7 +292,8 @@ class AgentPhase(AbstractPhase):
     ) -> tuple[Metrics, Metrics]:
         # The model comes trained, so its teachers teach from the first step.
         late = jnp.ones(())
-        loss, metrics, h, image = dynamics_loss(dreamer, self.forcing, batch, late, with_agent=True, key=key)
+        how = {"with_agent": True, "accumulate": self.accumulate}
+        loss, metrics, h, image = dynamics_loss(dreamer, self.forcing, batch, late, **how, key=key)
         assert h is not None  # with agent
         # Heads that know nothing yet would teach the read-out to forget what they have not come to use.
         h = jnp.where(progress >= self.warm_heads, h, jax.lax.stop_gradient(h))
@@ -274,7 +305,7 @@ class AgentPhase(AbstractPhase):
                 terms["reconstruction"] = reconstruction_loss(dreamer.reconstruction, h, row.latent, row.valid)
             return terms
 
-        rows = jax.vmap(losses)(h, batch)
+        rows = over_rows(losses, self.accumulate)(h, batch)
         clip = ~image
         share = dict.fromkeys(rows, clip) | {"cloning": clip & batch.relevant}
         terms = {name: masked_mean(values, share[name]) for name, values in rows.items()}
@@ -295,6 +326,7 @@ class ImaginationPhase(AbstractPhase):
     discount: float = eqx.field(static=True)
     lambda_: float = eqx.field(static=True)
     warm_value: float = eqx.field(static=True)
+    accumulate: int = eqx.field(static=True, default=1)
     name: ClassVar[str] = "imagination"
     normalise: ClassVar[bool] = False
 
@@ -317,7 +349,7 @@ class ImaginationPhase(AbstractPhase):
             memory = dreamer.recall(row, count, key=key_recall)
             return imagine(dreamer, memory, self.horizon, key=key_dream), starts
 
-        rollout, starts = jax.vmap(dream)(batch, keys)
+        rollout, starts = over_rows(dream, self.accumulate)(batch, keys)
         mask = rollout.alive & starts[:, None]
         value = dreamer.value(rollout.h)
         baseline = jax.lax.stop_gradient(value.mean())
@@ -375,14 +407,14 @@ def measure_latents(
 def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
     """Builds the phase of the given name as a configuration describes it."""
     forcing = ShortcutForcing(config.dynamics.shortcut, context_signal=config.sampler.context_signal)
+    train = config.train
     if name == "tokenizer":
-        if config.tokenizer.perceptual == "none":
-            return TokenizerPhase()
-        return TokenizerPhase(RandomFeatures(spec.frame_shape[2]), config.tokenizer.perceptual_weight)
+        features = None if config.tokenizer.perceptual == "none" else RandomFeatures(spec.frame_shape[2])
+        return TokenizerPhase(features, config.tokenizer.perceptual_weight, train.tokenizer.accumulate)
     if name == "dynamics":
-        return DynamicsPhase(forcing)
+        return DynamicsPhase(forcing, train.dynamics.accumulate)
     if name == "agent":
-        return AgentPhase(forcing, config.train.agent.warm_heads, config.agent.reconstruction)
+        return AgentPhase(forcing, train.agent.warm_heads, config.agent.reconstruction, train.agent.accumulate)
     if name == "imagination":
         settings = config.imagination
         return ImaginationPhase(
@@ -390,6 +422,7 @@ def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
             settings.horizon,
             settings.discount,
             settings.lambda_,
-            config.train.imagination.warm_value,
+            train.imagination.warm_value,
+            train.imagination.accumulate,
         )
     raise InputError(f"phase: unknown {name!r}. Known: tokenizer, dynamics, agent, imagination.")
