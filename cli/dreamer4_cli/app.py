@@ -158,16 +158,22 @@ def train(
         Path | None,
         typer.Option("--from", metavar="RUN", help="Start from the phase before in another run, and on its data."),
     ] = None,
+    coordinator: options.Coordinator = None,
+    processes: options.Processes = None,
+    process: options.Process = None,
 ) -> None:
     """Train one phase, or all, in a run folder; each phase starts from the one before it."""
     resolved, folder = options.resolve(
         preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run, origin=_existing_run(origin)
     )
-    from dreamer4_cli import run as work
+    from dreamer4_cli import processes as together
 
-    if dry_run:
-        work.dry_run(resolved)
-    else:
+    with together.joined(coordinator, processes, process):
+        from dreamer4_cli import run as work
+
+        if dry_run:
+            work.dry_run(resolved)
+            return
         phases = _PHASES if phase is Phases.all else (phase.value,)
         go_on = {"resume": resume, "fallback": not no_fallback, "changed_data": changed_data}
         work.train(resolved, folder, phases, **go_on, origin=origin)

@@ -43,6 +43,21 @@ NoFallback = Annotated[
     bool,
     typer.Option("--no-fallback", help="With --resume: stop if the newest checkpoint is damaged, take no older one."),
 ]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        "--coordinator",
+        metavar="HOST:PORT|auto",
+        envvar="JAX_COORDINATOR_ADDRESS",
+        help="One of several processes: where the first is. auto: as Slurm, Open MPI or Kubernetes says.",
+    ),
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", min=1, envvar="JAX_NUM_PROCESSES", help="How many processes there are.")
+]
+Process = Annotated[
+    int | None, typer.Option("--process", min=0, envvar="JAX_PROCESS_ID", help="Which of them this is, from 0.")
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check the configuration, print parameters, FLOPs and memory, and train nothing."),

@@ -5,30 +5,53 @@ import shlex
 import warnings
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
-from dreamer4.checkpoint import Checkpoints
-from dreamer4.config import Config, PhaseConfig
+from dreamer4.checkpoint import Checkpoints, whole
+from dreamer4.config import Config, PhaseConfig, diff
 from dreamer4.data import DatasetInfo, DeviceSource
 from dreamer4.errors import DivergenceError, InputError
 from dreamer4.training import AbstractPhase, TrainState, stream, train
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.loop import draws_from, step_keys
 from dreamer4.training.metrics import MetricLog, Progress
-from dreamer4_cli import stopping
+from dreamer4_cli import processes, stopping
 
 
 console = Console()
 
 
-def resume_command(what: str, folder: Path) -> str:
-    """Returns what a person types to go on with a run."""
-    return f"dreamer4 {what} --run {shlex.quote(str(folder))} --resume"
+def resume_command(what: str, run: RunFolder, config: Config) -> str:
+    """Returns what a person types to go on with a run, on other devices than it was begun with if it is on such now."""
+    parts = ["dreamer4", what, "--run", shlex.quote(str(run.path)), "--resume"]
+    for change in diff(run.read_config(), config):
+        key, _, value = change.replace(": ", "=", 1).partition("=")
+        parts += ["--set", f"{key}={value.rpartition(' -> ')[2]}"]
+    return " ".join(parts)
+
+
+def save(steps: Checkpoints, done: int, state: TrainState, meta: dict[str, Any]) -> None:
+    """Saves a step; of several processes the first does, when all have handed it what they hold.
+
+    Raises:
+        InputError: as `Checkpoints.save`.
+    """
+    if not processes.several():
+        steps.save(done, state, meta)
+        return
+    state = jax.tree.map(lambda x: whole(x) if eqx.is_array(x) else x, state)
+    try:
+        if processes.first():
+            # Orbax would wait for the others, who would wait for it if a disk is full.
+            steps.save(done, state, meta, kind="safetensors")
+    finally:
+        processes.wait("saved")
 
 
 @dataclass(frozen=True)
@@ -40,18 +63,20 @@ class Work:
         run: its folder.
         source: the training episodes.
         info: description of the data set.
-        log: the metrics.
+        log: the metrics; None: another process writes them.
         meta: what every checkpoint tells about itself.
         command: what a person types to go on with the run.
+        mesh: the devices; None: one.
     """
 
     config: Config
     run: RunFolder
     source: DeviceSource
     info: DatasetInfo
-    log: MetricLog
+    log: MetricLog | None
     meta: dict[str, Any]
     command: str
+    mesh: Mesh | None = None
 
     def train(
         self, phase: AbstractPhase, settings: PhaseConfig, state: TrainState, latents: Any, steps: Checkpoints
@@ -66,10 +91,12 @@ class Work:
             DivergenceError: if the run came to nothing; the batches at fault are written to the run's folder.
         """
         config, done = self.config, int(np.max(state.step))
-        self.log.truncate(phase.name, done)
+        if self.log is not None:
+            self.log.truncate(phase.name, done)
         self._note(phase.name, done if done else None, settings.steps, steps)
         waiting: list[dict[str, Any]] = []
         due: tuple[int, list[dict[str, Any]]] | None = None
+        vote = processes.Vote()
         recent: deque[tuple[int, dict[str, Any]]] = deque(maxlen=settings.guard.abort_after + 1)
         with Progress(phase.name, total=settings.steps, completed=done, console=console) as bar:
             stopping.losing(False)
@@ -82,6 +109,7 @@ class Work:
                 seeds=config.seeds,
                 latents=latents,
                 balanced=config.agent.balanced,
+                mesh=self.mesh,
             )
             try:
                 for state, metrics in training:
@@ -92,7 +120,7 @@ class Work:
                     done += 1
                     waiting.append(metrics)
                     recent.append((done, metrics))
-                    last, asked = done == settings.steps, stopping.requested()
+                    last, asked = done == settings.steps, vote.any(stopping.requested())
                     saving = not last and (asked or done % config.train.save_every == 0)
                     # At every save, so that a run that goes on from here writes the lines that this one would.
                     if last or saving or done % config.train.log_every == 0:
@@ -119,7 +147,8 @@ class Work:
             return None
         done, metrics = due
         means = mean_over(metrics, self.config.seeds)
-        self.log.append(phase.name, done, means)
+        if self.log is not None:
+            self.log.append(phase.name, done, means)
         text = "  ".join(f"{name} {np.mean(means[name]):.3g}" for name in list(phase.weights)[:3])
         if skipped := int(np.sum(means["skipped"])):
             text += f"  {skipped} steps left out"
@@ -127,7 +156,7 @@ class Work:
 
     def _save(self, steps: Checkpoints, done: int, state: TrainState, phase: str) -> bool:
         try:
-            steps.save(done, state, self.meta | {"phase": phase})
+            save(steps, done, state, self.meta | {"phase": phase})
         except InputError as error:
             if self.config.train.on_save_error == "stop" or not isinstance(error.__cause__, OSError):
                 raise
@@ -164,7 +193,8 @@ class Work:
                 if step <= error.step
             ],
         }
-        file.write_text(json.dumps(told, indent=1) + "\n")
+        if processes.first():
+            file.write_text(json.dumps(told, indent=1) + "\n")
         start = "it begins anew" if newest is None else f"the last checkpoint is {newest}"
         return DivergenceError(
             error.step,

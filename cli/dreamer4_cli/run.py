@@ -36,15 +36,16 @@ from dreamer4.training import (
 )
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import MetricLog, Progress
+from dreamer4.training.placement import bring_home, build_mesh, spread
 from dreamer4.training.state import ADDED
 from dreamer4.types import DataSpec
-from dreamer4_cli import behaviour, pages, stopping
+from dreamer4_cli import behaviour, pages, processes, stopping
 from dreamer4_cli.describe import check_data as check_data
 from dreamer4_cli.describe import dry_run as dry_run
 from dreamer4_cli.describe import info as info
 from dreamer4_cli.pages import device as device
 from dreamer4_cli.pages import source_commit as source_commit
-from dreamer4_cli.phase import Work, resume_command
+from dreamer4_cli.phase import Work, resume_command, save
 
 
 console = Console()
@@ -74,6 +75,11 @@ def _dataset(config: Config, folder: RunFolder) -> Path:
     if config.data.path is not None:
         return Path(config.data.path)
     if not folder.data.exists():
+        if processes.several():
+            raise InputError(
+                "data.path: several processes train on a data set that is there before they start. Make one with "
+                "dreamer4 collect --out DIR, and give it with --set data.path=DIR."
+            )
         behaviour.collect(config, envs.make(config.env), folder.data, folder.path / "behaviour")
     return folder.data
 
@@ -108,10 +114,15 @@ def train(
     # An imported run has the end of the one before, and no others; so has one that starts from another run.
     if start is None and missing and missing[-1] == before[-1]:
         raise InputError(f"{folder} has no {missing[0]} phase, which {phases[0]} builds on. Train {missing[0]} first.")
-    run.open(config, resume=resume or (run.is_run and not begun))
-    if start is not None:
-        run.checkpoints(before[-1]).adopt(getattr(config.train, before[-1]).steps, start)
-    command = resume_command(f"train {'all' if phases == PHASES else phases[0]}", folder)
+    resume = resume or (run.is_run and not begun)
+    run.check(config, resume=resume)
+    processes.wait("checked")  # what they are all to refuse, before the first one changes it
+    if processes.first():
+        run.open(config, resume=resume)
+        if start is not None:
+            run.checkpoints(before[-1]).adopt(getattr(config.train, before[-1]).steps, start)
+    processes.wait("opened")
+    command = resume_command(f"train {'all' if phases == PHASES else phases[0]}", run, config)
     _train(config, run, phases, command, fallback=fallback, changed_data=changed_data)
 
 
@@ -129,6 +140,7 @@ def _end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
 def _check_paths(config: Config) -> None:
     """Refuses what can be refused before anything is written: the environment, the data set, the sizes, the tracker."""
     trackers.check(config.train.tracker)
+    build_mesh(config.train.mesh)
     if config.data.path is None:
         env = envs.make(config.env)
         behaviour.check(config, env)
@@ -153,10 +165,14 @@ def _train(
     path = _dataset(config, run)
     info = data.read_info(path)
     source = DeviceSource.from_episodes(data.read_episodes(path, "train"))
-    log = MetricLog(run.metrics_file, trackers.start(config.train.tracker, run.path, config.model_dump(mode="json")))
+    mesh = build_mesh(config.train.mesh)
+    opened: contextlib.AbstractContextManager[MetricLog | None] = contextlib.nullcontext()
+    if processes.first():
+        tracker = trackers.start(config.train.tracker, run.path, config.model_dump(mode="json"))
+        opened = contextlib.closing(MetricLog(run.metrics_file, tracker))
     meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(info.spec), "data": info.fingerprint}
-    work, latents = Work(config, run, source, info, log, meta, command), None
-    with contextlib.closing(log):
+    with opened as log:
+        work, latents = Work(config, run, source, info, log, meta, command, mesh), None
         for name in phases:
             phase, settings = build_phase(name, config, info.spec), getattr(config.train, name)
             steps = run.checkpoints(name, keep=config.train.keep)
@@ -165,7 +181,7 @@ def _train(
                 _say(f"{name}: done before")
                 continue
             start = _start(config, run, name, info.spec)
-            state = init_state(phase, start, settings, config.seeds)
+            state = spread(init_state(phase, start, settings, config.seeds), mesh)
             if newest is not None:
                 _check_data_unchanged(newest, info.fingerprint, accept=changed_data)
                 state = checkpoint.load(newest, state, added=ADDED)
@@ -173,15 +189,15 @@ def _train(
                 latents = _encode(config, start, source)
             with stopping.hold():
                 state = work.train(phase, settings, state, latents, steps)
-                steps.save(settings.steps, _finish(config, phase, state, source), meta | {"phase": name})
+                save(steps, settings.steps, _finish(config, phase, state, source), meta | {"phase": name})
                 stopping.note(f"{name}: done. Go on with: {command}")
 
 
 def _finish(config: Config, phase, state: TrainState, source: DeviceSource) -> TrainState:
     """Returns the last state of a phase, with the averaged weights as the phase leaves them."""
-    agents = []
+    agents, ema = [], state.ema if config.train.mesh.size == 1 else bring_home(state.ema)
     for i in range(config.seeds):
-        dreamer = phase.finish(member(state.ema, i, config.seeds))
+        dreamer = phase.finish(member(ema, i, config.seeds))
         if phase.name == "tokenizer":
             dreamer, _ = measure_latents(dreamer, lambda d: encode_source(d, source))
         agents.append(dreamer)
@@ -272,7 +288,7 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, c
     run = RunFolder(folder)
     _check_paths(config)
     run.open(config, resume=resume)
-    _train(config, run, PHASES, resume_command("demo", folder), fallback=fallback, changed_data=changed_data)
+    _train(config, run, PHASES, resume_command("demo", run, config), fallback=fallback, changed_data=changed_data)
 
     env = envs.make(config.env)
     path = _dataset(config, run)

@@ -158,8 +158,17 @@ class TestProcess:
         assert started.returncode == 143
 
 
-# Of eight episodes two are for training.
-INFO = DatasetInfo.model_construct(fingerprint="f" * 64, num_episodes=8, held_out=(0, 1, 2, 3, 4, 6))
+def described():
+    """What a data set says of itself; of its eight episodes two are for training."""
+    return DatasetInfo.model_construct(fingerprint="f" * 64, num_episodes=8, held_out=(0, 1, 2, 3, 4, 6))
+
+
+def configuration(*overrides):
+    """A run of the phase of one number."""
+    keys = ["train.save_every=10", "train.log_every=4", "agent.balanced=false"]
+    settings = [f"train.dynamics.{x}" for x in (f"steps={STEPS}", "batch_size=2", "length=3")]
+    guard = "train.dynamics.guard={window: 16, abort_after: 4}"
+    return load("tiny", overrides=[*settings, guard, *keys, *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -175,11 +184,16 @@ def small():
 @pytest.fixture
 def work(tmp_path, source):
     def make(*overrides):
-        keys = ["train.save_every=10", "train.log_every=4", "agent.balanced=false", *overrides]
-        settings = [f"train.dynamics.{x}" for x in (f"steps={STEPS}", "batch_size=2", "length=3")]
-        config = load("tiny", overrides=[*settings, "train.dynamics.guard={window: 16, abort_after: 4}", *keys])
         run = RunFolder(tmp_path)
-        return Work(config, run, source, INFO, MetricLog(run.metrics_file), {}, "dreamer4 train all --resume")
+        return Work(
+            configuration(*overrides),
+            run,
+            source,
+            described(),
+            MetricLog(run.metrics_file),
+            {},
+            "dreamer4 train all --resume",
+        )
 
     return make
 

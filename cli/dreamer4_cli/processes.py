@@ -1,0 +1,155 @@
+"""Several processes that train one run together, on one machine or on many.
+
+Each of them runs the same command on the same files. What they compute they compute together; only the first one
+writes. Where they must not go on before it has written, they wait for each other.
+
+A process that is gone does not leave the others waiting: the transport reports a broken connection, or JAX a missing
+heartbeat, and they end.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from dreamer4.errors import InputError
+from dreamer4_cli import endings, stopping
+
+
+AUTO = "auto"
+JOINING = 300  # seconds to wait for the others to start
+HEARTBEAT = 60  # seconds without a sign of life
+LEAVING = 10  # seconds to wait for the others to end
+
+# What the transports say when a process cannot be reached.
+_LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "oordination")
+
+
+@contextlib.contextmanager
+def joined(coordinator: str | None, count: int | None, index: int | None) -> Iterator[None]:
+    """Makes this process one of several, until the block ends. To be entered before anything is computed.
+
+    Args:
+        coordinator: address and port at which the first process can be reached, or `auto` where a scheduler that JAX
+            knows (Slurm, Open MPI, Kubernetes) has started the processes. None: this process is alone.
+        count: number of processes.
+        index: which of them this is, from 0.
+
+    Raises:
+        InputError: if the three do not fit together, or the others cannot be reached.
+    """
+    _check(coordinator, count, index)
+    if coordinator is None:
+        yield
+        return
+    import jax
+
+    _initialize(None if coordinator == AUTO else coordinator, count, index)
+    if jax.process_index():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not any(sign in str(error) for sign in _LOST):
+            raise
+        # Leaving in order would wait for the one that is gone.
+        endings.complain(
+            f"Error: process {jax.process_index()} of {jax.process_count()} lost touch with the others: "
+            f"{str(error).splitlines()[0][:200]} {stopping.message(0)}"
+        )
+        os._exit(1)
+    finally:
+        with contextlib.suppress(Exception):
+            jax.distributed.shutdown()
+
+
+def _check(coordinator: str | None, count: int | None, index: int | None) -> None:
+    numbers = {"--processes": count, "--process": index}
+    given = [name for name, value in numbers.items() if value is not None]
+    if coordinator is None or coordinator == AUTO:
+        if given:
+            where = "without --coordinator" if coordinator is None else f"with --coordinator {AUTO}, which finds it"
+            raise InputError(f"{' and '.join(given)}: given {where}. Give all three, or none of these.")
+        return
+    if len(given) < 2:
+        raise InputError(
+            f"--coordinator {coordinator}: expected --processes and --process with it, or --coordinator {AUTO} where "
+            "Slurm, Open MPI or Kubernetes started the processes."
+        )
+    assert count is not None and index is not None
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit():
+        raise InputError(f"--coordinator: got {coordinator!r}, expected HOST:PORT of the first process.")
+    if index >= count:
+        raise InputError(f"--process: got {index}, expected 0 to {count - 1}, for there are --processes {count}.")
+
+
+def _initialize(coordinator: str | None, count: int | None, index: int | None) -> None:
+    import jax
+
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `stopping`
+    options: dict[str, Any] = {} if coordinator is None else {"cluster_detection_method": "deactivate"}
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            index,
+            initialization_timeout=JOINING,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=LEAVING,
+            **options,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(
+            f"--coordinator {coordinator or AUTO}: the processes did not find each other: "
+            f"{str(error).splitlines()[0][:200]} Start all of them, with the address of the first."
+        ) from None
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    import jax
+
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this is the process that writes."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def wait(what: str) -> None:
+    """Returns when all processes have come here."""
+    if several():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
+class Vote:
+    """Whether any of the processes wants something, told to all of them at the same step.
+
+    The answer is that of the step before, so that nobody waits for it. A process that is alone has it at once.
+    """
+
+    def __init__(self) -> None:
+        self._before: Any = None
+
+    def any(self, mine: bool) -> bool:
+        """Returns whether any process wanted it; every process must ask as often as the others."""
+        if not several():
+            return mine
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+        from jax.sharding import Mesh, NamedSharding
+        from jax.sharding import PartitionSpec as P
+
+        mesh = Mesh(np.array(jax.devices()), ("device",))
+        shape, own = (jax.device_count(),), np.array([mine])
+        votes = jax.make_array_from_callback(shape, NamedSharding(mesh, P("device")), lambda index: own)
+        before, self._before = self._before, jnp.any(votes)
+        return before is not None and bool(before)

@@ -1,0 +1,125 @@
+"""Several processes: what does not fit together is refused, and two that train together are as good as one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli.test_stopping import configuration, described, trained
+from training.faults import STEPS, planted, source, world
+
+from dreamer4.config import load
+from dreamer4.errors import InputError
+from dreamer4.training.folder import RunFolder
+from dreamer4.training.metrics import MetricLog, read_metrics
+from dreamer4_cli import processes, run
+from dreamer4_cli.phase import Work, resume_command
+
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ((None, 2, None), "--processes: given without --coordinator"),
+        ((None, None, 1), "--process: given without --coordinator"),
+        (("auto", 2, 1), "--processes and --process: given with --coordinator auto"),
+        (("10.0.0.1:1234", None, None), "expected --processes and --process"),
+        (("10.0.0.1:1234", 2, None), "expected --processes and --process"),
+        (("10.0.0.1", 2, 0), "HOST:PORT"),
+        (("10.0.0.1:http", 2, 0), "HOST:PORT"),
+        ((":1234", 2, 0), "HOST:PORT"),
+        (("10.0.0.1:1234", 2, 2), "expected 0 to 1"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(given, match):
+    with pytest.raises(InputError, match=match), processes.joined(*given):
+        pytest.fail("went on")
+
+
+def test_alone_nothing_is_waited_for():
+    with processes.joined(None, None, None):
+        assert processes.first() and not processes.several()
+        processes.wait("nobody")
+        vote = processes.Vote()
+        assert [vote.any(wish) for wish in (False, True, False)] == [False, True, False]
+
+
+def test_several_do_not_collect(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "several", lambda: True)
+    with pytest.raises(InputError, match="dreamer4 collect --out"):
+        run._dataset(load("tiny"), RunFolder(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_to_go_on_names_the_hardware(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.open(load("tiny"))
+    assert resume_command("train agent", folder, load("tiny")) == f"dreamer4 train agent --run {tmp_path} --resume"
+    moved = load("tiny", overrides=["train.mesh.data=4", "dynamics.transformer.remat=true"])
+    assert resume_command("train all", folder, moved) == (
+        f"dreamer4 train all --run {tmp_path} --resume --set dynamics.transformer.remat=true --set train.mesh.data=4"
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes of `two_processes.py` said and left."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    script = [sys.executable, str(TESTS / "cli" / "two_processes.py"), str(folder), str(port)]
+    started = [subprocess.Popen([*script, str(i)], env=env, stderr=subprocess.PIPE, text=True) for i in range(2)]
+    errors = [started[0].communicate(timeout=300)[1]]
+    gone = time.monotonic()
+    errors.append(started[1].communicate(timeout=60)[1])
+    told = [[json.loads(line) for line in text.splitlines() if line.startswith("{")] for text in errors]
+    assert all(told), "\n".join(text[-3000:] for text in errors)
+    return {
+        "folder": folder,
+        "told": [line[0] for line in told],
+        "codes": [process.returncode for process in started],
+        "seconds": time.monotonic() - gone,
+        "logs": [read_metrics(folder / f"run-{i}.jsonl") for i in range(2)],
+        "lost": read_metrics(folder / "lost-1.jsonl"),
+    }
+
+
+def losses(log):
+    return {line["step"]: (line["near"], line["gradient_norm"], line["skipped"]) for line in log}
+
+
+def test_both_tell_the_losses_of_one(two, tmp_path):
+    config = configuration("train.dynamics.batch_size=4")
+    log = MetricLog(tmp_path / "metrics.jsonl")
+    alone = Work(config, RunFolder(tmp_path), source(), described(), log, {}, "again")
+    trained(alone, planted({12: 1}), world())
+    first, second = map(losses, two["logs"])
+    assert first == second
+    expected = {step: told for step, told in losses(read_metrics(log.path)).items() if step in first}
+    assert len(expected) > 15 and expected[STEPS][0] < expected[4][0] and expected[16][2] == 1
+    for step, told in expected.items():
+        # Where one left off its steps are told apart, so a line of the others may be of fewer.
+        if step not in (28, 30):
+            np.testing.assert_allclose(first[step], told, rtol=1e-6)
+
+
+def test_a_signal_to_one_stops_both_at_the_same_step(two):
+    first, second = two["told"]
+    assert first == second == {"whole": True, "stopped": 15, "steps": first["steps"]}
+    assert 25 <= first["steps"][-1] <= 30
+    assert RunFolder(two["folder"] / "run").checkpoints("dynamics").latest_valid() is not None
+
+
+def test_who_loses_the_other_ends(two):
+    assert two["codes"][0] == 9 and two["codes"][1] not in (0, None)
+    assert two["seconds"] < 30
+    assert two["lost"][-1]["step"] < STEPS
