@@ -81,6 +81,9 @@ class TokenizerConfig(Branch):
     mask_max: float = Field(
         default=0.9, ge=0, lt=1, description="upper end of the mask rate of an image, drawn from U(0, .)"
     )
+    pixel_zero: float = Field(
+        default=0.5, ge=0, le=1, description="pixel value that enters the network as zero; 0 suits a black background"
+    )
     time_tokens: Literal["all", "latents"] = Field(default="all", description="which tokens attend through time")
     perceptual: Literal["none", "random_features"] = Field(default="none", description="perceptual term of eq 5")
     perceptual_weight: float = Field(default=0.2, ge=0, description="its weight; 0.2 in eq 5")

@@ -139,6 +139,15 @@ def test_a_patch_that_does_not_tile_is_refused_with_one_that_does(frame, patch):
 # ---- who sees whom
 
 
+def test_the_pixel_that_counts_as_zero_shifts_what_is_seen_and_what_is_drawn(plain, video, latent):
+    shifted = build(pixel_zero=0.2)
+    assert distance(encode(shifted, video - 0.3), encode(plain, video)) < 1e-5
+    assert distance(decode(shifted, latent) + 0.3, decode(plain, latent)) < 1e-5
+    # At zero nothing but the bias enters.
+    tokens = shifted._encoder_tokens(jnp.full((1, *FRAME), 0.2), None)[0, :PATCHES]
+    assert distance(tokens, np.tile(shifted.patch_in.bias, (PATCHES, 1))) < 1e-6
+
+
 def test_patches_never_see_latents_and_latents_see_everything(plain):
     tokens = jr.normal(jr.key(0), (1, plain.encoder.layout.size, 16))
     acts = influence(plain.encoder, tokens, outputs=2, inputs=2)[0, :, 0] > 0

@@ -75,6 +75,7 @@ class CausalTokenizer(AbstractTokenizer):
     num_spatial: int = eqx.field(static=True)
     spatial_dim: int = eqx.field(static=True)
     mask_max: float = eqx.field(static=True)
+    pixel_zero: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class CausalTokenizer(AbstractTokenizer):
         latent_dim: int,
         num_spatial: int,
         mask_max: float = 0.9,
+        pixel_zero: float = 0.5,
         key: PRNGKeyArray,
     ):
         """Builds the tokenizer around two transformers.
@@ -98,6 +100,7 @@ class CausalTokenizer(AbstractTokenizer):
             latent_dim: channels of a latent token, Db.
             num_spatial: tokens after regrouping, Nz; divides `Nb * Db`.
             mask_max: upper end of the mask rate.
+            pixel_zero: pixel value in [0, 1] that the network sees, and starts out drawing, as zero.
             key: randomness of the remaining weights.
         """
         key_in, key_mask, key_down, key_up, key_out = jr.split(key, 5)
@@ -117,9 +120,10 @@ class CausalTokenizer(AbstractTokenizer):
         self.spatial_dim = self.num_latents * latent_dim // num_spatial
         self.stats = LatentStats.identity(self.num_spatial, self.spatial_dim)
         self.mask_max = mask_max
+        self.pixel_zero = pixel_zero
 
     def _encoder_tokens(self, video, hidden):
-        patches = self.patch_in(2.0 * patchify(video, self.patch) - 1.0)
+        patches = self.patch_in(2.0 * (patchify(video, self.patch) - self.pixel_zero))
         if hidden is not None:
             patches = jnp.where(hidden[..., None], self.mask_token, patches)
         # Latent tokens enter as zeros: their learned value is the slot embedding that the transformer adds.
@@ -138,7 +142,7 @@ class CausalTokenizer(AbstractTokenizer):
 
     def _read_frames(self, tokens):
         patches = self.patch_out(tokens[:, self.decoder.layout.slots("query")])
-        return 0.5 * unpatchify(patches, self.patch, self.frame_shape) + 0.5
+        return 0.5 * unpatchify(patches, self.patch, self.frame_shape) + self.pixel_zero
 
     def encode(self, video: Float[Array, "T H W C"]) -> Float[Array, "T Nz Dz"]:
         return self.stats.standardise(self._read_latents(self.encoder(self._encoder_tokens(video, None))))
@@ -196,6 +200,7 @@ def build_causal(config: TokenizerConfig, spec: DataSpec, *, key: PRNGKeyArray) 
         latent_dim=config.latent_dim,
         num_spatial=config.num_spatial,
         mask_max=config.mask_max,
+        pixel_zero=config.pixel_zero,
         key=key_rest,
     )
 
