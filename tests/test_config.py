@@ -241,7 +241,7 @@ BAD_OVERRIDES = [
     ("dynamics.transformer.soft_cap=0", "dynamics.transformer.soft_cap: got 0, expected greater than 0"),
     ("dynamics.transformer.remat=perhaps", 'dynamics.transformer.remat: got "perhaps", expected true or false'),
     ("dynamics.shortcut.k_max=48", "dynamics.shortcut: k_max 48 is not a power of two"),
-    ("dynamics.shortcut.mode=literal", "dynamics.shortcut.mode: got \"literal\", expected 'paper' or 'split'"),
+    ("dynamics.shortcut.mode=literal", "shortcut.mode: got \"literal\", expected 'paper', 'split' or 'drafts'"),
     ("dynamics.shortcut.bootstrap_fraction=1.1", "dynamics.shortcut.bootstrap_fraction: got 1.1"),
     (
         "dynamics.shortcut.chunk_length=7",

@@ -109,11 +109,13 @@ class ShortcutConfig(Branch):
     k_max: int = Field(
         default=64, ge=2, description="finest number of sampling steps, a power of two; the paper gives none"
     )
-    mode: Literal["paper", "split"] = Field(
-        default="split", description="eq 4 literally, or a fixed share of bootstrap rows"
+    mode: Literal["paper", "split", "drafts"] = Field(
+        default="split",
+        description="eq 4 literally; a fixed share of bootstrap rows; or that, with the frames before each frame at "
+        "the context's signal level, as when acting (not in the paper)",
     )
     bootstrap_fraction: float = Field(
-        default=0.25, ge=0, le=1, description="split: share of rows that learn from teachers"
+        default=0.25, ge=0, le=1, description="split, drafts: share of rows that learn from teachers"
     )
     bootstrap_start: float = Field(
         default=0.25, ge=0, le=1, description="share of the run before teachers replace the data"
@@ -125,6 +127,9 @@ class ShortcutConfig(Branch):
         description="split: share of flow rows whose frames are either context or pure noise (not in the paper)",
     )
     context_keep: float = Field(default=0.5, gt=0, lt=1, description="share of context frames in those rows")
+    noise_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="drafts: share of the frames of flow rows that are pure noise"
+    )
     ramp_floor: float = Field(default=0.1, gt=0, le=1, description="loss weight at pure noise; eq 8 has 0.1")
     image_fraction: float = Field(default=0.3, ge=0, lt=1, description="share of rows trained as separate images")
     chunk_length: int | None = Field(

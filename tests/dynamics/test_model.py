@@ -148,6 +148,26 @@ def test_prefill_equals_call_and_leaves_the_cache_of_steps(dynamics, clip, whole
     assert distance(filled, stepwise(dynamics, clip, TASK)[0].cache) < 1e-5
 
 
+def test_drafts_equal_steps_after_the_frames_before_them(dynamics, clip):
+    noisy = clip[0][::-1] + 1.0, jnp.zeros_like(clip[1]), jnp.full_like(clip[2], 2)
+
+    @eqx.filter_jit
+    def by_steps(dynamics):
+        def body(stream, frames):
+            draft, frame = frames
+            z_hat, _, _ = dynamics.step(*draft, *frame[3:], None, stream)
+            entry = dynamics.step(*frame, TASK, stream)[2]
+            return Stream(stream.cache.write(entry, stream.position), stream.position + 1), z_hat
+
+        return jax.lax.scan(body, dynamics.init_cache(), (noisy, clip))[1]
+
+    @eqx.filter_jit
+    def at_once(dynamics):
+        return dynamics.drafts(*noisy, *clip[3:], dynamics.prefill(*clip, TASK)[2])
+
+    assert distance(at_once(dynamics), by_steps(dynamics)) < 1e-5
+
+
 # ---- the one-way agent
 
 

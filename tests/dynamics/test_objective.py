@@ -12,6 +12,8 @@ from dreamer4 import config
 from dreamer4.config import ShortcutConfig
 from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutForcing
+from dreamer4.errors import InputError
+from dreamer4.nn import Entry
 from dreamer4.training.phases import dynamics_loss
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
 
@@ -37,14 +39,30 @@ class Ladder(AbstractDynamics):
     def __call__(self, z_noisy, tau_index, step_index, action, action_mask, task, segment=None):
         return jnp.broadcast_to(self.rise * step_index[:, None, None].astype(float), z_noisy.shape), None
 
-    def prefill(self, *args):
-        raise NotImplementedError
+    def prefill(self, z_noisy, tau_index, step_index, action, action_mask, task, segment=None):
+        return None, None, (z_noisy, tau_index, step_index)
+
+    def drafts(self, z_noisy, tau_index, step_index, action, action_mask, entries, segment=None):
+        # Wrong by 99 at frames without a past, and where the past is not at the context's level.
+        z_past, past_tau, past_step = entries
+        noise = jnp.sqrt(jnp.mean((z_past - 7 / 8 * 8.0) ** 2, axis=(-2, -1)))  # one eighth of unit noise around 7
+        wrong = (past_tau != 7) | (past_step != 3) | (noise > 0.5) | (jnp.diff(segment, prepend=-1) != 0)
+        return 99.0 * wrong[:, None, None] + self(z_noisy, tau_index, step_index, None, None, None)[0]
 
     def init_cache(self):
         raise NotImplementedError
 
     def step(self, *args):
         raise NotImplementedError
+
+
+class Undrafted(Ladder):
+    """A ladder that cannot draft."""
+
+    drafts = AbstractDynamics.drafts
+
+    def prefill(self, *args):
+        return None, None, Entry(jnp.zeros((1, 1)), jnp.zeros((1, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +125,23 @@ def test_split_mode_gives_teachers_their_share_of_rows(dreamer, batch):
     assert abs(metrics["flow"] - 4.0) < 1e-4 and abs(metrics["bootstrap"] - 4.0) < 1e-4
     expected = 0.6 * mean_ramp(3) + 0.4 * np.mean([mean_ramp(s) for s in range(3)])
     assert abs(value / 4.0 - expected) < 0.01
+
+
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_drafts_follow_a_past_at_the_contexts_level_and_count_only_behind_one(dreamer, batch, chunk):
+    settings = forcing(
+        mode="drafts", bootstrap_fraction=0.4, bootstrap_start=0.0, image_fraction=0.0, chunk_length=chunk,
+        long_fraction=0.0, ramp_floor=1.0,
+    )  # fmt: skip
+    value, metrics, _ = loss(dreamer, settings, batch, jnp.array(1.0))
+    for error in (value, metrics["flow"], metrics["flow_from_noise"], metrics["bootstrap"]):
+        assert abs(error - 4.0) < 1e-4
+
+
+def test_a_model_without_drafts_says_so(dreamer, batch):
+    plain = eqx.tree_at(lambda d: d.dynamics, dreamer, Undrafted(jnp.array(2.0)))
+    with pytest.raises(InputError, match=r"Undrafted has no method drafts"):
+        loss(plain, forcing(mode="drafts"), batch, jnp.array(1.0))
 
 
 def test_before_teachers_start_coarse_steps_learn_from_the_data(dreamer, batch):

@@ -229,6 +229,15 @@ def test_flow_rows_are_context_rows_in_the_share_asked_for():
     assert fits(np.bincount(np.isin(drawn.tau_index, [0, 7]).all(-1)), [0.7, 0.3])
 
 
+def test_drafts_are_pure_noise_in_the_share_asked_for_and_uniform_otherwise():
+    flow, taught = rows(forcing(mode="drafts", noise_fraction=0.6), jr.split(jr.key(0), 2000))
+    assert set(np.unique(flow.step_index)) == {GRID.finest} and set(np.unique(taught.step_index)) == {0, 1, 2}
+    # A uniform level is pure noise one time in eight.
+    assert fits(np.bincount(np.asarray(flow.tau_index).ravel()), [0.6 + 0.4 / 8] + [0.4 / 8] * 7)
+    past = forcing(mode="drafts").context_labels(3)
+    assert past.tau_index.tolist() == [7, 7, 7] and past.step_index.tolist() == [3, 3, 3]
+
+
 def test_rows_are_images_chunks_or_long_clips_in_the_shares_asked_for():
     settings = forcing(image_fraction=0.3, chunk_length=4, long_fraction=0.1)
     draw = eqx.filter_jit(eqx.filter_vmap(lambda f, k: f.segments(12, key=k), in_axes=(None, 0)))

@@ -194,6 +194,36 @@ def test_a_clip_goes_on_from_a_filled_cache(transformer, clip, whole, count):
     assert distance(out, whole[count]) < 1e-5
 
 
+def test_drafts_equal_steps_after_the_frames_before_them(transformer, clip):
+    other, seen = clip[::-1] + 1.0, LAYOUT.slots("still").stop
+
+    def body(cache, frame):
+        draft, tokens, position = frame
+        out, _ = transformer.step(draft, cache, position)
+        return cache.write(transformer.step(tokens, cache, position)[1], position), out
+
+    _, expected = jax.jit(lambda: jax.lax.scan(body, transformer.init_cache(), (other, clip, jnp.arange(FRAMES))))()
+    _, entries = eqx.filter_jit(transformer.prefill)(clip)
+    drafts = eqx.filter_jit(transformer.drafts)
+    assert distance(drafts(other, entries), expected) < 1e-5
+    assert distance(drafts(other[:, :seen], entries), expected[:, :seen]) < 1e-5
+
+
+def test_drafts_see_their_own_segment_alone(transformer, clip):
+    segment = jnp.arange(FRAMES) // 3
+    other = clip[::-1] + 1.0
+
+    @eqx.filter_jit
+    def drafts(clip, segment):
+        return transformer.drafts(other[: clip.shape[0]], transformer.prefill(clip, segment)[1], segment)
+
+    whole = drafts(clip, segment)
+    assert distance(whole[:3], drafts(clip[:3], segment[:3])) < 1e-5
+    moved = drafts(clip.at[4].add(3.0), segment)
+    changed = np.abs(moved - whole).max(axis=(1, 2)) > 1e-4
+    assert np.flatnonzero(changed).tolist() == [5]  # the frame after it in its segment; its own draft is another frame
+
+
 @pytest.mark.parametrize("depth", [4, 6], ids=["unrolled", "rolled"])
 def test_the_scan_over_groups_equals_a_loop(clip, depth):
     transformer = make(depth=depth)

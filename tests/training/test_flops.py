@@ -29,7 +29,7 @@ TRANSFORMER = {"width": 32, "depth": 6, "heads": 4, "kv_heads": 2, "time_every":
 CLIP = {"batch_size": 4, "length": 5}
 
 
-def configure(*, bootstrap_fraction=0.25, **transformer):
+def configure(*, bootstrap_fraction=0.25, mode="split", **transformer):
     sizes = {**TRANSFORMER, **transformer}
     return Config.model_validate(
         {
@@ -45,7 +45,7 @@ def configure(*, bootstrap_fraction=0.25, **transformer):
             "dynamics": {
                 "transformer": sizes,
                 "num_registers": 2,
-                "shortcut": {"k_max": 8, "bootstrap_fraction": bootstrap_fraction},
+                "shortcut": {"k_max": 8, "mode": mode, "bootstrap_fraction": bootstrap_fraction},
             },
             "agent": {"hidden": 16, "mtp_length": 2, "num_bins": 11},
             "imagination": {"horizon": 3},
@@ -159,9 +159,15 @@ def gradient_of(phase):
     return gradient
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "dynamics", "agent", "imagination"])
-def test_a_training_step(name):
-    config = configure()
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *((name, "split") for name in ("tokenizer", "dynamics", "agent", "imagination")),
+        *((name, "drafts") for name in ("dynamics", "agent")),
+    ],
+)
+def test_a_training_step(name, mode):
+    config = configure(mode=mode)
     dreamer = shapes(config)
     counted = traced(gradient_of(build_phase(name, config, SPEC)), dreamer, batch(name))
     # The gradient of the first product's input is never asked for, so a step costs a little less than three passes.

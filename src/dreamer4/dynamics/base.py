@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dreamer4.errors import InputError
 from dreamer4.nn import Entry, Stream
 from dreamer4.types import Action
 
@@ -87,9 +88,41 @@ class AbstractDynamics(eqx.Module):
         step_index: Int[Array, " T"],
         action: Action,
         action_mask: Bool[Array, " T"],
-        task: Int[Array, ""],
+        task: Int[Array, ""] | None,
+        segment: Int[Array, " T"] | None = None,
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
         """Predicts a clip as `__call__` does, and returns the cache entries of its frames."""
+
+    def drafts(
+        self,
+        z_noisy: Float[Array, "T Nz Dz"],
+        tau_index: Int[Array, " T"],
+        step_index: Int[Array, " T"],
+        action: Action,
+        action_mask: Bool[Array, " T"],
+        entries: Entry,
+        segment: Int[Array, " T"] | None = None,
+    ) -> Float[Array, "T Nz Dz"]:
+        """Predicts every frame of a clip as `step` would after the frames before it, all at once.
+
+        A model need not have it; only the mode `drafts` of `dynamics.shortcut` trains by it.
+
+        Args:
+            z_noisy: drafts of the frames.
+            tau_index: signal level of each draft.
+            step_index: step size of each draft.
+            action: action that led to each frame.
+            action_mask: where it is known.
+            entries: what `prefill` returned for the frames as the past holds them.
+            segment: as given to `prefill`.
+
+        Raises:
+            InputError: if the model does not have it.
+        """
+        raise InputError(
+            f"dynamics.shortcut.mode: got drafts, but {type(self).__name__} has no method drafts. Write it, or choose "
+            "another mode."
+        )
 
     @abstractmethod
     def init_cache(self) -> Stream:

@@ -154,11 +154,26 @@ class TransformerDynamics(AbstractDynamics):
         step_index: Int[Array, " T"],
         action: Action,
         action_mask: Bool[Array, " T"],
-        task: Int[Array, ""],
+        task: Int[Array, ""] | None,
+        segment: Int[Array, " T"] | None = None,
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
         tokens = self._clip_tokens(z_noisy, tau_index, step_index, action, action_mask, task)
-        tokens, entries = self.transformer.prefill(tokens)
+        tokens, entries = self.transformer.prefill(tokens, segment)
         return *jax.vmap(self._read, in_axes=(0, None))(tokens, task), entries
+
+    def drafts(
+        self,
+        z_noisy: Float[Array, "T Nz Dz"],
+        tau_index: Int[Array, " T"],
+        step_index: Int[Array, " T"],
+        action: Action,
+        action_mask: Bool[Array, " T"],
+        entries: Entry,
+        segment: Int[Array, " T"] | None = None,
+    ) -> Float[Array, "T Nz Dz"]:
+        tokens = self._clip_tokens(z_noisy, tau_index, step_index, action, action_mask, None)
+        tokens = self.transformer.drafts(tokens, entries, segment)
+        return jax.vmap(self._read, in_axes=(0, None))(tokens, None)[0]
 
     def init_cache(self) -> Stream:
         return Stream(self.transformer.init_cache(), jnp.zeros((), jnp.int32))

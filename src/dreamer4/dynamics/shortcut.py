@@ -50,6 +50,16 @@ def context_levels(grid: NoiseGrid, length: int, context_index: int, keep: float
     return Levels(jnp.where(kept, context_index, 0), jnp.full(length, grid.finest))
 
 
+def draft_levels(grid: NoiseGrid, length: int, noise: float, *, key: PRNGKeyArray) -> Levels:
+    """Draws a signal level per frame at the finest step size, pure noise with probability `noise` in the first place.
+
+    Not in the paper. Where the world leaves nothing to chance, pure noise is where its rules are learned.
+    """
+    key_flow, key_noise = jr.split(key)
+    flow = flow_levels(grid, length, key=key_flow)
+    return Levels(jnp.where(jr.bernoulli(key_noise, noise, (length,)), 0, flow.tau_index), flow.step_index)
+
+
 def _levels(grid, length, coarsest, finest, *, key):
     key_step, key_tau = jr.split(key)
     step_index = jr.randint(key_step, (length,), coarsest, finest + 1)
@@ -115,6 +125,7 @@ class ShortcutForcing(eqx.Module):
     context_fraction: float = eqx.field(static=True)
     context_keep: float = eqx.field(static=True)
     context_index: int = eqx.field(static=True)
+    noise_fraction: float = eqx.field(static=True)
     ramp_floor: float = eqx.field(static=True)
     image_fraction: float = eqx.field(static=True)
     chunk_length: int | None = eqx.field(static=True)
@@ -134,10 +145,20 @@ class ShortcutForcing(eqx.Module):
         self.context_fraction = config.context_fraction
         self.context_keep = config.context_keep
         self.context_index = self.grid.snap(context_signal)
+        self.noise_fraction = config.noise_fraction
         self.ramp_floor = config.ramp_floor
         self.image_fraction = config.image_fraction
         self.chunk_length = config.chunk_length
         self.long_fraction = config.long_fraction
+
+    @property
+    def drafts(self) -> bool:
+        """Whether each frame is predicted after the frames before it at the context's level, as when acting."""
+        return self.mode == "drafts"
+
+    def context_labels(self, length: int) -> Levels:
+        """Returns the labels of frames that are past: the context's signal level and the finest step size."""
+        return Levels(jnp.full(length, self.context_index, jnp.int32), jnp.full(length, self.grid.finest, jnp.int32))
 
     def bootstrap_rows(self, batch_size: int) -> int:
         """Returns how many rows of a batch, its first ones, need teachers: all in `paper` mode."""
@@ -145,6 +166,8 @@ class ShortcutForcing(eqx.Module):
 
     def flow_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
         """Draws the labels of a row that learns from the data alone."""
+        if self.drafts:
+            return draft_levels(self.grid, length, self.noise_fraction, key=key)
         key_kind, key_flow, key_context = jr.split(key, 3)
         flow = flow_levels(self.grid, length, key=key_flow)
         context = context_levels(self.grid, length, self.context_index, self.context_keep, key=key_context)

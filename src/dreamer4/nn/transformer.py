@@ -265,9 +265,45 @@ class Transformer(eqx.Module):
         segment = jnp.zeros(x.shape[0], jnp.int32) if segment is None else segment
         return self._run(x, segment, collect=False)[0]
 
-    def prefill(self, x: Float[Array, "T S D"]) -> tuple[Float[Array, "T S D"], Entry]:
-        """Transforms a clip and returns the cache entries of all its frames, `[groups slots T ...]`."""
-        return self._run(x, jnp.zeros(x.shape[0], jnp.int32), collect=True)
+    def prefill(
+        self, x: Float[Array, "T S D"], segment: Int[Array, " T"] | None = None
+    ) -> tuple[Float[Array, "T S D"], Entry]:
+        """Transforms a clip as `__call__` does and returns the cache entries of its frames, `[groups slots T ...]`."""
+        segment = jnp.zeros(x.shape[0], jnp.int32) if segment is None else segment
+        return self._run(x, segment, collect=True)
+
+    def drafts(
+        self, x: Float[Array, "T S D"], entries: Entry, segment: Int[Array, " T"] | None = None
+    ) -> Float[Array, "T S D"]:
+        """Transforms another version of every frame of a clip, each after the clip's frames before it.
+
+        As `step` would, had only the earlier frames been written to its cache: a draft sees them and itself, and
+        nothing sees a draft.
+
+        Args:
+            x: tokens of the drafts, one for each frame of the clip; a prefix of its slots will do.
+            entries: what `prefill` returned for the clip.
+            segment: as given to `prefill`.
+        """
+        segment = jnp.zeros(x.shape[0], jnp.int32) if segment is None else segment
+        space = jnp.asarray(self.layout.space_mask()[: x.shape[1], : x.shape[1]])
+        slots = self._slots(x.shape[1])
+        positions = jnp.arange(x.shape[0])
+        earlier = time_mask(segment, self.context_length) & (positions[:, None] != positions)
+
+        def body(x, group, entry):
+            for block in group.space:
+                x = block.space(x, space)
+            step = jax.vmap(group.time.time_step, in_axes=(0, None, None, 0, 0, None))
+            return step(x, entry.key, entry.value, earlier, positions, slots)[0], None
+
+        held = jax.tree.map(lambda leaf: leaf[:, : sum(slots)], entries)
+        call, scanned = self._scan(body, x, held)
+        if self.remat:
+            call = jax.checkpoint(call)
+        x = (x + self.slot[: x.shape[1]]).astype(self.dtype)
+        unroll = self.num_groups if self.num_groups <= UNROLLED_IN_TRAINING else 1
+        return self.norm(jax.lax.scan(call, x, scanned, unroll=unroll)[0]).astype(jnp.float32)
 
     def init_cache(self, slots: int | None = None) -> RingCache:
         """Returns an empty cache of `context_length` frames for the first `slots` slots (all by default)."""

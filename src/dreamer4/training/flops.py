@@ -72,7 +72,8 @@ def dynamics_flops(dynamics: TransformerDynamics, *, frames: int, agent: bool) -
 def step_flops(phase: str, dreamer: Dreamer, config: Config) -> int:
     """Returns the operations of one training step of a phase.
 
-    A differentiated pass costs three forward passes. A row with teachers adds two forward passes.
+    A differentiated pass costs three forward passes. A row with teachers adds two forward passes, and in the mode
+    `drafts` one over the past.
 
     Args:
         phase: name of the phase.
@@ -98,7 +99,11 @@ def step_flops(phase: str, dreamer: Dreamer, config: Config) -> int:
         return context + dreamt * (draw + commit) + 2 * heads
     shortcut = config.dynamics.shortcut
     taught = rows if shortcut.mode == "paper" else round(shortcut.bootstrap_fraction * rows)
-    teachers = 2 * taught * length * dynamics_flops(dynamics, frames=length, agent=False)
-    learning = 3 * rows * length * dynamics_flops(dynamics, frames=length, agent=phase == "agent")
-    heads = (dreamer.policy, dreamer.reward, dreamer.continuation, dreamer.reconstruction) if phase == "agent" else ()
-    return teachers + learning + 3 * rows * length * 2 * matrix_parameters(heads)
+    past, agent = dynamics_flops(dynamics, frames=length, agent=False), phase == "agent"
+    teachers, learning = 2 * past, dynamics_flops(dynamics, frames=length, agent=agent)
+    if shortcut.mode == "drafts":
+        draft = dynamics_flops(dynamics, frames=length + 1, agent=False)
+        teachers, learning = past + 2 * draft, learning + draft
+    world = length * (taught * teachers + 3 * rows * learning)
+    heads = (dreamer.policy, dreamer.reward, dreamer.continuation, dreamer.reconstruction) if agent else ()
+    return world + 3 * rows * length * 2 * matrix_parameters(heads)

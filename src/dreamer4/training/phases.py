@@ -152,14 +152,42 @@ class TokenizerPhase(AbstractPhase):
 
 
 class _Rows(eqx.Module):
-    """A batch as the dynamics is trained on it: latents, noisy latents, their labels, and who sees whom."""
+    """A batch as the dynamics is trained on it: latents, noisy latents, their labels, and who sees whom.
+
+    `z_past` is what the frames are as the past of others, in the mode `drafts`.
+    """
 
     z: Float[Array, "B T Nz Dz"]
     z_noisy: Float[Array, "B T Nz Dz"]
+    z_past: Float[Array, "B T Nz Dz"] | None
     levels: Levels
     action: Action
     action_mask: Bool[Array, "B T"]
     segment: Int[Array, "B T"]
+
+
+def _predictor(forcing: ShortcutForcing, dynamics: AbstractDynamics, row: _Rows, task: Int[Array, ""] | None):
+    """Returns the model of one row as a function of noisy latents and labels, and the row's read-outs `h`, if any.
+
+    In the mode `drafts` the read-outs are those of the past, which is what an acting agent has. Otherwise they are
+    those of the noisy frames, and come with the prediction.
+    """
+    if not forcing.drafts:
+
+        def predict(z, tau_index, step_index):
+            return dynamics(z, tau_index, step_index, row.action, row.action_mask, task, row.segment)
+
+        return predict
+
+    past = forcing.context_labels(row.action_mask.shape[0])
+    _, h, entries = dynamics.prefill(
+        row.z_past, past.tau_index, past.step_index, row.action, row.action_mask, task, row.segment
+    )
+
+    def draft(z, tau_index, step_index):
+        return dynamics.drafts(z, tau_index, step_index, row.action, row.action_mask, entries, row.segment), h
+
+    return draft
 
 
 def _targets(
@@ -168,10 +196,8 @@ def _targets(
     """Returns what each frame should be predicted as: the data, or for coarse steps what two half steps lead to."""
 
     def teach(row):
-        def predict(z, tau_index, step_index):
-            return dynamics(z, tau_index, step_index, row.action, row.action_mask, None, row.segment)[0]
-
-        return bootstrap_target(predict, forcing.grid, row.z_noisy, row.levels)
+        predict = _predictor(forcing, dynamics, row, None)
+        return bootstrap_target(lambda *noisy: predict(*noisy)[0], forcing.grid, row.z_noisy, row.levels)
 
     # Until teachers start, coarse steps learn from the data too, so that no teacher is untrained.
     started = progress >= forcing.bootstrap_start
@@ -193,7 +219,7 @@ def dynamics_loss(
     """Returns the shortcut-forcing loss of a batch (eq 7 with the ramp of eq 8), and the read-outs it produced.
 
     The teachers of the bootstrap rows run first, without gradient, on those rows only; one differentiated pass over all
-    rows follows.
+    rows follows. In the mode `drafts` only frames with a past count, since a dream always starts from a frame.
 
     Returns:
         The loss; metrics; read-outs `h` (None without agent); and which rows were trained as separate images.
@@ -213,7 +239,13 @@ def dynamics_loss(
     segment, image = jax.vmap(lambda k: forcing.segments(length, key=k))(jr.split(key_segments, size))
     tau = grid.tau(levels.tau_index)
     z_noisy = corrupt(batch.latent, jr.normal(key_noise, batch.latent.shape), tau)
-    rows = _Rows(batch.latent, z_noisy, levels, batch.action, batch.action_mask & ~image[:, None], segment)
+    z_past, counted = None, batch.valid & batch.uniform[:, None]
+    if forcing.drafts:
+        noise = jr.normal(jr.fold_in(key_noise, 1), batch.latent.shape)
+        z_past = corrupt(batch.latent, noise, grid.tau(jnp.full_like(levels.tau_index, forcing.context_index)))
+        follows = jnp.diff(segment, axis=1, prepend=-1) == 0
+        counted &= follows | image[:, None]
+    rows = _Rows(batch.latent, z_noisy, z_past, levels, batch.action, batch.action_mask & ~image[:, None], segment)
 
     target = batch.latent
     if taught:
@@ -222,15 +254,14 @@ def dynamics_loss(
         target = jnp.concatenate([_targets(forcing, frozen, first, progress, accumulate), batch.latent[taught:]])
 
     def predict(row, task):
-        tau_index, step_index = row.levels.tau_index, row.levels.step_index
-        return dreamer.dynamics(row.z_noisy, tau_index, step_index, row.action, row.action_mask, task, row.segment)
+        predict = _predictor(forcing, dreamer.dynamics, row, task)
+        return predict(row.z_noisy, row.levels.tau_index, row.levels.step_index)
 
     if with_agent:
         z_hat, h = over_rows(predict, accumulate)(rows, batch.task)
     else:
         z_hat, h = over_rows(lambda row: predict(row, None), accumulate)(rows)
     error = jnp.mean((z_hat - target) ** 2, axis=(-2, -1))
-    counted = batch.valid & batch.uniform[:, None]
     loss = masked_mean(ramp(tau, floor=forcing.ramp_floor) * error, counted)
     coarse = levels.step_index < grid.finest
     from_noise = (levels.tau_index == 0) & ~image[:, None]
