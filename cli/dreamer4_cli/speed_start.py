@@ -27,13 +27,11 @@ from dreamer4_cli import memory
 from dreamer4_cli.describe import data_spec
 from dreamer4_cli.speed_floor import Rates
 from dreamer4_cli.speed_programs import PROGRAMS, Settings, some_data
-from dreamer4_cli.speed_timing import Row, compile_program
+from dreamer4_cli.speed_timing import Row, compilations, compile_program
 
 
 DEPTHS = (12, 48)
 WARM, COUNTED = 2, 4  # steps of a phase before compilations count, and while they do
-
-_COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def steps(name: str, settings: Settings) -> Iterator:
@@ -95,22 +93,6 @@ def depth(settings: Settings, rates: Rates) -> list[Row]:
             rows.append(Row(f"compile {what}, {layers} layers", seconds[layers], "s", None, parts))
         rows.append(Row(f"compile {what}, {DEPTHS[1]} over {DEPTHS[0]}", seconds[DEPTHS[1]] / seconds[DEPTHS[0]], ""))
     return rows
-
-
-_compilations = 0
-
-
-def _count(event: str, duration_secs: float, **kwargs: str | int) -> None:
-    global _compilations
-    _compilations += event == _COMPILED
-
-
-def compilations() -> int:
-    """Returns how many programs this process has compiled, or fetched compiled, since it first asked."""
-    if not hasattr(compilations, "listens"):
-        jax.monitoring.register_event_duration_secs_listener(_count)
-        compilations.listens = True
-    return _compilations
 
 
 def recompilations(settings: Settings, rates: Rates) -> list[Row]:
