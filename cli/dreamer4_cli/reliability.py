@@ -155,18 +155,16 @@ MOMENTS = (
 )
 
 
-def signals(lab: Lab) -> Result:
-    """Sends SIGTERM and SIGINT at various moments, and goes on."""
+def signals(lab: Lab, number: signal.Signals) -> Result:
+    """Sends a signal at various moments, and goes on."""
     lab, details, good, slowest = lab.short(), {}, 0, 0.0
-    cases = [(moment, number) for moment in MOMENTS for number in (signal.SIGTERM, signal.SIGINT)]
-    if lab.quick:
-        cases = [(MOMENTS[0], signal.SIGTERM), (MOMENTS[1], signal.SIGINT), (MOMENTS[2], signal.SIGTERM)]
-    for moment, number in cases:
+    moments = MOMENTS[:3] if lab.quick else MOMENTS
+    for moment in moments:
         told = _signalled(lab, moment, number)
         slowest, good = max(slowest, told["seconds"]), good + told["ok"]
-        details[f"{signal.Signals(number).name} in {moment.name}"] = told
-    figure = f"{good} of {len(cases)} saved, left with 143 or 130 and went on bitwise; at most {slowest:.1f} s"
-    return Result(figure, f"all, {SAVE_TIME:.0f} s", good == len(cases), details)
+        details[f"in {moment.name}"] = told
+    figure = f"{good} of {len(moments)} saved, left with {128 + number} and went on bitwise; at most {slowest:.1f} s"
+    return Result(figure, f"all, {SAVE_TIME:.0f} s", good == len(moments), details)
 
 
 def _signalled(lab: Lab, moment: Moment, number: int) -> dict[str, Any]:
@@ -208,7 +206,8 @@ def memory(lab: Lab) -> Result:
 ROWS: dict[str, Callable[[Lab], Result]] = {
     "resume": resume,
     "kill": kills,
-    "signals": signals,
+    "SIGTERM": lambda lab: signals(lab, signal.SIGTERM),
+    "SIGINT": lambda lab: signals(lab, signal.SIGINT),
     "faults": lambda lab: Result(**reliability_faults.planted(lab.quick)),
     "false skips": lambda lab: Result(**reliability_faults.clean(200 if lab.quick else 2000)),
     "dream": lambda lab: Result(**endurance.dream(4000 if lab.quick else 10_000)),
@@ -219,7 +218,7 @@ ROWS: dict[str, Callable[[Lab], Result]] = {
 def reliability(names: Sequence[str], *, quick: bool, out: Path, place: Path) -> None:
     """Fills the rows, writes them to one JSON file, and prints them.
 
-    A file of the same commit, level and versions is filled up: rows that it has are not done again.
+    A file of the same level, device and versions is filled up: rows that it has, of whichever commit, stay as they are.
 
     Raises:
         InputError: if a row is unknown, or a path is taken.
@@ -230,9 +229,9 @@ def reliability(names: Sequence[str], *, quick: bool, out: Path, place: Path) ->
         "command": "dreamer4 bench reliability" + " --quick" * quick,
         "level": "quick" if quick else "full",
         "device": work.device(),
-        "commit": work.source_commit() or "unknown",
         "versions": library_versions(),
     }
+    commit = work.source_commit() or "unknown"
     rows = _done(out, facts)
     if place.exists():
         raise InputError(f"{place} exists, and nothing is overwritten. Choose another with --runs.")
@@ -244,7 +243,8 @@ def reliability(names: Sequence[str], *, quick: bool, out: Path, place: Path) ->
         began = time.monotonic()
         result = ROWS[name](lab)
         # Read again: other rows may have been filled by another process meanwhile.
-        rows = _done(out, facts) | {name: {**vars(result), "minutes": round((time.monotonic() - began) / 60, 2)}}
+        minutes = round((time.monotonic() - began) / 60, 2)
+        rows = _done(out, facts) | {name: {**vars(result), "minutes": minutes, "commit": commit}}
         rows = {name: rows[name] for name in ROWS if name in rows}
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_suffix(".tmp")
@@ -266,5 +266,7 @@ def _done(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         told = None
     if not isinstance(told, dict) or {name: told.get(name) for name in facts} != facts:
-        raise InputError(f"{out} is of another commit, level or machine, and results are never overwritten. Use --out.")
+        raise InputError(
+            f"{out} is of another level, machine or version, and results are never overwritten. Use --out."
+        )
     return told["rows"]
