@@ -10,7 +10,6 @@ tests; here each process is a fork of one that has imported what does not change
 
 import argparse
 import ast
-import collections
 import copy
 import json
 import os
@@ -207,10 +206,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=20, help="faults per file, drawn by a fixed seed; 0: all")
     parser.add_argument("--only", help="part of a file's name")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=OUT, help="a file that is there keeps its other rows")
     given = parser.parse_args()
 
-    rows: dict[str, dict] = {}
+    told = json.loads(given.out.read_text()) if given.out.exists() else {"files": {}}
+    rows, total = told["files"], {}
+    command = " ".join(["python", "benchmarks/mutation.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder), Path(folder) / "log")
         for file, tests in TARGETS.items():
@@ -232,15 +233,15 @@ def main() -> None:
                     print(f"  {file}:{mutant.line}: {mutant.change}", flush=True)
                 if number % 10 == 0:
                     print(f"  {number} of {len(chosen)}, {time.monotonic() - clock:.0f} s", flush=True)
-            noticed = len(chosen) - len(survivors)
-            rows[file] = {"possible": len(every), "tried": len(chosen), "noticed": noticed, "survivors": survivors}
-            print(f"{file}: {noticed} of {len(chosen)} noticed ({len(every)} possible)", flush=True)
-    total = collections.Counter()
-    for row in rows.values():
-        total.update({name: row[name] for name in ("possible", "tried", "noticed")})
+            counts = {"possible": len(every), "tried": len(chosen), "noticed": len(chosen) - len(survivors)}
+            rows[file] = {**counts, "survivors": survivors, "command": command, "commit": _commit()}
+            print(f"{file}: {counts['noticed']} of {len(chosen)} noticed ({len(every)} possible)", flush=True)
+            total = {name: sum(row[name] for row in rows.values()) for name in counts}
+            files = {name: rows[name] for name in TARGETS if name in rows}
+            given.out.write_text(json.dumps({"total": total, "files": files}, indent=1) + "\n")
+    if not total:
+        parser.error(f"--only {given.only}: no file of that name. Known: {', '.join(TARGETS)}.")
     print(f"{total['noticed']} of {total['tried']} noticed, {total['noticed'] / total['tried']:.0%}")
-    facts = {"command": " ".join(["python", "benchmarks/mutation.py", *sys.argv[1:]]), "commit": _commit()}
-    given.out.write_text(json.dumps(facts | {"total": dict(total), "files": rows}, indent=1) + "\n")
 
 
 def _commit() -> str:
