@@ -148,7 +148,7 @@ class Lab:
 
     def __init__(self, place: Path, log: Path):
         self.place, self.log = place, log
-        for name in ("src", "cli", "tests", "pyproject.toml"):
+        for name in ("src", "cli", "tests", "examples", "pyproject.toml"):
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__"))
