@@ -59,18 +59,22 @@ class Lab:
         quick: whether to spend minutes rather than hours; then runs train the first phase alone.
         compile_cache: a folder for compiled programs, so that each of many short runs does not compile them anew.
         steps: of each phase of a run; by default 6 if quick, else 40.
+        first: whether runs train the first phase alone; by default if quick.
     """
 
-    def __init__(self, place: Path, quick: bool, compile_cache: Path, steps: int | None = None):
+    def __init__(
+        self, place: Path, quick: bool, compile_cache: Path, steps: int | None = None, first: bool | None = None
+    ):
         self.place, self.quick, self.compile_cache = place, quick, compile_cache
         self.steps = steps or (6 if quick else 40)
-        self.phases = PHASES[:1] if quick else PHASES
-        self.train = ("train", PHASES[0] if quick else "all", "--run")
+        alone = quick if first is None else first
+        self.phases = PHASES[:1] if alone else PHASES
+        self.train = ("train", PHASES[0] if alone else "all", "--run")
         self._made = 0
 
-    def short(self) -> "Lab":
-        """Returns a lab whose runs are short, for what is done to many of them."""
-        return Lab(self.place / "short", self.quick, self.compile_cache, steps=6)
+    def short(self, steps: int, *, first: bool) -> "Lab":
+        """Returns a lab of short runs, for what is done to many of them."""
+        return Lab(self.place / f"short{steps}", self.quick, self.compile_cache, steps, first)
 
     def settings(self) -> list[str]:
         """Returns the options of a run: the smallest preset, a line of metrics for each step."""

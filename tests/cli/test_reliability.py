@@ -64,6 +64,13 @@ def test_an_end_that_is_missing_is_a_difference(lab):
     assert "agent: weight" in lab.differences(path)
 
 
+def test_a_lab_of_short_runs_has_a_reference_of_its_own(lab):
+    short = lab.short(12, first=True)
+    assert (short.phases, short.train[1], short.compile_cache) == (PHASES[:1], PHASES[0], lab.compile_cache)
+    assert lab.place in short.place.parents and "train.tokenizer.steps=12" in short.settings()
+    assert lab.short(6, first=False).train[1] == "all"
+
+
 def test_what_a_kill_costs_is_counted_from_the_last_whole_checkpoint(lab):
     path = lab.copy(phase="imagination", step=4)
     assert reliability._lost(path) == [2]
