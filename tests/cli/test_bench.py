@@ -46,6 +46,13 @@ def test_what_is_done_is_not_done_again(plan):
     assert sorted(todo) == sorted([*plan.units(), ("ppo", 1)])
 
 
+def test_the_main_comparison_is_made_over_all_seeds_before_the_rest_begins(plan):
+    kinds = [kind for kind, _ in plan.units()]
+    assert kinds[:3] == ["references", "dreamer", "dreamer"]
+    for kind in bench.ON_A_WORLD_MODEL:
+        assert kinds.index(kind) > kinds.index("dreamer")
+
+
 def test_all_seeds_share_the_data_set_and_differ_in_nothing_but_the_seed(plan):
     a, b = plan.config(0), plan.config(1)
     assert a.data.path == str(plan.data)
