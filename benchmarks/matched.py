@@ -50,9 +50,12 @@ def configuration(size: dict):
         "heads": size["heads"],
         "kv_heads": size["heads"],
         "time_every": 4,
+        "mlp_ratio": 4.0,
+        "soft_cap": None,
         "context_length": size["length"],
     }
     clip = {"steps": 1000, "batch_size": size["rows"], "length": size["length"]}
+    by_row = {**clip, "accumulate": size["rows"]}  # what a row needs stays in the cache of the processor
     return Config.model_validate(
         {
             "tokenizer": {
@@ -60,6 +63,7 @@ def configuration(size: dict):
                 "num_latents": 16,
                 "latent_dim": 16,
                 "num_spatial": 16,
+                "time_tokens": "latents",
                 "encoder": transformer,
                 "decoder": transformer,
             },
@@ -72,8 +76,8 @@ def configuration(size: dict):
             "agent": {"hidden": size["width"], "mtp_length": min(8, size["length"])},
             "imagination": {"horizon": size["context"]},
             "train": {
-                "tokenizer": clip,
-                "dynamics": clip,
+                "tokenizer": by_row,
+                "dynamics": by_row,
                 "agent": clip,
                 "imagination": {**clip, "length": size["context"]},
             },

@@ -1,8 +1,9 @@
 """Your own attention: write it, put it into a transformer, find it from a configuration.
 
 An attention is one class with two methods that must agree: `__call__` sees a whole sequence under a mask, `step` sees
-one new token beside the cached keys and values of earlier ones. The one here has a learned sink: each head may put its
-weight on nothing at all, which plain softmax attention cannot, since its weights sum to one.
+one new token beside the cached keys and values of earlier ones. Axes before those are sequences side by side. The one
+here has a learned sink: each head may put its weight on nothing at all, which plain softmax attention cannot, since
+its weights sum to one.
 
 Run: python examples/01_swap_attention.py
 """
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.config import Config, load
 from dreamer4.dreamer import Dreamer
-from dreamer4.nn import ATTENTIONS, AbstractAttention, Entry, Linear, TokenGroup, TokenLayout, Transformer, rope
+from dreamer4.nn import ATTENTIONS, AbstractAttention, Entry, Linear, Mask, TokenGroup, TokenLayout, Transformer, rope
 from dreamer4.types import ActionSpec, DataSpec
 
 
@@ -37,9 +38,8 @@ class SinkAttention(AbstractAttention):
         self.sink = jnp.zeros(heads)
 
     def _project(self, x, positions):
-        query, key, value = (
-            layer(x).reshape(-1, self.kv_heads, self.head_dim) for layer in (self.query, self.key, self.value)
-        )
+        shape = (*x.shape[:-1], self.kv_heads, self.head_dim)
+        query, key, value = (layer(x).reshape(shape) for layer in (self.query, self.key, self.value))
         return rope(query, positions) * self.head_dim**-0.5, Entry(rope(key, positions), value)
 
     def _weights(self, logits, mask):
@@ -49,28 +49,28 @@ class SinkAttention(AbstractAttention):
         return jax.nn.softmax(logits, axis=-1)[..., :-1]  # the sink is always finite, so an empty row is all zeros
 
     def __call__(
-        self, x: Float[Array, "L D"], mask: Bool[Array, "L L"], positions: Int[Array, " L"]
-    ) -> tuple[Float[Array, "L D"], Entry]:
+        self, x: Float[Array, "*batch L D"], mask: Mask, positions: Int[Array, " L"]
+    ) -> tuple[Float[Array, "*batch L D"], Entry]:
         query, entry = self._project(x, positions)
-        logits = jnp.einsum("lnh,mnh->nlm", query, entry.key, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...lnh,...mnh->...nlm", query, entry.key, preferred_element_type=jnp.float32)
         weights = self._weights(logits, mask).astype(x.dtype)
-        return self.out(jnp.einsum("nlm,mnh->lnh", weights, entry.value).reshape(x.shape)), entry
+        return self.out(jnp.einsum("...nlm,...mnh->...lnh", weights, entry.value).reshape(x.shape)), entry
 
     def step(
         self,
-        x: Float[Array, " D"],
-        cache_key: Float[Array, "M Nkv Dh"],
-        cache_value: Float[Array, "M Nkv Dh"],
+        x: Float[Array, "*batch D"],
+        cache_key: Float[Array, "*batch M Nkv Dh"],
+        cache_value: Float[Array, "*batch M Nkv Dh"],
         visible: Bool[Array, " M"],
         position: Int[Array, ""],
-    ) -> tuple[Float[Array, " D"], Entry]:
-        query, own = self._project(x[None], position[None])
-        keys = jnp.concatenate([cache_key.astype(x.dtype), own.key])
-        values = jnp.concatenate([cache_value.astype(x.dtype), own.value])
-        logits = jnp.einsum("lnh,mnh->nlm", query, keys, preferred_element_type=jnp.float32)
+    ) -> tuple[Float[Array, "*batch D"], Entry]:
+        query, own = self._project(x[..., None, :], position[None])
+        keys = jnp.concatenate([cache_key.astype(x.dtype), own.key], axis=-3)
+        values = jnp.concatenate([cache_value.astype(x.dtype), own.value], axis=-3)
+        logits = jnp.einsum("...lnh,...mnh->...nlm", query, keys, preferred_element_type=jnp.float32)
         weights = self._weights(logits, jnp.append(visible, True)[None]).astype(x.dtype)
-        out = jnp.einsum("nlm,mnh->lnh", weights, values)
-        return self.out(out.reshape(-1)), Entry(own.key[0], own.value[0])
+        out = jnp.einsum("...nlm,...mnh->...lnh", weights, values)
+        return self.out(out.reshape(x.shape)), Entry(own.key[..., 0, :, :], own.value[..., 0, :, :])
 
 
 def from_config(width: int, heads: int, kv_heads: int, *, soft_cap: float | None, key: PRNGKeyArray) -> SinkAttention:

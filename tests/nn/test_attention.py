@@ -9,6 +9,7 @@ import pytest
 from helpers import distance, equal, generic, influence, load_example
 
 from dreamer4.nn import ATTENTIONS, Entry, GroupedQueryAttention, RingCache, attention_weights, rope
+from dreamer4.nn.attention import mask_blocks
 
 
 WIDTH, LENGTH = 16, 7
@@ -85,6 +86,41 @@ def test_a_token_that_sees_nothing_gets_no_update_and_finite_gradients(attention
     for mask in (jnp.asarray(MASK), jnp.zeros_like(MASK)):
         gradients = eqx.filter_jit(eqx.filter_grad(lambda both, mask=mask: loss(*both, mask)))((attention, tokens))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_sequences_side_by_side_are_what_each_gives_alone(attention):
+    x, causal = jr.normal(jr.key(3), (2, 3, LENGTH, WIDTH)), jnp.tril(jnp.ones((LENGTH, LENGTH), bool))
+    both = eqx.filter_jit(attention)(x, causal, POSITIONS)
+    alone = jax.jit(jax.vmap(jax.vmap(lambda line: attention(line, causal, POSITIONS))))(x)
+    assert distance(jax.tree.leaves(both), jax.tree.leaves(alone)) < 1e-5
+    entry, visible = both[1], jnp.arange(LENGTH) < 4
+    step = eqx.filter_jit(lambda *args: attention.step(*args, visible, jnp.array(50)))
+    once = step(x[..., 0, :], entry.key, entry.value)
+    alone = jax.jit(jax.vmap(jax.vmap(step)))(x[..., 0, :], entry.key, entry.value)
+    assert distance(jax.tree.leaves(once), jax.tree.leaves(alone)) < 1e-5
+
+
+# Masks that are known when a program is built, and into how many blocks they are cut.
+INDEX = np.arange(LENGTH)
+KNOWN = {
+    "everything": (np.ones((LENGTH, LENGTH), bool), 1),
+    "two groups, the second sees all": (INDEX < np.where(INDEX < 5, 5, LENGTH)[:, None], 2),
+    "four groups": (INDEX // 2 == INDEX[:, None] // 2, 4),
+    "too many": (np.tril(np.ones((LENGTH, LENGTH), bool)), 1),
+    "with a hole": (INDEX != np.where(INDEX < 5, 2, LENGTH)[:, None], 1),
+    "blind": (np.broadcast_to(INDEX[:, None] > 2, (LENGTH, LENGTH)).copy(), 1),
+}
+
+
+@pytest.mark.parametrize(("mask", "count"), KNOWN.values(), ids=KNOWN)
+def test_a_mask_known_in_advance_gives_the_same_in_blocks(mask, count, tokens):
+    attention = make(GroupedQueryAttention, 4, 2, 50.0)
+    assert len(mask_blocks(mask)) == count
+    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)):
+        x = tokens.astype(dtype)
+        blocks, _ = jax.jit(lambda x: attention(x, mask, POSITIONS))(x)
+        dense, _ = eqx.filter_jit(attention)(x, jnp.asarray(mask), POSITIONS)
+        assert distance(blocks, dense) < tolerance * np.abs(np.float32(dense)).max()
 
 
 @pytest.mark.parametrize("shift", [5, 10**6, 2**31 - 42])

@@ -242,6 +242,16 @@ def test_the_scan_over_groups_equals_a_loop(clip, depth):
     assert distance(loop(transformer, clip), full(transformer, clip)) < 1e-5
 
 
+def test_the_program_does_not_grow_with_depth(clip):
+    def lines(depth):
+        transformer = eqx.filter_eval_shape(make, depth=depth)
+        arrays, static = eqx.partition((transformer, clip), lambda leaf: hasattr(leaf, "shape"))
+        gradient = jax.grad(lambda arrays: jnp.mean(full(*eqx.combine(arrays, static)) ** 2))
+        return len(jax.jit(gradient).lower(arrays).as_text().splitlines())
+
+    assert lines(48) == lines(12)
+
+
 def test_rematerialisation_changes_neither_values_nor_gradients(clip):
     @eqx.filter_jit
     def loss(transformer, x):

@@ -14,6 +14,7 @@ To write an attention of your own, subclass `AbstractAttention` and pass a facto
 from dreamer4.nn.attention import AbstractAttention as AbstractAttention
 from dreamer4.nn.attention import Entry as Entry
 from dreamer4.nn.attention import GroupedQueryAttention as GroupedQueryAttention
+from dreamer4.nn.attention import Mask as Mask
 from dreamer4.nn.attention import RingCache as RingCache
 from dreamer4.nn.attention import Stream as Stream
 from dreamer4.nn.attention import attention_weights as attention_weights

@@ -3,7 +3,7 @@
 An attention module is called in two ways that must agree. `__call__` sees a whole sequence under an explicit mask;
 `step` sees one new token and a cache of earlier ones. `step` does not write: it returns the token's cache entry, and
 the caller decides whether the token happened (`RingCache.write`) or was only a draft, as in the denoising passes of a
-frame. So drafts cost no copy of the cache.
+frame. So drafts cost no copy of the cache. Both take any number of sequences side by side, as leading axes.
 
 Rotary angles are exact at any position. A frequency is stored as a whole number of 2^-32 turns, the phase of position p
 is `p * frequency mod 2^32` in integer arithmetic, and only that remainder becomes a float32 angle: its error is 2^-24
@@ -23,9 +23,15 @@ from dreamer4.nn.layers import Linear, RMSNorm
 
 
 EMPTY = -1  # position of a cache slot that holds nothing
+MAX_BLOCKS = 4  # into which a mask is cut; more would be a program of many small products
+
+# An array of NumPy is known when a program is built, which lets masking be left out where everything is visible.
+Mask = Bool[Array, "L M"] | Bool[np.ndarray, "L M"]
 
 
-def rope(x: Float[Array, "L N Dh"], positions: Int[Array, " L"], *, base: float = 10_000.0) -> Float[Array, "L N Dh"]:
+def rope(
+    x: Float[Array, "*batch L N Dh"], positions: Int[Array, " L"], *, base: float = 10_000.0
+) -> Float[Array, "*batch L N Dh"]:
     """Rotates pairs of features by angles proportional to the position (rotary embedding).
 
     Args:
@@ -38,17 +44,44 @@ def rope(x: Float[Array, "L N Dh"], positions: Int[Array, " L"], *, base: float 
     frequency = jnp.asarray(np.round(turns * 2.0**32).astype(np.uint32))
     phase = positions.astype(jnp.uint32)[:, None] * frequency  # wraps modulo one turn, exactly
     angle = (phase >> 8).astype(jnp.float32) * np.float32(2 * np.pi / 2.0**24)
-    cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    cos = jnp.cos(angle)[:, None, None, :]
+    sin = jnp.stack([-jnp.sin(angle), jnp.sin(angle)], axis=-2)[:, None, :, :]
+    # (first, second) -> (first cos - second sin, second cos + first sin)
+    halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, half)
+    return (halves * cos + jnp.flip(halves, -2) * sin).reshape(x.shape).astype(x.dtype)
+
+
+def mask_blocks(mask: Mask) -> list[tuple[slice, slice, Mask | None]]:
+    """Cuts a mask into blocks of neighbouring tokens that see the same run of tokens.
+
+    Returns:
+        For each block the rows, the columns they see, and what is left to mask: nothing, unless the mask is not known
+        when the program is built or falls into too many blocks. Then it is one block.
+    """
+    whole = [(slice(None), slice(None), mask)]
+    if not isinstance(mask, np.ndarray):
+        return whole
+    changes = np.flatnonzero((mask[1:] != mask[:-1]).any(1)) + 1
+    bounds = [0, *changes.tolist(), len(mask)]
+    blocks = []
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        seen = np.flatnonzero(mask[start])
+        if len(bounds) > MAX_BLOCKS + 1 or not len(seen) or seen[-1] - seen[0] >= len(seen):
+            return whole
+        blocks.append((slice(start, stop), slice(int(seen[0]), int(seen[-1]) + 1), None))
+    return blocks
 
 
 def attention_weights(
-    logits: Float[Array, "*heads L M"], mask: Bool[Array, "#L M"], soft_cap: float | None
+    logits: Float[Array, "*heads L M"],
+    mask: Bool[Array, "#L M"] | Bool[np.ndarray, "#L M"] | None,
+    soft_cap: float | None,
 ) -> Float[Array, "*heads L M"]:
     """Turns float32 logits into weights; a query that may see nothing gets weights of zero, not uniform ones."""
     if soft_cap is not None:
         logits = soft_cap * jnp.tanh(logits / soft_cap)
+    if mask is None:
+        return jax.nn.softmax(logits, axis=-1)
     # A finite floor keeps the softmax and its gradient finite in rows that see nothing.
     weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1)
     return jnp.where(mask, weights, 0.0)
@@ -121,15 +154,15 @@ class Stream(eqx.Module):
 
 
 class AbstractAttention(eqx.Module):
-    """Self-attention over one sequence of tokens."""
+    """Self-attention over a sequence of tokens, or over several side by side."""
 
     kv_heads: eqx.AbstractVar[int]
     head_dim: eqx.AbstractVar[int]
 
     @abstractmethod
     def __call__(
-        self, x: Float[Array, "L D"], mask: Bool[Array, "L L"], positions: Int[Array, " L"]
-    ) -> tuple[Float[Array, "L D"], Entry]:
+        self, x: Float[Array, "*batch L D"], mask: Mask, positions: Int[Array, " L"]
+    ) -> tuple[Float[Array, "*batch L D"], Entry]:
         """Attends over the whole sequence.
 
         Args:
@@ -138,18 +171,18 @@ class AbstractAttention(eqx.Module):
             positions: rotary positions.
 
         Returns:
-            The update of each token, and each token's cache entry with the sequence as leading axis.
+            The update of each token, and each token's cache entry, with the axes of `x` before its own.
         """
 
     @abstractmethod
     def step(
         self,
-        x: Float[Array, " D"],
-        cache_key: Float[Array, "M Nkv Dh"],
-        cache_value: Float[Array, "M Nkv Dh"],
+        x: Float[Array, "*batch D"],
+        cache_key: Float[Array, "*batch M Nkv Dh"],
+        cache_value: Float[Array, "*batch M Nkv Dh"],
         visible: Bool[Array, " M"],
         position: Int[Array, ""],
-    ) -> tuple[Float[Array, " D"], Entry]:
+    ) -> tuple[Float[Array, "*batch D"], Entry]:
         """Attends from one new token to the cached tokens and to itself.
 
         Args:
@@ -203,39 +236,44 @@ class GroupedQueryAttention(AbstractAttention):
         self.soft_cap = soft_cap
 
     def _project(self, x, positions):
-        length = x.shape[0]
-        query = self.query_norm(self.query(x).reshape(length, self.heads, self.head_dim))
-        key = self.key_norm(self.key(x).reshape(length, self.kv_heads, self.head_dim))
-        value = self.value(x).reshape(length, self.kv_heads, self.head_dim)
+        lead = x.shape[:-1]
+        query = self.query_norm(self.query(x).reshape(*lead, self.heads, self.head_dim))
+        key = self.key_norm(self.key(x).reshape(*lead, self.kv_heads, self.head_dim))
+        value = self.value(x).reshape(*lead, self.kv_heads, self.head_dim)
         query, key = rope(query, positions), rope(key, positions)
         # Query heads g of group n share key-value head n.
-        query = query.reshape(length, self.kv_heads, self.heads // self.kv_heads, self.head_dim)
+        query = query.reshape(*lead, self.kv_heads, self.heads // self.kv_heads, self.head_dim)
         return query * self.head_dim**-0.5, Entry(key, value)
 
     def __call__(
-        self, x: Float[Array, "L D"], mask: Bool[Array, "L L"], positions: Int[Array, " L"]
-    ) -> tuple[Float[Array, "L D"], Entry]:
+        self, x: Float[Array, "*batch L D"], mask: Mask, positions: Int[Array, " L"]
+    ) -> tuple[Float[Array, "*batch L D"], Entry]:
         query, entry = self._project(x, positions)
-        logits = jnp.einsum("lngh,mnh->nglm", query, entry.key, preferred_element_type=jnp.float32)
-        weights = attention_weights(logits, mask, self.soft_cap).astype(x.dtype)
-        out = jnp.einsum("nglm,mnh->lngh", weights, entry.value)
-        return self.out(out.reshape(x.shape[0], -1)), entry
+
+        def attend(rows, columns, mask):
+            q, k, v = query[..., rows, :, :, :], entry.key[..., columns, :, :], entry.value[..., columns, :, :]
+            logits = jnp.einsum("...lngh,...mnh->...nglm", q, k, preferred_element_type=jnp.float32)
+            weights = attention_weights(logits, mask, self.soft_cap).astype(x.dtype)
+            return jnp.einsum("...nglm,...mnh->...lngh", weights, v)
+
+        out = jnp.concatenate([attend(*block) for block in mask_blocks(mask)], axis=-4)
+        return self.out(out.reshape(x.shape[:-1] + (-1,))), entry
 
     def step(
         self,
-        x: Float[Array, " D"],
-        cache_key: Float[Array, "M Nkv Dh"],
-        cache_value: Float[Array, "M Nkv Dh"],
+        x: Float[Array, "*batch D"],
+        cache_key: Float[Array, "*batch M Nkv Dh"],
+        cache_value: Float[Array, "*batch M Nkv Dh"],
         visible: Bool[Array, " M"],
         position: Int[Array, ""],
-    ) -> tuple[Float[Array, " D"], Entry]:
-        query, entry = self._project(x[None], position[None])
-        entry = jax.tree.map(lambda leaf: leaf[0], entry)
-        past = jnp.einsum("ngh,mnh->ngm", query[0], cache_key.astype(x.dtype), preferred_element_type=jnp.float32)
-        own = jnp.einsum("ngh,nh->ng", query[0], entry.key, preferred_element_type=jnp.float32)
+    ) -> tuple[Float[Array, "*batch D"], Entry]:
+        query, entry = self._project(x[..., None, :], position[None])
+        query, entry = query[..., 0, :, :, :], jax.tree.map(lambda leaf: leaf[..., 0, :, :], entry)
+        past = jnp.einsum("...ngh,...mnh->...ngm", query, cache_key.astype(x.dtype), preferred_element_type=jnp.float32)
+        own = jnp.einsum("...ngh,...nh->...ng", query, entry.key, preferred_element_type=jnp.float32)
         logits = jnp.concatenate([past, own[..., None]], axis=-1)
         mask = jnp.append(visible, True)[None]
         weights = attention_weights(logits, mask, self.soft_cap).astype(x.dtype)
-        out = jnp.einsum("ngm,mnh->ngh", weights[..., :-1], cache_value.astype(x.dtype))
-        out = out + weights[..., -1:] * entry.value[:, None, :]
-        return self.out(out.reshape(-1)), entry
+        out = jnp.einsum("...ngm,...mnh->...ngh", weights[..., :-1], cache_value.astype(x.dtype))
+        out = out + weights[..., -1:] * entry.value[..., None, :]
+        return self.out(out.reshape(*x.shape[:-1], -1)), entry

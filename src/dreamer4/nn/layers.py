@@ -53,7 +53,8 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, "*dims D_in"]) -> Float[Array, "*dims D_out"]:
         """Maps the last axis."""
-        y = x @ self.weight.astype(x.dtype)
+        # One leading axis: over several, XLA's CPU back end copies what the gradient of the weights is made from.
+        y = (x.reshape(-1, x.shape[-1]) @ self.weight.astype(x.dtype)).reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias.astype(x.dtype)
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.config import TransformerConfig
 from dreamer4.errors import InputError, nearest
-from dreamer4.nn.attention import EMPTY, AbstractAttention, Entry, GroupedQueryAttention, RingCache
+from dreamer4.nn.attention import EMPTY, AbstractAttention, Entry, GroupedQueryAttention, Mask, RingCache
 from dreamer4.nn.layers import RMSNorm, SwiGLU, initial_tokens
 
 
@@ -95,6 +95,29 @@ def time_mask(segment: Int[Array, " T"], context_length: int) -> Bool[Array, "T 
     return (age >= 0) & (age < context_length) & (segment[:, None] == segment[None, :])
 
 
+def runs(slots: tuple[bool, ...]) -> list[tuple[slice, bool]]:
+    """Returns the runs of slots that are alike."""
+    bounds = [0, *(i for i in range(1, len(slots)) if slots[i] != slots[i - 1]), len(slots)]
+    return [(slice(a, b), slots[a]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def take(x: Float[Array, "*T S D"], slots: tuple[bool, ...]) -> Float[Array, "*T Sc D"]:
+    """Returns the tokens of the chosen slots. Slices, since a CPU gathers and scatters row by row."""
+    return jnp.concatenate([x[..., run, :] for run, chosen in runs(slots) if chosen], axis=-2)
+
+
+def add(x: Float[Array, "*T S D"], update: Float[Array, "*T Sc D"], slots: tuple[bool, ...]) -> Float[Array, "*T S D"]:
+    """Adds an update to the chosen slots."""
+    parts, done = [], 0
+    for run, chosen in runs(slots):
+        part = x[..., run, :]
+        if chosen:
+            size = run.stop - run.start
+            part, done = part + update[..., done : done + size, :], done + size
+        parts.append(part)
+    return jnp.concatenate(parts, axis=-2)
+
+
 class Block(eqx.Module):
     """One layer: attention, then SwiGLU, each behind a norm and added to its input."""
 
@@ -115,26 +138,18 @@ class Block(eqx.Module):
         """Applies the second half of the layer."""
         return x + self.mlp(self.mlp_norm(x))
 
-    def space(self, x: Float[Array, "T S D"], mask: Bool[Array, "S S"]) -> Float[Array, "T S D"]:
+    def space(self, x: Float[Array, "*T S D"], mask: Mask) -> Float[Array, "*T S D"]:
         """Attends within each frame; slots double as rotary positions."""
-        positions = jnp.arange(x.shape[1])
-        update, _ = jax.vmap(lambda frame: self.attention(frame, mask, positions))(self.attention_norm(x))
+        update, _ = self.attention(self.attention_norm(x), mask, jnp.arange(x.shape[-2]))
         return self.feed_forward(x + update)
 
     def time(
         self, x: Float[Array, "T S D"], mask: Bool[Array, "T T"], slots: tuple[bool, ...]
     ) -> tuple[Float[Array, "T S D"], Entry]:
         """Attends along each slot in `slots`; the others get an attention update of zero."""
-        positions = jnp.arange(x.shape[0])
-        index = np.flatnonzero(np.asarray(slots))
-        tokens = jnp.moveaxis(self.attention_norm(x[:, index]), 0, 1)  # (T S D) -> (S T D)
-        update, entry = jax.vmap(lambda line: self.attention(line, mask, positions))(tokens)
-        x = (
-            x.at[:, index].add(jnp.moveaxis(update, 0, 1))
-            if len(index) < len(slots)
-            else x + jnp.moveaxis(update, 0, 1)
-        )
-        return self.feed_forward(x), entry
+        lines = jnp.moveaxis(self.attention_norm(take(x, slots)), 0, 1)  # (T S D) -> (S T D)
+        update, entry = self.attention(lines, mask, jnp.arange(x.shape[0]))
+        return self.feed_forward(add(x, jnp.moveaxis(update, 0, 1), slots)), entry
 
     def time_step(
         self,
@@ -146,12 +161,9 @@ class Block(eqx.Module):
         slots: tuple[bool, ...],
     ) -> tuple[Float[Array, "S D"], Entry]:
         """Attends from one frame to the cached frames; the cache holds the slots in `slots` only."""
-        index = np.flatnonzero(np.asarray(slots))
-        update, entry = jax.vmap(self.attention.step, in_axes=(0, 0, 0, None, None))(
-            self.attention_norm(x[index]), cache_key, cache_value, visible, position
-        )
-        x = x.at[index].add(update) if len(index) < len(slots) else x + update
-        return self.feed_forward(x), entry
+        tokens = self.attention_norm(take(x, slots))
+        update, entry = self.attention.step(tokens, cache_key, cache_value, visible, position)
+        return self.feed_forward(add(x, update, slots)), entry
 
 
 class LayerGroup(eqx.Module):
@@ -237,7 +249,7 @@ class Transformer(eqx.Module):
         return call, (arrays, extra)
 
     def _run(self, x, segment, collect):
-        space = jnp.asarray(self.layout.space_mask()[: x.shape[1], : x.shape[1]])
+        space = self.layout.space_mask()[: x.shape[1], : x.shape[1]]
         time = time_mask(segment, self.context_length)
         slots = self._slots(x.shape[1])
 
@@ -324,14 +336,14 @@ class Transformer(eqx.Module):
         Returns:
             The transformed tokens, and the entry with which `cache.write(entry, position)` remembers the frame.
         """
-        space = jnp.asarray(self.layout.space_mask()[: x.shape[0], : x.shape[0]])
+        space = self.layout.space_mask()[: x.shape[0], : x.shape[0]]
         slots = self._slots(x.shape[0])
         held = sum(slots)
         visible = (cache.position != EMPTY) & (position - cache.position < self.context_length)
 
         def body(x, group, ring):
             for block in group.space:
-                x = block.space(x[None], space)[0]
+                x = block.space(x, space)
             return group.time.time_step(x, *ring, visible, position, slots)
 
         call, scanned = self._scan(body, x, (cache.key[:, :held], cache.value[:, :held]))

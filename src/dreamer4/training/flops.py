@@ -2,7 +2,8 @@
 
 Counted are the multiplications and additions of matrix products, those of attention included, as is usual for figures
 of model FLOP utilisation. Norms, activations, softmax and the optimiser are left out. The formulas count what the
-model asks for, masked positions of attention included, and nothing that a machine computes twice.
+model asks for, and nothing that a machine computes twice. Within a frame, attention costs what its mask's blocks hold;
+through time, masked positions are computed and count.
 """
 
 import jax
@@ -12,6 +13,7 @@ from dreamer4.config import Config
 from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics import TransformerDynamics
 from dreamer4.nn import Transformer
+from dreamer4.nn.attention import mask_blocks
 from dreamer4.tokenizer import CausalTokenizer
 
 
@@ -43,7 +45,9 @@ def transformer_flops(transformer: Transformer, *, frames: int, slots: int | Non
         return sum(leaf.size for leaf in jax.tree.leaves(tree) if hasattr(leaf, "size") and leaf.ndim >= 3)
 
     products = slots * (stacked(space) + stacked(time.mlp)) + lines * stacked(time.attention)
-    attention = 2 * width * transformer.num_groups * (len(space) * slots * slots + lines * frames)
+    mask = transformer.layout.space_mask()[:slots, :slots]
+    pairs = sum(mask[rows, columns].size for rows, columns, _ in mask_blocks(mask))
+    attention = 2 * width * transformer.num_groups * (len(space) * pairs + lines * frames)
     return 2 * (products + attention)
 
 
