@@ -101,7 +101,8 @@ def watched(process: subprocess.Popen, folder: Path, phases: tuple[str, ...], st
         if last["step"] > steps // 10:
             sizes[last["phase"]].append(_bytes_of(process.pid))
     if process.returncode:
-        raise RuntimeError(f"The run in {folder} ended with {process.returncode}.")
+        told = "" if process.stdout is None else process.stdout.read()
+        raise RuntimeError(f"The run in {folder} ended with {process.returncode}:\n{told[-2000:]}")
     growth = {phase: growth_of([size for size in seen if size]) for phase, seen in sizes.items()}
     worst = max(growth.values())
     return {
