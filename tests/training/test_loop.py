@@ -197,8 +197,8 @@ def test_losses_are_those_of_earlier_versions(runs, name):
     if kept["made with"] == golden.machine():
         assert losses == wanted
     for term, values in losses.items():
-        # Sums in another order differ in the last of seven digits, and a hundred steps let that grow, about tenfold. The
-        # policy's term is a difference of larger ones, so it is that accurate beside 1, not beside itself.
+        # Sums in another order differ in the last of seven digits, and a hundred steps let that grow, about tenfold.
+        # The policy's term is a difference of larger ones, so it is that accurate beside 1, not beside itself.
         np.testing.assert_allclose(values, wanted[term], rtol=1e-5, atol=1e-5 if term == "policy" else 1e-6)
 
 
