@@ -172,7 +172,7 @@ def _predictor(forcing: ShortcutForcing, dynamics: AbstractDynamics, row: _Rows,
     In the mode `drafts` the read-outs are those of the past, which is what an acting agent has. Otherwise they are
     those of the noisy frames, and come with the prediction.
     """
-    if not forcing.drafts:
+    if row.z_past is None:
 
         def predict(z, tau_index, step_index):
             return dynamics(z, tau_index, step_index, row.action, row.action_mask, task, row.segment)
