@@ -46,6 +46,7 @@ def joined(coordinator: str | None, count: int | None, index: int | None) -> Ite
     import jax
 
     _initialize(None if coordinator == AUTO else coordinator, count, index)
+    wait("joined")  # connected while all are here, for Gloo gives up on late ones
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     try:
@@ -100,7 +101,12 @@ def _initialize(coordinator: str | None, count: int | None, index: int | None) -
             shutdown_timeout_seconds=LEAVING,
             **options,
         )
-    except (RuntimeError, ValueError, OSError) as error:
+    except ValueError:
+        raise InputError(
+            f"--coordinator {AUTO}: no scheduler that JAX knows has started this process. Give HOST:PORT of the first "
+            "process, --processes and --process."
+        ) from None
+    except (RuntimeError, OSError) as error:
         raise InputError(
             f"--coordinator {coordinator or AUTO}: the processes did not find each other: "
             f"{str(error).splitlines()[0][:200]} Start all of them, with the address of the first."

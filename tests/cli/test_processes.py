@@ -123,3 +123,12 @@ def test_who_loses_the_other_ends(two):
     assert two["codes"][0] == 9 and two["codes"][1] not in (0, None)
     assert two["seconds"] < 30
     assert two["lost"][-1]["step"] < STEPS
+
+
+def test_auto_without_a_scheduler_is_refused(monkeypatch):
+    def nobody(*args, **kwargs):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", nobody)
+    with pytest.raises(InputError, match="auto: no scheduler"), processes.joined("auto", None, None):
+        pytest.fail("went on")

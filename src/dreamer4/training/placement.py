@@ -8,6 +8,7 @@ does anything.
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -24,7 +25,7 @@ SMALL = 1024  # entries of an array that is not worth splitting
 
 
 def build_mesh(config: MeshConfig) -> Mesh | None:
-    """Returns the mesh that a configuration describes, or None if that is one device.
+    """Returns the mesh that a configuration describes, or None if that is one device. All processes call it at once.
 
     Raises:
         InputError: if there are not as many devices, or, of several processes, some would be left without work.
@@ -40,9 +41,25 @@ def build_mesh(config: MeshConfig) -> Mesh | None:
         )
     if wanted == 1:
         return None
-    return jax.make_mesh(
+    mesh = jax.make_mesh(
         (config.data, config.fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:wanted]
     )
+    if jax.process_count() > 1:
+        _meet(mesh)
+    return mesh
+
+
+def _meet(mesh: Mesh) -> None:
+    """Connects the processes along each axis and along both.
+
+    Gloo gives up on a first connection after half a minute, and compiling the first step may take one process that much
+    longer than another. Connections that were made stay.
+    """
+
+    def count():
+        return sum(jax.lax.psum(jnp.ones(()), axes) for axes in (*AXES, AXES))
+
+    jax.block_until_ready(jax.jit(jax.shard_map(count, mesh=mesh, in_specs=(), out_specs=P(), check_vma=False))())
 
 
 def spread(tree: PyTree, mesh: Mesh | None) -> PyTree:
