@@ -28,6 +28,7 @@ from dreamer4.errors import InputError, nearest
 from dreamer4.files import read_bytes
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import Progress, read_metrics
+from dreamer4_cli import reliability_devices as other_devices
 from dreamer4_cli import reliability_endurance as endurance
 from dreamer4_cli import reliability_faults
 from dreamer4_cli import run as work
@@ -218,6 +219,10 @@ ROWS: dict[str, Callable[[Lab], Result]] = {
     "false skips": lambda lab: Result(**reliability_faults.clean(200 if lab.quick else 2000)),
     "dream": lambda lab: Result(**endurance.dream(4000 if lab.quick else 10_000)),
     "memory": memory,
+    "devices": other_devices.devices,
+    "moves": other_devices.moves,
+    "gradients": other_devices.gradients,
+    "processes": other_devices.processes,
 }
 
 
