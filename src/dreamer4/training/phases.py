@@ -96,6 +96,15 @@ def freeze_prior(dreamer: Dreamer) -> Dreamer:
     return eqx.tree_at(lambda d: d.prior, dreamer, dreamer.policy)
 
 
+def _single(function: Callable) -> Callable:
+    """Returns `vmap(function)` for batches of one row."""
+
+    def apply(*rows):
+        return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], rows)))
+
+    return apply
+
+
 def over_rows(function: Callable, parts: int) -> Callable:
     """Returns `vmap(function)` that takes the rows in as many parts, one after another.
 
@@ -110,7 +119,9 @@ def over_rows(function: Callable, parts: int) -> Callable:
             return jax.vmap(function)(*rows)
         # Every n-th row, so that each part lies on all devices that the batch lies on.
         given = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(size // number, number, *x.shape[1:]), 1, 0), rows)
-        part = jax.checkpoint(jax.vmap(function), prevent_cse=False)  # a loop keeps the two computations apart
+        # A single row goes without `vmap`: a batch axis of one would make XLA's CPU back end copy before products.
+        rowwise = jax.vmap(function) if number < size else _single(function)
+        part = jax.checkpoint(rowwise, prevent_cse=False)  # a loop keeps the two computations apart
         _, taken = jax.lax.scan(lambda _, rows: (None, part(*split_rows(rows))), None, given)
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[2:]), taken)
 
