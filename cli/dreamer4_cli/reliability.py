@@ -163,7 +163,7 @@ MOMENTS = (
 
 def signals(lab: Lab, number: signal.Signals) -> Result:
     """Sends a signal at various moments, and goes on."""
-    lab, details, good, slowest = lab.short(6, first=lab.quick), {}, 0, 0.0
+    lab, details, good, slowest = lab.short(6, first=True), {}, 0, 0.0
     moments = MOMENTS[:3] if lab.quick else MOMENTS
     for moment in moments:
         told = _signalled(lab, moment, number)
