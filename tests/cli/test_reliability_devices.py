@@ -38,10 +38,10 @@ def write(path, steps, factor=1.0, weight=1.0):
 
 
 def test_a_run_begins_anew_where_it_is_asked_to(place):
-    run = place.begun("agent", step=4)
-    assert [run.checkpoints(phase).steps() for phase in PHASES] == [[4, 8], [4, 8], [4], []]
+    run = place.begun("agent", step=25)
+    assert [run.checkpoints(phase).steps() for phase in PHASES] == [[25, 50], [25, 50], [25], []]
     told = [(line["phase"], line["step"]) for line in read_metrics(run.metrics_file)]
-    assert [step for phase, step in told if phase == "agent"] == [1, 2, 3, 4]
+    assert [step for phase, step in told if phase == "agent"] == list(range(1, 26))
     assert {phase for phase, _ in told} == set(PHASES) - {"imagination"}
 
 
