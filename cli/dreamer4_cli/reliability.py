@@ -204,7 +204,7 @@ def _signalled(lab: Lab, moment: Moment, number: int) -> dict[str, Any]:
 def memory(lab: Lab) -> Result:
     """Trains for long in one process and watches its memory."""
     steps, path = (200 if lab.quick else 2000), lab.folder()
-    every = [f"train.log_every={steps // 100}", f"train.save_every={steps // 4}"]
+    every = [f"train.log_every={steps // 100}", f"train.save_every={steps // 10}"]
     keys = [*(f"train.{phase}.steps={steps}" for phase in lab.phases), *every]
     process = lab.start(*lab.train, str(path), "--preset", "tiny", *(part for key in keys for part in ("--set", key)))
     return Result(**endurance.watched(process, path, lab.phases, steps))

@@ -97,8 +97,8 @@ def watched(process: subprocess.Popen, folder: Path, phases: tuple[str, ...], st
             continue
         length = log.stat().st_size
         last = read_metrics(log)[-1]
-        # The first tenth compiles and fills what is kept.
-        if last["step"] > steps // 10:
+        # The first quarter compiles, saves for the first times, and fills what is kept for later.
+        if last["step"] > steps // 4:
             sizes[last["phase"]].append(_bytes_of(process.pid))
     if process.returncode:
         told = "" if process.stdout is None else process.stdout.read()
@@ -111,7 +111,12 @@ def watched(process: subprocess.Popen, folder: Path, phases: tuple[str, ...], st
         "ok": worst < GROWTH,
         "details": {
             "growth": {phase: f"{value:+.2%}" for phase, value in growth.items()},
-            "megabytes": {phase: round(max(seen) / 1e6) for phase, seen in sizes.items()},
+            "megabytes over each tenth of what was watched": {
+                phase: [
+                    round(float(np.median(part)) / 1e6) for part in np.array_split([size for size in seen if size], 10)
+                ]
+                for phase, seen in sizes.items()
+            },
         },
     }
 
