@@ -1,7 +1,9 @@
-"""Shared by the suite: what acts on what, generic weights, closeness of trees."""
+"""Shared by the suite: what acts on what, generic weights, closeness of trees, what is compiled."""
 
 import importlib.util
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import equinox as eqx
@@ -69,6 +71,22 @@ def distance(a, b):
 def equal(a, b):
     """Returns whether two trees are the same, bit by bit."""
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), a, b)))
+
+
+@contextmanager
+def compilations() -> Iterator[list[float]]:
+    """Collects the seconds of every program that is compiled, or read from a cache, inside the block."""
+    compiled: list[float] = []
+
+    def listen(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def load_example(name):

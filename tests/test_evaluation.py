@@ -11,6 +11,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from agent.fakes import oracle
+from helpers import compilations
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dreamer4.data import collect
@@ -121,6 +122,13 @@ def test_batches_do_not_matter(dreamer):
     # 40 is no multiple of 7: the last batch is filled up, and cut.
     for a, b in zip(*map(jax.tree.leaves, (play(soft), play(soft, batch_size=7))), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_second_evaluation_compiles_nothing(dreamer):
+    play(dreamer)
+    with compilations() as compiled:
+        play(dreamer, seed=1)
+    assert not compiled
 
 
 def test_an_episode_depends_on_its_number_alone(dreamer):

@@ -11,6 +11,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from helpers import compilations
 
 import dreamer4.serving  # noqa: F401
 from dreamer4.checkpoint import read_meta
@@ -100,6 +101,15 @@ class TestWorld:
             assert len(np.unique(np.stack([index, offset]), axis=1).T) == sum(
                 n - length for n in (3, 4, 5) if n > length
             )
+
+    def test_frames_after_the_first_compile_nothing(self, world):
+        keys = [jr.key(t) for t in range(5)]
+        state, frame, _, _ = advance(world, world.reset(key=keys[0])[0], keys[0])
+        with compilations() as compiled:
+            for key in keys[1:]:
+                state, following, _, _ = advance(world, state, key)
+        assert not compiled
+        assert not np.array_equal(frame, following)
 
     def test_a_step_is_what_the_model_dreams_decoded_and_judged_by_its_heads(self, world):
         state, first = world.reset(key=jr.key(0))

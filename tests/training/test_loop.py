@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import ClassVar
 
@@ -14,6 +12,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from agent.fakes import TINY, TINY_SPEC, build_tiny, randomised
+from helpers import compilations
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from training import golden
 from training.faults import world
@@ -86,22 +85,6 @@ def changed(before, after):
 
 
 # Real models, every phase.
-
-
-@contextmanager
-def compilations() -> Iterator[list[float]]:
-    """Collects the seconds of every program that is compiled, or read from a cache, inside the block."""
-    compiled: list[float] = []
-
-    def listen(event, seconds, **_):
-        if event.endswith("backend_compile_duration"):
-            compiled.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield compiled
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.fixture(scope="module")
