@@ -11,6 +11,7 @@ turns at frame one and at frame one billion.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -51,7 +52,7 @@ def rope(
     return (halves * cos + jnp.flip(halves, -2) * sin).reshape(x.shape).astype(x.dtype)
 
 
-def mask_blocks(mask: Mask) -> list[tuple[slice, slice, Mask | None]]:
+def mask_blocks(mask: Mask) -> Sequence[tuple[slice, slice, Mask | None]]:
     """Cuts a mask into blocks of neighbouring tokens that see the same run of tokens.
 
     Returns:
