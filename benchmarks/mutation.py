@@ -128,8 +128,8 @@ def _variants(node: ast.expr) -> Iterator[ast.expr]:
             changed.args = [where, two, one]
         case ast.Call(func=ast.Attribute(attr=name), args=[first, *_]) if name in TRANSPARENT:
             changed = first
-        case ast.Call(func=ast.Attribute(attr=name)) if name in FUNCTIONS:
-            changed.func.attr = FUNCTIONS[name]
+        case ast.Call(func=ast.Attribute(attr=name) as function) if name in FUNCTIONS:
+            function.attr = FUNCTIONS[name]
         case _:
             return
     yield changed

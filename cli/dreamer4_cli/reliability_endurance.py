@@ -39,6 +39,7 @@ def dream(steps: int) -> dict[str, Any]:
     episodes = data.collect(env, data.random_policy(env.spec), episodes=EPISODES, key=stream(0, "evaluate"))
     source = DeviceSource.from_episodes(list(episodes))
     real = np.asarray(_norms(encode_source(dreamer, source)))
+    assert source.frame is not None  # encoded beside its frames, not in their place
     first = source.frame[0]
     memory = dreamer.observe(
         dreamer.init(), to_float(first), Action.null(env.spec.action), jnp.array(False), key=jr.key(0)

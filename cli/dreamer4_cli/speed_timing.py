@@ -86,15 +86,19 @@ def _is_array(leaf: Any) -> bool:
 _events = {"/jax/compilation_cache/cache_hits": 0, "/jax/core/compile/backend_compile_duration": 0}
 
 
-def _count(event: str, duration_secs: float = 0.0, **kwargs: str | int) -> None:
+def _count(event: str, **kwargs: str | int) -> None:
     if event in _events:
         _events[event] += 1
+
+
+def _count_timed(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    _count(event)
 
 
 @cache
 def _listen() -> None:
     jax.monitoring.register_event_listener(_count)
-    jax.monitoring.register_event_duration_secs_listener(_count)
+    jax.monitoring.register_event_duration_secs_listener(_count_timed)
 
 
 def fetched() -> int:

@@ -14,7 +14,7 @@ from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutForcing
 from dreamer4.errors import InputError
 from dreamer4.nn import Entry
-from dreamer4.training.phases import dynamics_loss
+from dreamer4.training.forcing import dynamics_loss
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
 
 

@@ -18,7 +18,8 @@ from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutForcing
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.training import AgentPhase, ImaginationPhase, build_phase, measure_latents
-from dreamer4.training.phases import context_count, dynamics_loss
+from dreamer4.training.forcing import dynamics_loss
+from dreamer4.training.phases import context_count
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
 
 

@@ -30,7 +30,10 @@ def build_mesh(config: MeshConfig) -> Mesh | None:
     Raises:
         InputError: if there are not as many devices, or, of several processes, some would be left without work.
     """
-    wanted, found = config.size, jax.device_count()
+    wanted = config.size
+    if wanted == 1 and not jax.distributed.is_initialized():
+        return None  # and no device was touched
+    found = jax.device_count()
     asked = f"train.mesh: data {config.data} times fsdp {config.fsdp} asks for {wanted} devices"
     if wanted > found:
         raise InputError(f"{asked}, but there are {found}. Set train.mesh.data or train.mesh.fsdp to less.")

@@ -1,0 +1,45 @@
+"""The rows of a batch: a function of one row becomes one of all, at once or in parts."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dreamer4.training.placement import split_rows
+
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+def _single(function: Callable) -> Callable:
+    """Returns `vmap(function)` for batches of one row."""
+
+    def apply(*rows):
+        return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], rows)))
+
+    return apply
+
+
+def over_rows(function: Callable, parts: int) -> Callable:
+    """Returns `vmap(function)` that takes the rows in as many parts, one after another.
+
+    Of a part no more than its results stays in memory; for the gradient, which adds up over the parts, it is computed
+    a second time. Rows that `parts` does not divide are taken in as many parts as divide both.
+    """
+
+    def apply(*rows):
+        size = jax.tree.leaves(rows)[0].shape[0]
+        number = math.gcd(parts, size)
+        if number == 1:
+            return jax.vmap(function)(*rows)
+        # Every n-th row, so that each part lies on all devices that the batch lies on.
+        given = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(size // number, number, *x.shape[1:]), 1, 0), rows)
+        # A single row goes without `vmap`: a batch axis of one would make XLA's CPU back end copy before products.
+        rowwise = jax.vmap(function) if number < size else _single(function)
+        part = jax.checkpoint(rowwise, prevent_cse=False)  # a loop keeps the two computations apart
+        _, taken = jax.lax.scan(lambda _, rows: (None, part(*split_rows(rows))), None, given)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[2:]), taken)
+
+    return apply
