@@ -10,6 +10,7 @@ from helpers import distance, equal, generic, influence
 
 from dreamer4.errors import InputError
 from dreamer4.nn import GroupedQueryAttention, TokenGroup, TokenLayout, Transformer, time_mask
+from dreamer4.nn.transformer import UNROLLED_GROUPS
 
 
 WIDTH, FRAMES, WINDOW = 16, 11, 4  # the ring of 4 wraps twice over 11 frames
@@ -250,6 +251,28 @@ def test_the_program_does_not_grow_with_depth(clip):
         return len(jax.jit(gradient).lower(arrays).as_text().splitlines())
 
     assert lines(48) == lines(12)
+
+
+def test_the_program_of_a_step_does_not_grow_with_depth(clip):
+    def lines(depth):
+        transformer = eqx.filter_eval_shape(make, depth=depth, time_every=4)
+        given = (transformer, clip[0], eqx.filter_eval_shape(transformer.init_cache), jnp.array(0))
+        arrays, static = eqx.partition(given, lambda leaf: hasattr(leaf, "shape"))
+
+        def step(arrays):
+            transformer, *frame = eqx.combine(arrays, static)
+            return transformer.step(*frame)
+
+        return len(jax.jit(step).lower(arrays).as_text().splitlines())
+
+    assert lines(48) <= lines(12)
+
+
+def test_steps_through_a_deep_stack_equal_the_whole_clip(clip):
+    deep = make(depth=10)
+    assert deep.num_groups > UNROLLED_GROUPS
+    _, (out, _) = stepwise(deep, clip, deep.init_cache())
+    assert distance(out, full(deep, clip)) < 1e-5
 
 
 def test_rematerialisation_changes_neither_values_nor_gradients(clip):

@@ -26,8 +26,9 @@ from dreamer4.nn.layers import RMSNorm, SwiGLU, initial_tokens
 
 ATTENTIONS: dict[str, Callable[..., AbstractAttention]] = {"grouped_query": GroupedQueryAttention}
 
-# Small stacks are unrolled at inference: on a CPU a rolled loop of tiny operations costs about twice the time.
-UNROLLED_GROUPS = 8
+# Small stacks are unrolled at inference: on a CPU a rolled loop of tiny operations costs about twice the time. Deeper
+# ones are not, for their programs would take long to compile, and the loop costs little beside their work.
+UNROLLED_GROUPS = 4
 # Training a rolled stack writes what the backward pass needs into stacked buffers, which costs a fifth of a small
 # model's step; unrolling costs compile time, so it is for the smallest depths.
 UNROLLED_IN_TRAINING = 2
@@ -348,7 +349,8 @@ class Transformer(eqx.Module):
 
         call, scanned = self._scan(body, x, (cache.key[:, :held], cache.value[:, :held]))
         x = (x + self.slot[: x.shape[0]]).astype(self.dtype)
-        x, entries = jax.lax.scan(call, x, scanned, unroll=min(self.num_groups, UNROLLED_GROUPS))
+        unroll = self.num_groups if self.num_groups <= UNROLLED_GROUPS else 1
+        x, entries = jax.lax.scan(call, x, scanned, unroll=unroll)
         return self.norm(x).astype(jnp.float32), entries
 
 
