@@ -14,10 +14,8 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 
 SIZES = {
@@ -127,6 +125,7 @@ def main() -> None:
     from dreamer4.training.flops import parameters, step_flops
     from dreamer4.types import Action, ActionSpec, DataSpec
     from dreamer4_cli import memory
+    from dreamer4_cli.pages import source_commit
 
     memory.keep_freed()  # as the command line does
 
@@ -224,8 +223,6 @@ def main() -> None:
         result[f"matmul_gflops_{name}_cpu"] = 2 * side**3 / busy / 1e9
 
     unit = 1 if sys.platform == "darwin" else 1024
-    git = ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True)  # noqa: S603
     facts = {
         "implementation": "dreamer4-eqx",
         "config": options.config,
@@ -242,7 +239,7 @@ def main() -> None:
         "device": platform.processor() or platform.machine(),
         "xla_flags": os.environ["XLA_FLAGS"],
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "equinox": eqx.__version__},
-        "commit": commit.stdout.strip() or None,
+        "commit": source_commit(),
     }
     print(json.dumps(facts))
 
