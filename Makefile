@@ -40,9 +40,10 @@ demo: $(STAMP)
 	$(BIN)/dreamer4 demo
 
 # loadfile: the tests of a file share compiled functions and fixtures, so they stay on one worker. Files are handed out
-# in the order of tests/conftest.py, the slowest first.
+# in the order of tests/conftest.py, the slowest first. A worker that dies fails the run: xdist 3.8 would wait for ever for
+# the one it puts in its place.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

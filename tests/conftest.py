@@ -3,7 +3,7 @@
 import gc
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -47,6 +47,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in slow, item.path.parent.name not in ("training", "baselines")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Frees the compiled programs of earlier files when they have become many.
+
+    A program on the CPU is several mapped regions of memory. Linux grants a process 65,530 of them, which the suite as
+    a whole passes; LLVM then ends the process without a word. Programs that a later file shares come back from the
+    cache on disk.
+    """
+    yield
+    regions = Path("/proc/self/maps")
+    if regions.exists() and regions.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
