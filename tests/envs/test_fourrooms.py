@@ -107,3 +107,19 @@ def test_the_start_and_the_goal_are_fixed_unless_drawn_anew(walk):
 def test_an_unknown_rule_is_told():
     with pytest.raises(InputError, match="Did you mean fail_prob"):
         FourRoomsPixels(params={"fail_pro": 0.1})
+
+
+def test_out_of_focus_both_are_spots_around_the_same_cells():
+    agent, goal, blur = np.array([4, 1]), np.array([8, 9]), 1.5
+    sharp, soft = (np.asarray(FourRoomsPixels(blur=b).draw(jnp.array(agent), jnp.array(goal))) for b in (0.0, blur))
+    np.testing.assert_array_equal(soft[..., 0], sharp[..., 0])
+    for channel, cell in ((1, agent), (2, goal)):
+        assert soft[..., channel].argmax() == sharp[..., channel].argmax()
+        for row, column in np.ndindex(14, 14):
+            distance = np.hypot(row - cell[0], column - cell[1])
+            assert abs(soft[row, column, channel] - 255 * np.exp(-0.5 * (distance / blur) ** 2)) <= 0.51
+
+
+def test_a_blur_outside_its_range_is_told():
+    with pytest.raises(InputError, match="got blur -1"):
+        FourRoomsPixels(blur=-1.0)
