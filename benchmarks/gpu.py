@@ -85,7 +85,7 @@ def rows() -> dict[str, Work]:
     }
     for kind in sorted(set(ATTENTIONS) - {TransformerConfig().attention}):
         chosen = tuple(f"{place}.attention={kind}" for place in ("tokenizer.encoder", "tokenizer.decoder"))
-        chosen += (f"dynamics.transformer.attention={kind}",)
+        chosen += (f"dynamics.transformer.attention={kind}", *no_cap)  # which fused kernels do not know
         for name in ("play, paper", "dynamics training, paper"):
             before = promised[name]
             overrides = (*before.settings.overrides, *chosen)

@@ -35,7 +35,9 @@ from dreamer4.presets import PRESETS as PRESETS
 class TransformerConfig(Branch):
     """Sizes of one block-causal transformer (paper, section 3.4; all values are ours)."""
 
-    attention: str = Field(default="grouped_query", description="registered attention")
+    attention: str = Field(
+        default="grouped_query", description="registered attention; fused: by cuDNN on a GPU, without a soft cap"
+    )
     width: int = Field(default=64, gt=0)
     depth: int = Field(default=4, gt=0, description="layers, space and time together")
     heads: int = Field(default=4, gt=0)
@@ -46,7 +48,10 @@ class TransformerConfig(Branch):
     mlp_ratio: float = Field(default=8 / 3, gt=0, description="hidden width of SwiGLU over width")
     soft_cap: float | None = Field(default=50.0, gt=0, description="soft cap of attention logits; None: none")
     context_length: int = Field(default=16, gt=0, description="frames a frame sees, itself included")
-    remat: bool = Field(default=False, description="recompute activations in the backward pass")
+    remat: Literal[False, True, "products"] = Field(
+        default=False,
+        description="recompute activations in the backward pass; products: all but the results of matrix products",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="compute type; parameters stay float32"
     )

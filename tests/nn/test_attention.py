@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers import distance, equal, generic, influence, load_example
 
+from dreamer4.errors import InputError
 from dreamer4.nn import ATTENTIONS, Entry, GroupedQueryAttention, RingCache, attention_weights, rope
-from dreamer4.nn.attention import mask_blocks
+from dreamer4.nn.attention import kernel, mask_blocks
 
 
 WIDTH, LENGTH = 16, 7
@@ -37,7 +38,7 @@ def make(factory, heads, kv_heads, soft_cap):
 
 @pytest.fixture(scope="module", params=FACTORIES)
 def attention(request):
-    return make(FACTORIES[request.param], 4, 2, 50.0)
+    return make(FACTORIES[request.param], 4, 2, None if request.param == "fused" else 50.0)
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +180,66 @@ def reference_attention(attention, x, mask, positions):
     return out.reshape(length, -1) @ np.asarray(attention.out.weight, np.float64)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "soft_cap"), [(4, 4, None), (4, 2, 1.5), (4, 1, 50.0)])
-def test_grouped_query_attention_equals_the_reference(heads, kv_heads, soft_cap, tokens):
-    attention = make(GroupedQueryAttention, heads, kv_heads, soft_cap)
+@pytest.mark.parametrize(
+    ("kind", "heads", "kv_heads", "soft_cap"),
+    [
+        ("grouped_query", 4, 4, None),
+        ("grouped_query", 4, 2, 1.5),
+        ("grouped_query", 4, 1, 50.0),
+        ("fused", 4, 4, None),
+        ("fused", 4, 2, None),
+    ],
+)
+def test_grouped_query_attention_equals_the_reference(kind, heads, kv_heads, soft_cap, tokens):
+    attention = make(ATTENTIONS[kind], heads, kv_heads, soft_cap)
     update, _ = eqx.filter_jit(attention)(tokens, jnp.asarray(MASK), POSITIONS)
     assert distance(update, reference_attention(attention, tokens, MASK, POSITIONS)) < 1e-5
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+def test_fused_attention_and_its_gradient_equal_the_plain_one(dtype, tolerance, known, tokens):
+    mask = KNOWN["two groups, the second sees all"][0] if known else jnp.asarray(MASK)
+
+    def both(kind, x):
+        attention = make(ATTENTIONS[kind], 4, 2, None)
+        update, pull = jax.vjp(lambda x: attention(x, mask, POSITIONS)[0], x)
+        return update, *pull(jnp.cos(jnp.arange(update.size, dtype=dtype)).reshape(update.shape))
+
+    results = [jax.jit(both, static_argnums=0)(kind, tokens.astype(dtype)) for kind in ("fused", "grouped_query")]
+    for fused, plain in zip(*results, strict=True):
+        assert distance(fused, plain) < tolerance * np.abs(np.float32(plain)).max()
+
+
+def test_fused_attention_cannot_be_capped():
+    with pytest.raises(InputError, match="soft_cap: got 50.0 with fused attention"):
+        make(ATTENTIONS["fused"], 4, 2, 50.0)
+
+
+def test_cudnn_is_for_gpus_half_precision_and_what_it_can_cut_up(monkeypatch):
+    assert kernel(jnp.dtype("bfloat16"), 64, 8, 8) == "xla"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert kernel(jnp.dtype("bfloat16"), 64, 8, 8) == "cudnn"
+    for other in (("float32", 64, 8, 8), ("bfloat16", 12, 8, 8), ("bfloat16", 256, 8, 8), ("bfloat16", 64, 7, 8)):
+        assert kernel(jnp.dtype(other[0]), *other[1:]) == "xla"
+
+
+def test_a_program_for_cuda_calls_the_fused_kernel_both_ways(monkeypatch):
+    # Lowering for another device needs none; what would ask it for its abilities is answered here.
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    attention = ATTENTIONS["fused"](32, 4, 2, soft_cap=None, key=jr.key(0))
+    causal = jnp.tril(jnp.ones((8, 8), bool))
+
+    def gradient(x):
+        return jax.grad(lambda x: attention(x, causal, jnp.arange(8))[0].astype(jnp.float32).sum())(x)
+
+    lowered = jax.jit(gradient).trace(jnp.ones((3, 8, 32), jnp.bfloat16)).lower(lowering_platforms=("cuda",))
+    calls = [line for line in lowered.as_text().splitlines() if "custom_call @__cudnn$fmha" in line]
+    assert ["Backward" in line for line in calls] == [False, True]
 
 
 def test_shared_heads_equal_plain_heads_with_repeated_weights(tokens):

@@ -275,14 +275,35 @@ def test_steps_through_a_deep_stack_equal_the_whole_clip(clip):
     assert distance(out, full(deep, clip)) < 1e-5
 
 
-def test_rematerialisation_changes_neither_values_nor_gradients(clip):
+@pytest.mark.parametrize("remat", [True, "products"])
+def test_rematerialisation_changes_neither_values_nor_gradients(clip, remat):
     @eqx.filter_jit
     def loss(transformer, x):
         return eqx.filter_value_and_grad(lambda t: jnp.mean(t(x) ** 3))(transformer)
 
-    plain, recomputed = loss(make(depth=2, time_every=1), clip), loss(make(depth=2, time_every=1, remat=True), clip)
+    plain, recomputed = loss(make(depth=2, time_every=1), clip), loss(make(depth=2, time_every=1, remat=remat), clip)
     assert distance(jax.tree.leaves(plain), jax.tree.leaves(recomputed)) < 1e-6
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain[1])) > 1e-3
+
+
+def test_rematerialisation_computes_again_what_it_says(clip):
+    def count(remat):
+        """Counts the products of a gradient: with weights, and those of attention, which have batch dimensions."""
+        parts, rest = eqx.partition(make(depth=2, time_every=2, remat=remat), eqx.is_array)
+
+        def gradient(parts, x):
+            return jax.grad(lambda parts, x: jnp.mean(eqx.combine(parts, rest)(x) ** 3), argnums=(0, 1))(parts, x)
+
+        program = str(jax.make_jaxpr(gradient)(parts, clip))
+        with_weights = program.count(", ([], []))")
+        return np.array([with_weights, program.count("dot_general") - with_weights])
+
+    # Two layers of seven products with weights and two of attention, these in two blocks of slots in the space layer;
+    # backwards, each has two. The last product of all is not computed again, since no gradient needs its result.
+    kept = count(False)
+    assert kept.tolist() == [3 * 2 * 7, 3 * 2 * 3]
+    assert (count(True) - kept).tolist() == [2 * 7 - 1, 2 * 3]
+    assert (count("products") - kept).tolist() == [0, 2 * 3]
 
 
 def test_bfloat16_stays_close_and_keeps_float32_outside(clip, whole):

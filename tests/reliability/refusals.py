@@ -33,7 +33,7 @@ REFUSED = [
     (TRAIN, ["--set", "tokenizer.patch=5x5"], ["tokenizer.patch", "5x5", "list"]),
     (TRAIN, ["--set", "tokenizer.decoder=null"], ["tokenizer.decoder", "null", "mapping"]),
     (TRAIN, ["--set", "data.path=5"], ["data.path", "5", "text"]),
-    (TRAIN, ["--set", "dynamics.transformer.remat=perhaps"], ["remat", "perhaps", "true or false"]),
+    (TRAIN, ["--set", "dynamics.transformer.remat=perhaps"], ["remat", "perhaps", "True", "products"]),
     (TRAIN, ["--set", "dynamics.transformer.dtype=float16"], ["dtype", "float16", "bfloat16"]),
     (TRAIN, ["--env", "CartPole-pixels", "--set", "env.kwargs={height: tall}"], ["env.kwargs.height", "tall", "int"]),
     # Ranges.

@@ -12,6 +12,7 @@ turns at frame one and at frame one billion.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -20,6 +21,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from dreamer4.errors import InputError
 from dreamer4.nn.layers import Linear, RMSNorm
 
 
@@ -198,6 +200,37 @@ class AbstractAttention(eqx.Module):
         """
 
 
+def kernel(dtype: jnp.dtype, head_dim: int, *lengths: int) -> Literal["cudnn", "xla"]:
+    """Returns which kernel of `jax.nn.dot_product_attention` is used on the device at hand.
+
+    cuDNN's never writes the weights to memory. It is for GPUs, half precision, heads of up to 128 features that eight
+    divides, and even lengths. Everything else, and every other device, gets XLA's, which is the same mathematics.
+    """
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    fits = head_dim <= 128 and head_dim % 8 == 0 and not any(length % 2 for length in lengths)
+    return "cudnn" if jax.default_backend() == "gpu" and half and fits else "xla"
+
+
+def attend_fused(
+    query: Float[Array, "*batch L Nkv G Dh"],
+    key: Float[Array, "*batch M Nkv Dh"],
+    value: Float[Array, "*batch M Nkv Dh"],
+    mask: Mask | None,
+) -> Float[Array, "*batch L Nkv G Dh"]:
+    """Attends by one fused call; a query that may see nothing gets zero. The query is scaled already."""
+    lead, (length, kv_heads, group, head_dim), seen = query.shape[:-4], query.shape[-4:], key.shape[-3]
+    shown = None if mask is None else jnp.asarray(mask)
+    out = jax.nn.dot_product_attention(
+        query.reshape(-1, length, kv_heads * group, head_dim),
+        key.reshape(-1, seen, kv_heads, head_dim).astype(query.dtype),
+        value.reshape(-1, seen, kv_heads, head_dim).astype(query.dtype),
+        mask=None if shown is None else shown[None, None],
+        scale=1.0,
+        implementation=kernel(query.dtype, head_dim, length, seen),
+    ).reshape(*lead, length, kv_heads, group, head_dim)
+    return out if shown is None else jnp.where(shown.any(-1)[:, None, None, None], out, 0)
+
+
 class GroupedQueryAttention(AbstractAttention):
     """Multi-head attention with shared key-value heads, RMS-normalised queries and keys, and a soft cap on the logits.
 
@@ -215,8 +248,18 @@ class GroupedQueryAttention(AbstractAttention):
     kv_heads: int = eqx.field(static=True)
     head_dim: int = eqx.field(static=True)
     soft_cap: float | None = eqx.field(static=True)
+    fused: bool = eqx.field(static=True)
 
-    def __init__(self, width: int, heads: int, kv_heads: int, *, soft_cap: float | None = 50.0, key: PRNGKeyArray):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        *,
+        soft_cap: float | None = 50.0,
+        fused: bool = False,
+        key: PRNGKeyArray,
+    ):
         """Builds the attention.
 
         Args:
@@ -224,8 +267,18 @@ class GroupedQueryAttention(AbstractAttention):
             heads: query heads.
             kv_heads: key-value heads; divides `heads`.
             soft_cap: bound of the logits, or None for none.
+            fused: whether sequences are attended to by `jax.nn.dot_product_attention`, which cannot cap logits. A
+                single token against a cache is not: it reads every key once in any case.
             key: randomness of the weights.
+
+        Raises:
+            InputError: if it is to be fused and capped.
         """
+        if fused and soft_cap is not None:
+            raise InputError(
+                f"soft_cap: got {soft_cap} with fused attention, whose kernels cannot cap logits. Set soft_cap to "
+                "null, or attention to grouped_query."
+            )
         key_q, key_k, key_v, key_o = jr.split(key, 4)
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, width // heads
         self.query = Linear(width, heads * self.head_dim, key=key_q)
@@ -235,6 +288,7 @@ class GroupedQueryAttention(AbstractAttention):
         self.query_norm = RMSNorm(self.head_dim)
         self.key_norm = RMSNorm(self.head_dim)
         self.soft_cap = soft_cap
+        self.fused = fused
 
     def _project(self, x, positions):
         lead = x.shape[:-1]
@@ -253,6 +307,8 @@ class GroupedQueryAttention(AbstractAttention):
 
         def attend(rows, columns, mask):
             q, k, v = query[..., rows, :, :, :], entry.key[..., columns, :, :], entry.value[..., columns, :, :]
+            if self.fused:
+                return attend_fused(q, k, v, mask)
             logits = jnp.einsum("...lngh,...mnh->...nglm", q, k, preferred_element_type=jnp.float32)
             weights = attention_weights(logits, mask, self.soft_cap).astype(x.dtype)
             return jnp.einsum("...nglm,...mnh->...lngh", weights, v)

@@ -10,6 +10,8 @@ The layers are stacked in groups of `time_every` and scanned, so compile time do
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -24,7 +26,10 @@ from dreamer4.nn.attention import EMPTY, AbstractAttention, Entry, GroupedQueryA
 from dreamer4.nn.layers import RMSNorm, SwiGLU, initial_tokens
 
 
-ATTENTIONS: dict[str, Callable[..., AbstractAttention]] = {"grouped_query": GroupedQueryAttention}
+ATTENTIONS: dict[str, Callable[..., AbstractAttention]] = {
+    "grouped_query": GroupedQueryAttention,
+    "fused": partial(GroupedQueryAttention, fused=True),
+}
 
 # Small stacks are unrolled at inference: on a CPU a rolled loop of tiny operations costs about twice the time. Deeper
 # ones are not, for their programs would take long to compile, and the loop costs little beside their work.
@@ -32,6 +37,17 @@ UNROLLED_GROUPS = 4
 # Training a rolled stack writes what the backward pass needs into stacked buffers, which costs a fifth of a small
 # model's step; unrolling costs compile time, so it is for the smallest depths.
 UNROLLED_IN_TRAINING = 2
+
+
+Remat = Literal[False, True, "products"]
+
+
+def recomputing(function: Callable, remat: Remat) -> Callable:
+    """Returns a function whose backward pass computes again what the forward pass computed, as far as is asked."""
+    if remat == "products":
+        # Products with weights have no batch dimensions; those of attention do, and are cheap to compute again.
+        return jax.checkpoint(function, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    return jax.checkpoint(function) if remat else function
 
 
 @dataclass(frozen=True)
@@ -187,7 +203,7 @@ class Transformer(eqx.Module):
     layout: TokenLayout = eqx.field(static=True)
     num_groups: int = eqx.field(static=True)
     context_length: int = eqx.field(static=True)
-    remat: bool = eqx.field(static=True)
+    remat: Remat = eqx.field(static=True)
     dtype: str = eqx.field(static=True)
 
     def __init__(
@@ -200,7 +216,7 @@ class Transformer(eqx.Module):
         context_length: int,
         attention: Callable[..., AbstractAttention],
         hidden: int | None = None,
-        remat: bool = False,
+        remat: Remat = False,
         dtype: str = "float32",
         key: PRNGKeyArray,
     ):
@@ -214,7 +230,8 @@ class Transformer(eqx.Module):
             context_length: frames that a frame sees, itself included.
             attention: makes one attention module, called with `key=`.
             hidden: width of the feed-forward layers; 8/3 of `width` by default.
-            remat: whether the backward pass recomputes activations, to save memory.
+            remat: whether the backward pass recomputes what a group of layers computed, to save memory; "products":
+                all but the results of products with weights, which take most time and a part of the memory.
             dtype: type of the activations; parameters and norms are float32.
             key: randomness of the weights.
         """
@@ -261,8 +278,7 @@ class Transformer(eqx.Module):
             return x, (entry if collect else None)
 
         call, scanned = self._scan(body, x, None)
-        if self.remat:
-            call = jax.checkpoint(call)
+        call = recomputing(call, self.remat)
         x = (x + self.slot[: x.shape[1]]).astype(self.dtype)
         unroll = self.num_groups if self.num_groups <= UNROLLED_IN_TRAINING else 1
         x, entries = jax.lax.scan(call, x, scanned, unroll=unroll)
@@ -312,8 +328,7 @@ class Transformer(eqx.Module):
 
         held = jax.tree.map(lambda leaf: leaf[:, : sum(slots)], entries)
         call, scanned = self._scan(body, x, held)
-        if self.remat:
-            call = jax.checkpoint(call)
+        call = recomputing(call, self.remat)
         x = (x + self.slot[: x.shape[1]]).astype(self.dtype)
         unroll = self.num_groups if self.num_groups <= UNROLLED_IN_TRAINING else 1
         return self.norm(jax.lax.scan(call, x, scanned, unroll=unroll)[0]).astype(jnp.float32)
