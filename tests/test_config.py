@@ -239,7 +239,11 @@ BAD_OVERRIDES = [
     ("dynamics.transformer.kv_heads=3", "dynamics.transformer: heads 4 is not divisible by kv_heads 3"),
     ("dynamics.transformer.dtype=float16", "dynamics.transformer.dtype: got \"float16\", expected 'float32' or"),
     ("dynamics.transformer.soft_cap=0", "dynamics.transformer.soft_cap: got 0, expected greater than 0"),
-    ("dynamics.transformer.remat=perhaps", 'dynamics.transformer.remat: got "perhaps", expected true or false'),
+    (
+        "dynamics.transformer.remat=perhaps",
+        "dynamics.transformer.remat: got \"perhaps\", expected False, True or 'products'",
+    ),
+    ("agent.balanced=perhaps", 'agent.balanced: got "perhaps", expected true or false'),
     ("dynamics.shortcut.k_max=48", "dynamics.shortcut: k_max 48 is not a power of two"),
     ("dynamics.shortcut.mode=literal", "shortcut.mode: got \"literal\", expected 'paper', 'split' or 'drafts'"),
     ("dynamics.shortcut.bootstrap_fraction=1.1", "dynamics.shortcut.bootstrap_fraction: got 1.1"),

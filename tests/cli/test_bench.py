@@ -1,5 +1,6 @@
 """The bookkeeping of the benchmarks: what is still to run, and what the ledger holds of what has run."""
 
+import dataclasses
 import json
 import os
 
@@ -130,6 +131,22 @@ def test_ppo_may_train_in_the_world_model_of_its_seed(plan, monkeypatch, tmp_pat
     assert -1 <= entry.returns[0] <= 1  # of the real environment
     assert entry.notes == {"return_in_the_dream": [0.25]}
     assert entry.data
+
+
+@pytest.mark.parametrize(("preset", "other"), [("tiny", "policy_gradient"), ("cartpole", "pmpo")])
+def test_the_other_objective_is_the_one_that_the_preset_leaves_at_the_papers_weight(plan, monkeypatch, preset, other):
+    trained, played = [], []
+
+    def train(config, path, phases, **more):
+        trained.append((config.imagination.objective, phases))
+
+    monkeypatch.setattr(bench.work, "train", train)
+    monkeypatch.setattr(bench.Dreamer, "load", lambda path: "agent")
+    monkeypatch.setattr(bench, "_ladder", lambda plan, config, agents, minutes: played.append(agents) or {})
+    bench.run_unit(dataclasses.replace(plan, name=preset), "other_objective", 1)
+    ((objective, phases),) = trained
+    assert (objective.kind, objective.beta, phases) == (other, 0.3, ("imagination",))
+    assert played == [{other: "agent"}]
 
 
 def test_minutes_of_interrupted_attempts_add_up(tmp_path, monkeypatch):

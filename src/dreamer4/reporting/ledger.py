@@ -25,8 +25,9 @@ METHODS: dict[str, str] = {
     "data": "behaviour data",
     "cloning": "cloning from pixels, no world model",
     "world_model_cloning": "world model + cloning",
-    "imagination": "world model + cloning + imagination (PMPO)",
-    "policy_gradient": "the same with a policy gradient",
+    "imagination": "world model + cloning + imagination",
+    "pmpo": "the same with PMPO in place of a policy gradient",
+    "policy_gradient": "the same with a policy gradient in place of PMPO",
     "dream_ppo": "PPO inside the world model",
     "ppo": "PPO, online, model-free",
 }
