@@ -21,7 +21,7 @@ from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
-from dreamer4.nn import Stream
+from dreamer4.nn import Stream, cast_weights
 from dreamer4.training import build_optimizer, build_phase, init_dreamer, init_state, train_step
 from dreamer4.training.flops import matrix_parameters, parameters, step_flops
 from dreamer4.types import Action, ActionSpec, DataSpec, to_uint8
@@ -113,21 +113,9 @@ def _shapes(config: Config, spec: DataSpec) -> Dreamer:
     return eqx.filter_eval_shape(init_dreamer, config, spec)
 
 
-def cast_weights(dreamer: Dreamer, dtype: str | None) -> Dreamer:
-    """Returns an agent whose transformers hold their matrices in a type.
-
-    In the type that they compute in nothing else changes: they cast their matrices to it in any case, at each call.
-    """
-    if dtype is None:
-        return dreamer
-
-    def stacks(dreamer):
-        return [dreamer.tokenizer.encoder.groups, dreamer.tokenizer.decoder.groups, dreamer.dynamics.transformer.groups]
-
-    def cast(leaf):  # matrices are stacked over groups; norms, which stay as they are, are vectors
-        return leaf.astype(dtype) if eqx.is_array_like(leaf) and jnp.ndim(leaf) >= 3 else leaf
-
-    return eqx.tree_at(stacks, dreamer, [jax.tree.map(cast, stack) for stack in stacks(dreamer)])
+def _random_agent(settings: Settings, config: Config, spec: DataSpec) -> Dreamer:
+    dreamer = init_dreamer(config, spec)
+    return dreamer if settings.weights is None else cast_weights(dreamer, settings.weights)
 
 
 def full(memory: PyTree, *, key: PRNGKeyArray) -> PyTree:
@@ -167,7 +155,7 @@ def frame(settings: Settings) -> Program:
     spec = data_spec(config)
 
     def make():
-        dreamer = cast_weights(init_dreamer(config, spec), settings.weights)
+        dreamer = _random_agent(settings, config, spec)
         lead = () if rows == 1 else (rows,)
 
         def begin(key):
@@ -205,7 +193,7 @@ def imagination(settings: Settings) -> Program:
     spec = data_spec(config)
 
     def make():
-        dreamer = cast_weights(init_dreamer(config, spec), settings.weights)
+        dreamer = _random_agent(settings, config, spec)
         keys = jr.split(jr.key(1), rows)
         memory = jax.vmap(lambda key: full(dreamer.init(), key=key))(keys)
         return {"agent": dreamer, "memory": memory}, {"keys": keys}

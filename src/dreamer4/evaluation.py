@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer, Memory
 from dreamer4.envs import AbstractEnvironment
+from dreamer4.nn import cast_weights
 from dreamer4.types import Action, TimeStep, to_float
 
 
@@ -155,5 +156,5 @@ def evaluate(
     """
     if policy == "prior":  # in the policy's place, so that both are played by one compiled program
         dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
-    actor = DreamerPolicy(dreamer, mode, temperature)
+    actor = DreamerPolicy(cast_weights(dreamer), mode, temperature)
     return play(actor, env, episodes=episodes, batch_size=batch_size, progress=progress, key=key)

@@ -21,7 +21,7 @@ from dreamer4.training.flops import decoder_flops, dynamics_flops, parameters, s
 from dreamer4_cli import speed, speed_floor, speed_start, speed_timing
 from dreamer4_cli.describe import data_spec
 from dreamer4_cli.speed_floor import Part, Rates, floor, frame_parts, training_part
-from dreamer4_cli.speed_programs import PROGRAMS, Program, Settings, cast_weights, full
+from dreamer4_cli.speed_programs import PROGRAMS, Program, Settings, full
 from dreamer4_cli.speed_timing import Row
 
 
@@ -105,17 +105,6 @@ class TestPrograms:
         assert memory.world.position == config.dynamics.transformer.context_length
         assert sorted(memory.world.cache.position.tolist()) == list(range(8))
         assert not np.any(memory.world.cache.key == 0)
-
-    def test_weights_that_are_cast_once_give_the_same_bits(self):
-        config = Settings("tiny", dtype="bfloat16").config()
-        dreamer = generic(Dreamer.build, config, data_spec(config), key=jr.key(0))
-        once = cast_weights(dreamer, "bfloat16")
-        assert once.dynamics.transformer.groups.time.mlp.up.weight.dtype == jnp.bfloat16
-        assert once.dynamics.transformer.norm.scale.dtype == jnp.float32
-        feed_forward = eqx.filter_jit(lambda block, x: jax.tree.map(lambda w: w[0], block).mlp(x))
-        x = jr.normal(jr.key(1), (3, config.dynamics.transformer.width), jnp.bfloat16)
-        at_each_call = feed_forward(dreamer.dynamics.transformer.groups.time, x)
-        np.testing.assert_array_equal(feed_forward(once.dynamics.transformer.groups.time, x), at_each_call)
 
     def test_what_does_not_fit_is_refused_before_anything_is_made(self, monkeypatch):
         monkeypatch.setattr(speed_timing, "device_memory", lambda: int(4e9))

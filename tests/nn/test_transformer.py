@@ -9,7 +9,7 @@ import pytest
 from helpers import distance, equal, generic, influence
 
 from dreamer4.errors import InputError
-from dreamer4.nn import GroupedQueryAttention, TokenGroup, TokenLayout, Transformer, time_mask
+from dreamer4.nn import GroupedQueryAttention, TokenGroup, TokenLayout, Transformer, cast_weights, time_mask
 from dreamer4.nn.transformer import UNROLLED_GROUPS
 
 
@@ -315,6 +315,23 @@ def test_bfloat16_stays_close_and_keeps_float32_outside(clip, whole):
     assert cache.key.dtype == cache.value.dtype == jnp.bfloat16
     for values in (out, stepped):
         assert 1e-4 < np.linalg.norm(values - whole) / np.linalg.norm(whole) < 2e-2
+
+
+def test_matrices_that_are_cast_once_change_no_bit(clip):
+    half = make(dtype="bfloat16")
+    once = cast_weights({"model": half, "rest": jnp.ones((2, 3, 4))})
+    assert once["rest"].dtype == jnp.float32
+    once = once["model"]
+    leaves = jax.tree.leaves(eqx.filter(once.groups, eqx.is_array))
+    assert {leaf.dtype for leaf in leaves if leaf.ndim >= 3} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in leaves if leaf.ndim < 3} == {jnp.dtype("float32")}
+    assert once.slot.dtype == once.norm.scale.dtype == jnp.float32
+    assert equal(full(once, clip), full(half, clip))
+    start = half.init_cache()
+    assert equal(stepwise(once, clip, start)[1], stepwise(half, clip, start)[1])
+    assert equal(eqx.filter(cast_weights(make()), eqx.is_array), eqx.filter(make(), eqx.is_array))
+    seeds = cast_weights(jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, half))
+    assert equal(jax.tree.map(lambda leaf: leaf[0], eqx.filter(seeds, eqx.is_array)), eqx.filter(once, eqx.is_array))
 
 
 def test_a_depth_that_is_no_whole_number_of_groups_is_refused():

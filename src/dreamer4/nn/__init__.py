@@ -36,4 +36,5 @@ from dreamer4.nn.transformer import ATTENTIONS as ATTENTIONS
 from dreamer4.nn.transformer import TokenGroup as TokenGroup
 from dreamer4.nn.transformer import TokenLayout as TokenLayout
 from dreamer4.nn.transformer import Transformer as Transformer
+from dreamer4.nn.transformer import cast_weights as cast_weights
 from dreamer4.nn.transformer import time_mask as time_mask

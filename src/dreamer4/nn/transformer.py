@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.config import TransformerConfig
 from dreamer4.errors import InputError, nearest
@@ -367,6 +367,33 @@ class Transformer(eqx.Module):
         unroll = self.num_groups if self.num_groups <= UNROLLED_GROUPS else 1
         x, entries = jax.lax.scan(call, x, scanned, unroll=unroll)
         return self.norm(x).astype(jnp.float32), entries
+
+
+def cast_weights(model: PyTree, dtype: str | None = None) -> PyTree:
+    """Returns a model whose transformers hold their matrices in the type in which they multiply by them.
+
+    A transformer casts its matrices at each call in any case, so this changes no bit of a result. It is for inference,
+    which then reads half as many bytes for a frame; training keeps its weights in float32.
+
+    Args:
+        model: any PyTree; what is in no transformer stays as it is, as do norms and learned tokens.
+        dtype: another type, which changes results; None: what each transformer computes in.
+    """
+
+    def cast(node):
+        if not isinstance(node, Transformer):
+            return node
+
+        # Matrices are stacked over groups of layers, and over what the final norm may be stacked over, as seeds.
+        lead = node.norm.scale.ndim
+
+        def cast_leaf(leaf):
+            matrix = eqx.is_array(leaf) and leaf.ndim == 2 + lead and jnp.issubdtype(leaf.dtype, jnp.floating)
+            return leaf.astype(dtype or node.dtype) if matrix else leaf
+
+        return eqx.tree_at(lambda t: t.groups, node, jax.tree.map(cast_leaf, node.groups))
+
+    return jax.tree.map(cast, model, is_leaf=lambda node: isinstance(node, Transformer))
 
 
 def build(layout: TokenLayout, config: TransformerConfig, *, key: PRNGKeyArray) -> Transformer:

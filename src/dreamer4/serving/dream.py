@@ -21,7 +21,7 @@ from dreamer4.dreamer import Dreamer, Memory, find_checkpoint, read_description
 from dreamer4.dynamics import ShortcutSampler
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
-from dreamer4.nn import Stream
+from dreamer4.nn import Stream, cast_weights
 from dreamer4.training import encode_source
 from dreamer4.training.folder import RunFolder
 from dreamer4.types import Action, DataSpec, TimeStep, Trajectory, to_uint8
@@ -279,7 +279,7 @@ def load_agent(step: Path, *, num_steps: int | None = None, member: int = 0) -> 
         raise InputError(
             f"{step} is of the {phase} phase, which knows neither rewards nor ends. Train the agent phase first."
         )
-    dreamer = Dreamer.load(step, member=member)
+    dreamer = cast_weights(Dreamer.load(step, member=member))
     if num_steps is None:
         return dreamer
     k_max = dreamer.dynamics.grid.k_max

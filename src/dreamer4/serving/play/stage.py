@@ -15,6 +15,7 @@ from dreamer4.data import Episode
 from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
+from dreamer4.nn import cast_weights
 from dreamer4.serving.play import worlds
 from dreamer4.serving.play.controls import Controls, find_controls
 from dreamer4.sharing import STARTS
@@ -143,7 +144,7 @@ def load_stage(path: Path, *, dataset: Path | None = None, member: int = 0) -> S
     phase = str(meta.get("phase"))
     if phase == "tokenizer":
         raise InputError(f"play: {step} is of the tokenizer phase, which cannot dream yet. Train the dynamics first.")
-    dreamer = Dreamer.load(step, member=member)
+    dreamer = cast_weights(Dreamer.load(step, member=member))
     env, absent = _environment(config, spec)
     found = dataset or _own_dataset(step, config)
     episodes = () if found is None else _episodes(found, spec, str(meta.get("data")))
