@@ -83,6 +83,10 @@ def rows() -> dict[str, Work]:
         "play, base: command buffers for loops": Work("frame", replace(base, batch=1), flags=MORE_GRAPHS),
         "dynamics training, paper: no Triton products": replace(dynamics, flags="--xla_gpu_enable_triton_gemm=false"),
     }
+    kept = replace(dynamics.settings, overrides=("dynamics.transformer.remat=products",))
+    tried["dynamics training, paper: results of products kept"] = replace(
+        dynamics, settings=kept, accept=None, goal=None
+    )
     for kind in sorted(set(ATTENTIONS) - {TransformerConfig().attention}):
         chosen = tuple(f"{place}.attention={kind}" for place in ("tokenizer.encoder", "tokenizer.decoder"))
         chosen += (f"dynamics.transformer.attention={kind}", *no_cap)  # which fused kernels do not know
