@@ -83,6 +83,8 @@ def rows() -> dict[str, Work]:
         "play, base: command buffers for loops": Work("frame", replace(base, batch=1), flags=MORE_GRAPHS),
         "dynamics training, paper: no Triton products": replace(dynamics, flags="--xla_gpu_enable_triton_gemm=false"),
     }
+    uncapped = replace(dynamics.settings, overrides=no_cap)  # what a fused kernel is to be compared with
+    tried["dynamics training, paper: no soft cap"] = replace(dynamics, settings=uncapped, accept=None, goal=None)
     kept = replace(dynamics.settings, overrides=("dynamics.transformer.remat=products",))
     tried["dynamics training, paper: results of products kept"] = replace(
         dynamics, settings=kept, accept=None, goal=None
