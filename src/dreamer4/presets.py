@@ -145,7 +145,7 @@ def cartpole() -> dict[str, Any]:
         },
         "sampler": {"num_steps": 1, "context_signal": 0.985},
         "agent": {"hidden": 64, "mtp_length": 4, "num_bins": 41, "bin_limit": 6.0, "reconstruction": 1.0},
-        "imagination": {"horizon": 16, "discount": 0.99, "objective": {"kind": "policy_gradient", "beta": 0.03}},
+        "imagination": {"horizon": 16, "discount": 0.99, "objective": {"kind": "policy_gradient", "beta": 0.1}},
         "train": {
             "tokenizer": {"steps": 2500, "batch_size": 32, "length": 8, "optimizer": {**muon, "learning_rate": 1.5e-3}},
             "dynamics": {"steps": 3000, "batch_size": 16, "length": 16, "optimizer": muon},
