@@ -32,6 +32,9 @@ METHODS: dict[str, str] = {
     "ppo": "PPO, online, model-free",
 }
 
+# Of these a benchmark runs the one that its preset does not use.
+OTHER_OBJECTIVE = ("pmpo", "policy_gradient")
+
 
 class Entry(BaseModel):
     """One method on one environment.
@@ -114,8 +117,13 @@ def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
     Every method has a row; one without an entry is "not run". A single seed has no interval.
     """
     table = []
+    ran = [method for method in OTHER_OBJECTIVE if method in entries]
     for method, name in METHODS.items():
         entry = entries.get(method)
+        if entry is None and method in OTHER_OBJECTIVE:
+            if ran or method != OTHER_OBJECTIVE[0]:
+                continue
+            name = "the same with the other policy objective"
         if entry is None:
             table.append((name, "not run", "", "", "", ""))
             continue
