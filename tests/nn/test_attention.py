@@ -1,5 +1,7 @@
 """The laws of every registered attention, and GroupedQueryAttention, rope and RingCache in particular."""
 
+import types
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -218,10 +220,17 @@ def test_fused_attention_cannot_be_capped():
 
 def test_cudnn_is_for_gpus_half_precision_and_what_it_can_cut_up(monkeypatch):
     assert kernel(jnp.dtype("bfloat16"), 64, 8, 8) == "xla"
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr("dreamer4.nn.attention.compute_capability", lambda: 9.0)
     assert kernel(jnp.dtype("bfloat16"), 64, 8, 8) == "cudnn"
     for other in (("float32", 64, 8, 8), ("bfloat16", 12, 8, 8), ("bfloat16", 256, 8, 8), ("bfloat16", 64, 7, 8)):
         assert kernel(jnp.dtype(other[0]), *other[1:]) == "xla"
+
+
+@pytest.mark.parametrize(("told", "wanted"), [("8.0", "cudnn"), ("7.5", "xla"), ("gfx90a", "xla"), (None, "xla")])
+def test_older_devices_and_others_makes_get_the_plain_kernel(monkeypatch, told, wanted):
+    device = types.SimpleNamespace(**({} if told is None else {"compute_capability": told}))
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert kernel(jnp.dtype("bfloat16"), 64, 8, 8) == wanted
 
 
 def test_a_program_for_cuda_calls_the_fused_kernel_both_ways(monkeypatch):
@@ -230,7 +239,7 @@ def test_a_program_for_cuda_calls_the_fused_kernel_both_ways(monkeypatch):
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr("dreamer4.nn.attention.compute_capability", lambda: 9.0)
     attention = ATTENTIONS["fused"](32, 4, 2, soft_cap=None, key=jr.key(0))
     causal = jnp.tril(jnp.ones((8, 8), bool))
 

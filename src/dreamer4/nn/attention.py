@@ -200,15 +200,24 @@ class AbstractAttention(eqx.Module):
         """
 
 
+def compute_capability() -> float:
+    """Returns the generation of the first device as NVIDIA counts them, 0 for what is not theirs."""
+    try:
+        return float(getattr(jax.devices()[0], "compute_capability", 0))
+    except ValueError:  # AMD's are called gfx90a
+        return 0.0
+
+
 def kernel(dtype: jnp.dtype, head_dim: int, *lengths: int) -> Literal["cudnn", "xla"]:
     """Returns which kernel of `jax.nn.dot_product_attention` is used on the device at hand.
 
-    cuDNN's never writes the weights to memory. It is for GPUs, half precision, heads of up to 128 features that eight
-    divides, and even lengths. Everything else, and every other device, gets XLA's, which is the same mathematics.
+    cuDNN's never writes the weights to memory. It is for NVIDIA's GPUs since Ampere, half precision, heads of up to 128
+    features that eight divides, and even lengths. Everything else, and every other device, gets XLA's, which is the
+    same mathematics. Where cuDNN itself is missing, JAX says so.
     """
     half = dtype in (jnp.bfloat16, jnp.float16)
     fits = head_dim <= 128 and head_dim % 8 == 0 and not any(length % 2 for length in lengths)
-    return "cudnn" if jax.default_backend() == "gpu" and half and fits else "xla"
+    return "cudnn" if half and fits and compute_capability() >= 8.0 else "xla"
 
 
 def attend_fused(
