@@ -10,7 +10,7 @@ from helpers import distance, equal, generic, influence
 
 from dreamer4.errors import InputError
 from dreamer4.nn import GroupedQueryAttention, TokenGroup, TokenLayout, Transformer, cast_weights, time_mask
-from dreamer4.nn.transformer import UNROLLED_GROUPS
+from dreamer4.nn.transformer import UNROLLED_GROUPS, add
 
 
 WIDTH, FRAMES, WINDOW = 16, 11, 4  # the ring of 4 wraps twice over 11 frames
@@ -140,6 +140,13 @@ def test_an_image_is_computed_like_a_clip_of_one_frame(transformer, clip):
     images = full(transformer, clip, jnp.arange(FRAMES))
     for t in (0, 6):
         assert distance(images[t], full(transformer, clip[t : t + 1])[0]) < 1e-5
+
+
+def test_an_update_is_added_to_the_chosen_slots_alone():
+    x, update = (jr.normal(jr.key(i), (3, size, 4)) for i, size in enumerate((5, 3)))
+    expected = np.array(x)
+    expected[:, [0, 2, 3]] += update
+    assert np.array_equal(add(x, update, (True, False, True, True, False)), expected)
 
 
 def test_the_time_mask_is_a_band():
