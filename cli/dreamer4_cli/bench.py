@@ -28,7 +28,7 @@ from dreamer4.data import AbstractPolicy, DeviceSource, random_policy
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import DreamerPolicy, play
-from dreamer4.reporting.ledger import Entry, improvement, markdown, read_entries, rows, write_entry
+from dreamer4.reporting.ledger import OTHER_OBJECTIVE, Entry, improvement, markdown, read_entries, rows, write_entry
 from dreamer4.serving.dream import DreamWorld
 from dreamer4.training import CloningPhase, init_dreamer, init_state, stream
 from dreamer4.training import train as train_phase
@@ -52,7 +52,7 @@ UNITS = {
     "cloning": ("cloning",),
     "ppo": ("ppo",),
     "dream_ppo": ("dream_ppo",),
-    "other_objective": ("pmpo", "policy_gradient"),  # the one that the preset does not use
+    "other_objective": OTHER_OBJECTIVE,
 }
 
 # A dream costs a hundred times a step of the games it stands for, so PPO gets fewer of them.
