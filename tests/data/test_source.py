@@ -1,4 +1,4 @@
-"""Sources: no window crosses an episode, every window is as likely, and the key decides."""
+"""Sources: no window crosses an episode, every frame is drawn, and the key decides."""
 
 import equinox as eqx
 import jax
@@ -62,16 +62,29 @@ def test_no_window_crosses_an_episode_in_100_000(source):
     assert batch.uniform.all()
 
 
-def test_every_window_is_equally_likely(source):
+def test_windows_are_those_that_overlap_an_episode_moved_to_fit(source):
     batch = sample(source, 60_000, 4, 1)
-    windows = [max(n - 3, 1) for n in LENGTHS]
-    counts = np.zeros((len(LENGTHS), 7))
+    counts = np.zeros((len(LENGTHS), 10))
     np.add.at(counts, (np.asarray(batch.task), np.asarray(batch.reward[:, 0], int)), 1)
-    expected = 60_000 / sum(windows)
-    for number, n in enumerate(windows):
-        # Five standard deviations.
-        np.testing.assert_allclose(counts[number, :n], expected, atol=5 * expected**0.5)
-        assert not counts[number, n:].any()
+    expected = np.zeros_like(counts)
+    for number, n in enumerate(LENGTHS):
+        for begin in range(-3, n):
+            expected[number, min(max(begin, 0), max(n - 4, 0))] += 1
+    expected *= 60_000 / expected.sum()
+    # Five standard deviations.
+    np.testing.assert_array_less(abs(counts - expected), 5 * expected**0.5 + 0.5)
+
+
+def test_the_ends_of_an_episode_are_drawn_as_often_as_its_middle():
+    source = DeviceSource.from_episodes([episode(0, 100)])
+    batch = sample(source, 40_000, 8, 6)
+    seen = np.bincount(np.asarray(batch.reward, int).ravel(), minlength=100)
+    middle = seen[20:80].mean()
+    assert middle == pytest.approx(40_000 * 8 / 107, rel=0.02)
+    for frame in (0, 99):
+        assert seen[frame] == pytest.approx(middle, rel=0.1)
+    assert seen.min() > 0.85 * middle
+    assert seen.max() < 2.1 * middle
 
 
 def test_an_episode_shorter_than_the_window_is_padded_with_its_last_frame(source):

@@ -45,8 +45,11 @@ class AbstractDataSource(eqx.Module):
 class DeviceSource(AbstractDataSource):
     """A data set that lies on the device as a whole, drawn window by window.
 
-    Each window of each episode is equally likely: an episode of L frames has `L - length + 1` windows, or one padded
-    window if it is shorter than that. `uniform` is True on every row and `relevant` is the episode's flag.
+    Windows are drawn so that the ends of an episode are learned as often as its middle: a window may begin anywhere
+    from `length - 1` frames before the episode to its last frame, each place being equally likely, and is then moved to
+    the nearest that fits. So each frame lies in once to twice as many windows as a frame far from both ends does, and
+    the last one, which alone may hold the reward, not in a single one. An episode shorter than a window is padded.
+    `uniform` is True on every row and `relevant` is the episode's flag.
     """
 
     frame: UInt8[Array, "N H W C"] | None
@@ -154,12 +157,13 @@ class DeviceSource(AbstractDataSource):
     def _draw(
         self, eligible: Bool[Array, " E"], batch_size: int, length: int, *, key: PRNGKeyArray
     ) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
-        """Returns episode and offset of windows, uniform over all windows of the eligible episodes."""
-        windows = jnp.where(eligible, jnp.maximum(self.length - length + 1, 1), 0)
-        ends = jnp.cumsum(windows)
+        """Returns episode and offset of windows of the eligible episodes: those that overlap one, moved to fit."""
+        places = jnp.where(eligible, self.length + length - 1, 0)
+        ends = jnp.cumsum(places)
         drawn = jr.randint(key, (batch_size,), 0, ends[-1])
         episode = jnp.searchsorted(ends, drawn, side="right")
-        return episode, drawn - (ends - windows)[episode]
+        offset = drawn - (ends - places)[episode] - (length - 1)
+        return episode, jnp.clip(offset, 0, jnp.maximum(self.length[episode] - length, 0))
 
     def _window(
         self,
