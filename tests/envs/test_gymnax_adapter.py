@@ -205,3 +205,32 @@ def test_integer_rewards_become_floats():
     state, _ = env.reset(key=jr.key(0))
     reward = env.step(state, Action(jnp.array([3]), jnp.zeros(0)), key=jr.key(0))[1].reward
     assert (reward.dtype, float(reward)) == (jnp.float32, 3.0)
+
+
+@pytest.mark.parametrize("blur", [0.8, 1.5])
+def test_a_grid_out_of_focus_shows_at_each_place_the_brightest_of_its_spread_cells(blur):
+    sharp, soft = (GymnaxEnvironment("Breakout-MinAtar", blur=b) for b in (0.0, blur))
+    (_, one), (_, two) = (env.reset(key=jr.key(4)) for env in (sharp, soft))
+    lit = np.asarray(one.frame) == 255
+    assert lit.any()
+    for row, column, channel in np.ndindex(10, 10, 4):
+        cells = np.argwhere(lit[..., channel])
+        distance = min(((cells - (row, column)) ** 2).sum(axis=1), default=np.inf)
+        assert abs(int(two.frame[row, column, channel]) - 255 * np.exp(-distance / (2 * blur**2))) <= 0.51
+
+
+def test_a_slight_blur_keeps_exactly_the_lit_cells_above_half_brightness():
+    sharp, soft = (GymnaxEnvironment("Breakout-MinAtar", blur=b) for b in (0.0, 0.84))
+    (_, one), (_, two) = (env.reset(key=jr.key(5)) for env in (sharp, soft))
+    np.testing.assert_array_equal(np.asarray(two.frame) > 127, np.asarray(one.frame) > 127)
+
+
+@pytest.mark.parametrize("blur", [-0.5, 5.0, "1", True])
+def test_a_blur_outside_its_range_is_told(blur):
+    with pytest.raises(InputError, match=r"env.kwargs.blur: got .*, expected (a number|one value of type)"):
+        make(EnvConfig(id="Catch-bsuite", kwargs={"blur": blur}))
+
+
+def test_a_whole_number_will_do_for_a_blur():
+    assert make(EnvConfig(id="Catch-bsuite", kwargs={"blur": 1})).blur == 1.0
+    assert make(EnvConfig(id="CartPole-pixels", kwargs={"blur": 1})).blur == 1.0

@@ -170,21 +170,28 @@ class GymnaxEnvironment(AbstractGymnaxEnvironment):
 
     spec: DataSpec = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
+    blur: float = eqx.field(static=True)
     game: Game
     _range: tuple[float, float] = eqx.field(static=True)
 
-    def __init__(self, env_id: str, *, params: dict[str, Any] | None = None, **kwargs: Any):
+    def __init__(self, env_id: str, *, blur: float = 0.0, params: dict[str, Any] | None = None, **kwargs: Any):
         """Builds the environment.
 
         Args:
             env_id: gymnax id, `Catch-bsuite` for example.
+            blur: how far each channel is out of focus, as the standard deviation of a Gaussian, cells, 0 to 4; 0 is
+                sharp. A lit cell keeps its full brightness and spreads over its neighbours, and where several meet the
+                brightest counts, so up to 0.84 exactly the lit cells are above half brightness.
             params: changes to the gymnax parameters, `{"max_steps_in_episode": 100}` for example.
             **kwargs: arguments of `gymnax.make`, JSON values.
 
         Raises:
-            InputError: if the id, an argument or a parameter is unknown, if the environment would download something,
-                or if its observations are not images.
+            InputError: if the id, an argument or a parameter is unknown, if the blur lies outside its range, if the
+                environment would download something, or if its observations are not images.
         """
+        if not 0 <= blur <= 4:
+            raise InputError(f"env.kwargs.blur: got {blur}, expected a number of cells, 0 <= blur <= 4.")
+        self.blur = float(blur)
         self.game = Game(env_id, params=params, **kwargs)
         self.max_steps = self.game.max_steps
         if env_id in _TIGHTER_LIMIT:
@@ -199,9 +206,20 @@ class GymnaxEnvironment(AbstractGymnaxEnvironment):
         del inner
         low, high = self._range
         frame = observation.reshape(self.spec.frame_shape)
-        if observation.dtype == jnp.uint8 and high == 255.0:
+        if observation.dtype == jnp.uint8 and high == 255.0 and not self.blur:
             return frame
-        return to_uint8((frame.astype(jnp.float32) - low) / (high - low))
+        frame = (frame.astype(jnp.float32) - low) / (high - low)
+        return to_uint8(_out_of_focus(frame, self.blur) if self.blur else frame)
+
+
+def _out_of_focus(frame: Float[Array, "H W C"], blur: float) -> Float[Array, "H W C"]:
+    """Returns at each place the brightest of what all pixels show there, each a Gaussian of its own height."""
+    for axis in (0, 1):
+        place = jnp.arange(frame.shape[axis])
+        gaussian = jnp.exp(-((place[:, None] - place) ** 2) / (2 * blur**2))
+        lines = jnp.moveaxis(frame, axis, 0)
+        frame = jnp.moveaxis(jnp.max(gaussian[:, :, None, None] * lines, axis=1), 0, axis)
+    return frame
 
 
 def usable_ids() -> list[str]:

@@ -39,6 +39,7 @@ def make(config: EnvConfig) -> AbstractEnvironment:
     known = {*ENVIRONMENTS, *usable_ids()}
     if config.id not in known | REFUSED:
         raise InputError(f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)}")
+    _check(GymnaxEnvironment, config.id, {name: kwargs[name] for name in kwargs if name == "blur"})
     return GymnaxEnvironment(config.id, params=params, **kwargs)
 
 
@@ -48,5 +49,5 @@ def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[
         if name not in arguments:
             raise InputError(f"env.kwargs: {env_id} has no argument {name!r}. {nearest(name, arguments)}")
         expected = arguments[name].annotation
-        if type(value) is not expected:
+        if type(value) is not expected and not (expected is float and type(value) is int):
             raise InputError(f"env.kwargs.{name}: got {value!r}, expected one value of type {expected.__name__}.")
