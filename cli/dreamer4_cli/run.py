@@ -106,10 +106,12 @@ def train(
         origin: another run, whose end of the phase before the first of `phases` is taken over.
     """
     run = RunFolder(folder)
-    _check_paths(config)
+    spec = _check_paths(config)
     begun = any(run.checkpoints(phase).steps() for phase in phases)
     before = PHASES[: PHASES.index(phases[0])]
     start = None if origin is None or begun else _end_of(RunFolder(origin), before)
+    if start is not None:
+        checkpoint.load(start, _like(config, spec), at="ema")  # another size is refused before anything is written
     missing = [phase for phase in before if not run.checkpoints(phase).steps()]
     # An imported run has the end of the one before, and no others; so has one that starts from another run.
     if start is None and missing and missing[-1] == before[-1]:
@@ -137,8 +139,16 @@ def _end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
     return newest
 
 
-def _check_paths(config: Config) -> None:
-    """Refuses what can be refused before anything is written: the environment, the data set, the sizes, the tracker."""
+def _like(config: Config, spec: DataSpec) -> Dreamer:
+    """Returns the shapes of the agents that a run of this configuration trains."""
+    return eqx.filter_eval_shape(init_dreamer, config, spec)
+
+
+def _check_paths(config: Config) -> DataSpec:
+    """Refuses what can be refused before anything is written: the environment, the data set, the sizes, the tracker.
+
+    Returns what the data is, or will be.
+    """
     trackers.check(config.train.tracker)
     build_mesh(config.train.mesh)
     if config.data.path is None:
@@ -156,6 +166,7 @@ def _check_paths(config: Config) -> None:
             f"train.imagination.length: got {config.train.imagination.length}, more than the {longest} frames of "
             "dynamics.transformer.context_length. A dream starts from a context that the dynamics can hold."
         )
+    return spec
 
 
 def _train(
@@ -217,7 +228,7 @@ def _start(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer
             f"{name} starts from the end of {before}, step {wanted}, but {run.path} has {reached}. "
             f"Run: dreamer4 train {before} --run {run.path} --resume"
         )
-    return checkpoint.load(path, eqx.filter_eval_shape(init_dreamer, config, spec), at="ema")
+    return checkpoint.load(path, _like(config, spec), at="ema")
 
 
 def _encode(config: Config, dreamer: Dreamer, source: DeviceSource):

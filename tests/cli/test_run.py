@@ -199,3 +199,11 @@ def test_a_phase_starts_from_another_run_with_its_own_settings(folder, config, t
     for name in ("tokenizer", "dynamics", "prior"):
         assert eqx.tree_equal(getattr(agent, name), getattr(trained, name)), name
     assert not eqx.tree_equal(trained.policy, first.policy)
+
+
+def test_a_start_from_another_run_of_another_size_is_refused_before_anything_is_written(folder, tmp_path):
+    path = tmp_path / "wider"
+    wider = load("tiny", overrides=[f"data.path={folder / 'data'}", "agent.hidden=48"])
+    with pytest.raises(InputError, match="was saved as"):
+        run.train(wider, path, ("imagination",), resume=False, origin=folder)
+    assert not path.exists()
