@@ -21,9 +21,9 @@ from pathlib import Path
 
 from dreamer4.config import TransformerConfig
 from dreamer4.nn import ATTENTIONS
+from dreamer4_cli.bench.speed.floor import Rates, floor
+from dreamer4_cli.bench.speed.programs import PROGRAMS, Settings
 from dreamer4_cli.run import source_commit
-from dreamer4_cli.speed_floor import Rates, floor
-from dreamer4_cli.speed_programs import PROGRAMS, Settings
 
 
 NO_GRAPHS = "--xla_gpu_enable_command_buffer="

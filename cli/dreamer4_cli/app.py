@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from dreamer4.errors import InputError
-from dreamer4_cli import compile_cache, memory, options, play_options, speed_options, viewing
+from dreamer4_cli import compile_cache, memory, options, play_options, viewing
+from dreamer4_cli.bench.speed import options as speed_options
 from dreamer4_cli.endings import Commands, complain
 
 
@@ -293,12 +294,12 @@ def results(
     table: Annotated[bool, typer.Option("--table", help="Print what the ledger holds, and run nothing.")] = False,
 ) -> None:
     """Run every method on every benchmark over training seeds, and print the ledger; what is done is not done again."""
-    from dreamer4_cli import bench
+    from dreamer4_cli.bench import results as work
 
     # What is quick never mixes with what is published.
     place = Path("runs/bench-quick" if quick else "runs/bench")
     ledger = place / "ledger" if quick else Path("benchmarks/results")
-    bench.results(
+    work.results(
         names or (), seeds=seeds, quick=quick, workers=workers, runs=runs or place, out=out or ledger, only_table=table
     )
 
@@ -315,7 +316,7 @@ def reliability(
     ] = Path("runs/reliability"),
 ) -> None:
     """Stop, kill and spoil small runs, and print which promises about them were kept."""
-    from dreamer4_cli import reliability as work
+    from dreamer4_cli.bench.reliability import suite as work
 
     work.reliability(rows or (), quick=quick, out=out, place=runs)
 

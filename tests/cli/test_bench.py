@@ -13,7 +13,8 @@ from dreamer4.data import collect, random_policy, write_dataset
 from dreamer4.errors import InputError
 from dreamer4.reporting.ledger import read_entries
 from dreamer4.training import stream
-from dreamer4_cli import behaviour, bench
+from dreamer4_cli import behaviour
+from dreamer4_cli.bench import results as bench
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from dreamer4.training import stream
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.loop import step_keys
 from dreamer4.training.metrics import MetricLog
-from dreamer4_cli import reliability
-from dreamer4_cli import reliability_endurance as endurance
-from dreamer4_cli.reliability_lab import Lab, Result, batches
+from dreamer4_cli.bench.reliability import endurance
+from dreamer4_cli.bench.reliability import suite as reliability
+from dreamer4_cli.bench.reliability.lab import Lab, Result, batches
 
 
 @pytest.fixture(scope="module")

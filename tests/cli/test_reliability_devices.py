@@ -10,9 +10,9 @@ from dreamer4.config import load
 from dreamer4.dreamer import PHASES
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import MetricLog, read_metrics
-from dreamer4_cli import reliability_devices
-from dreamer4_cli.reliability_devices import Place, checkpoint_of, virtual
-from dreamer4_cli.reliability_lab import Lab
+from dreamer4_cli.bench.reliability import devices
+from dreamer4_cli.bench.reliability.devices import Place, checkpoint_of, virtual
+from dreamer4_cli.bench.reliability.lab import Lab
 
 
 WEIGHTS = {"dynamics": 1.0, "cloning": 0.5}
@@ -47,7 +47,7 @@ def test_a_run_begins_anew_where_it_is_asked_to(place):
 
 def test_losses_are_weighted_sums_and_their_terms(place, tmp_path):
     write(tmp_path / "other", place.steps, factor=1.5)
-    one, two = (reliability_devices._losses(tmp_path / name, "agent", WEIGHTS) for name in ("devices", "other"))
+    one, two = (devices._losses(tmp_path / name, "agent", WEIGHTS) for name in ("devices", "other"))
     np.testing.assert_allclose(one[3], [0.25 + 1.0, 0.25, 2.0, 3.0])
     np.testing.assert_allclose(two[3], [0.25 + 1.5, 0.25, 3.0, 3.0])
 
@@ -60,7 +60,7 @@ def test_weights_are_read_by_name(place, tmp_path):
 
 def test_the_distance_of_gradients_is_of_their_whole_norm():
     one, two = [np.array([3.0, 0.0]), np.array([4.0])], [np.array([3.0, 0.5]), np.array([4.0])]
-    assert reliability_devices._distance(two, one) == pytest.approx(0.1)
+    assert devices._distance(two, one) == pytest.approx(0.1)
 
 
 def test_virtual_devices_are_of_the_processes_started_within(monkeypatch):

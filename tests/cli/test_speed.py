@@ -18,11 +18,12 @@ from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
 from dreamer4.training import init_dreamer
 from dreamer4.training.flops import decoder_flops, dynamics_flops, parameters, step_flops
-from dreamer4_cli import speed, speed_floor, speed_start, speed_timing
+from dreamer4_cli.bench.speed import floor as floors
+from dreamer4_cli.bench.speed import start, suite, timing
+from dreamer4_cli.bench.speed.floor import Part, Rates, floor, frame_parts, training_part
+from dreamer4_cli.bench.speed.programs import PROGRAMS, Program, Settings, full
+from dreamer4_cli.bench.speed.timing import Row
 from dreamer4_cli.describe import data_spec
-from dreamer4_cli.speed_floor import Part, Rates, floor, frame_parts, training_part
-from dreamer4_cli.speed_programs import PROGRAMS, Program, Settings, full
-from dreamer4_cli.speed_timing import Row
 
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
@@ -76,9 +77,9 @@ class TestFloor:
 
     def test_rates_are_those_of_a_product_and_of_memory(self, monkeypatch):
         seconds = iter([0.5, 0.25])
-        monkeypatch.setattr(speed_floor, "median_seconds", lambda call, repeats: call() and None or next(seconds))
-        monkeypatch.setattr(speed_floor, "_square", lambda matrix: None)
-        rates = speed_floor.measure("float32", side=4, megabytes=1)
+        monkeypatch.setattr(floors, "median_seconds", lambda call, repeats: call() and None or next(seconds))
+        monkeypatch.setattr(floors, "_square", lambda matrix: None)
+        rates = floors.measure("float32", side=4, megabytes=1)
         assert rates == Rates(2 * 4**3 / 0.5, 2 * 2**20 / 0.25)
 
 
@@ -107,11 +108,11 @@ class TestPrograms:
         assert not np.any(memory.world.cache.key == 0)
 
     def test_what_does_not_fit_is_refused_before_anything_is_made(self, monkeypatch):
-        monkeypatch.setattr(speed_timing, "device_memory", lambda: int(4e9))
-        monkeypatch.setattr(speed_timing, "compile_program", lambda program: pytest.fail("compiled"))
+        monkeypatch.setattr(timing, "device_memory", lambda: int(4e9))
+        monkeypatch.setattr(timing, "compile_program", lambda program: pytest.fail("compiled"))
         program = PROGRAMS["frame"](Settings("paper", batch=1))
         with pytest.raises(InputError, match=r"9\.95 of 4 GB \(.*agent 8\.45 GB.*does not fit"):
-            speed_timing.run("frame", program, Rates(1, 1), 1)
+            timing.run("frame", program, Rates(1, 1), 1)
 
     def test_a_type_is_one_of_two(self):
         with pytest.raises(InputError, match="--weights.*float8"):
@@ -121,13 +122,13 @@ class TestPrograms:
 class TestCommand:
     @pytest.fixture
     def quick(self, monkeypatch):
-        monkeypatch.setattr(speed, "_rates", lambda dtype: Rates(1e11, 1e10))
+        monkeypatch.setattr(suite, "_rates", lambda dtype: Rates(1e11, 1e10))
 
     def test_a_benchmark_tells_all_about_itself(self, quick, tmp_path, capsys):
         out = tmp_path / "speed.json"
         out.write_text(json.dumps({"collect": {"rows": []}}))
         settings = Settings("tiny", batch=2, repeats=3)
-        speed.speed(["frame"], settings, out=out)
+        suite.speed(["frame"], settings, out=out)
         kept = json.loads(out.read_text())
         assert kept.pop("collect") == {"rows": []}  # of an earlier call
         told = kept.pop("frame")
@@ -149,13 +150,13 @@ class TestCommand:
 
     def test_mistakes_are_told_before_anything_runs(self, tmp_path):
         with pytest.raises(InputError, match="'fram'.*frame"):
-            speed.speed(["collect", "fram"], Settings("tiny"), out=tmp_path / "a.json")
+            suite.speed(["collect", "fram"], Settings("tiny"), out=tmp_path / "a.json")
         (tmp_path / "b.json").write_text('{"other": 1}')
         with pytest.raises(InputError, match=r"b\.json is not a result"):
-            speed.speed(["collect"], Settings("tiny"), out=tmp_path / "b.json")
+            suite.speed(["collect"], Settings("tiny"), out=tmp_path / "b.json")
 
     def test_random_play_is_collected_and_loaded(self, quick):
-        collected = speed.measure("collect", Settings("tiny", batch=2, repeats=1))["rows"][0]
+        collected = suite.measure("collect", Settings("tiny", batch=2, repeats=1))["rows"][0]
         assert collected["environments"] == 2 and collected["steps"] >= 2 * collected["episodes"] > 0
         assert collected["bytes_per_step"] > 10 * 10 * 4
 
@@ -166,7 +167,7 @@ class TestCommand:
             return {"count": state["count"] + given["by"]}, state["count"]
 
         program = Program(lambda: ({"by": jnp.array(2)}, {"count": jnp.array(0)}), call, 1, (), {})
-        compiled, seconds = speed_timing.compile_program(program)
+        compiled, seconds = timing.compile_program(program)
         assert set(seconds) == {"trace_s", "compile_s"}
 
         def watched(given, state):
@@ -174,29 +175,29 @@ class TestCommand:
             calls.append(int(result))
             return state, result
 
-        assert len(speed_timing.timed(watched, program, 2)) == 2
+        assert len(timing.timed(watched, program, 2)) == 2
         assert calls == [0, 2, 4, 6, 8]  # three to warm up
 
 
 class TestStart:
     def test_compilations_are_counted(self):
-        before = speed_timing.compilations()
+        before = timing.compilations()
         function = jax.jit(lambda x: x * 3 + 1)
         x = jnp.arange(3.0)
-        first = speed_timing.compilations() - before
+        first = timing.compilations() - before
         function(x)
-        assert speed_timing.compilations() - before > first
-        once = speed_timing.compilations()
+        assert timing.compilations() - before > first
+        once = timing.compilations()
         function(x)
-        assert speed_timing.compilations() == once
+        assert timing.compilations() == once
 
     def test_a_phase_that_compiles_late_is_found(self, monkeypatch):
         def steps(name, settings):
             for size in (1, 1, 1, 2, 2, 3) if name == "agent" else (1,) * 6:
                 yield type("State", (), {"step": jax.jit(jnp.cumsum)(np.zeros(size))}), {}
 
-        monkeypatch.setattr(speed_start, "steps", steps)
-        rows = speed_start.recompilations(Settings("tiny"), Rates(1, 1))
+        monkeypatch.setattr(start, "steps", steps)
+        rows = start.recompilations(Settings("tiny"), Rates(1, 1))
         assert {row.what: row.value for row in rows} == {
             "recompilations, tokenizer": 0,
             "recompilations, dynamics": 0,
@@ -213,8 +214,8 @@ class TestStart:
             seen.append(agent.dynamics.transformer.num_groups)
             return None, {"trace_s": 1.0, "compile_s": float(seen[-1])}
 
-        monkeypatch.setattr(speed_start, "compile_program", compiled)
-        rows = speed_start.depth(Settings("tiny"), Rates(1, 1))
+        monkeypatch.setattr(start, "compile_program", compiled)
+        rows = start.depth(Settings("tiny"), Rates(1, 1))
         assert seen == [6, 24, 6, 24]
         assert [row.value for row in rows] == [7, 25, 25 / 7] * 2
 

@@ -28,7 +28,7 @@ def make(config: EnvConfig) -> AbstractEnvironment:
     Raises:
         InputError: if the id or an argument is unknown, and as the environment does.
     """
-    kwargs = dict(config.kwargs)
+    kwargs: dict[str, Any] = dict(config.kwargs)
     params = kwargs.pop("params", None)
     if not (params is None or isinstance(params, dict)):
         raise InputError(f"env.kwargs.params: got {params!r}, expected a mapping of parameter names to numbers.")
@@ -39,6 +39,7 @@ def make(config: EnvConfig) -> AbstractEnvironment:
     known = {*ENVIRONMENTS, *usable_ids()}
     if config.id not in known | REFUSED:
         raise InputError(f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)}")
+    # Of gymnax's own arguments gymnax is the judge; `blur` is ours.
     _check(GymnaxEnvironment, config.id, {name: kwargs[name] for name in kwargs if name == "blur"})
     return GymnaxEnvironment(config.id, params=params, **kwargs)
 

@@ -12,9 +12,9 @@ import jax.random as jr
 from dreamer4 import data, envs
 from dreamer4.config import EnvConfig
 from dreamer4.data import DeviceSource
-from dreamer4_cli.speed_floor import Rates, median_seconds, size
-from dreamer4_cli.speed_programs import Settings
-from dreamer4_cli.speed_timing import Row
+from dreamer4_cli.bench.speed.floor import Rates, median_seconds, size
+from dreamer4_cli.bench.speed.programs import Settings
+from dreamer4_cli.bench.speed.timing import Row
 
 
 ENVIRONMENT = "Breakout-MinAtar"

@@ -28,11 +28,10 @@ from dreamer4.errors import InputError, nearest
 from dreamer4.files import read_bytes
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import Progress, read_metrics
-from dreamer4_cli import reliability_devices as other_devices
-from dreamer4_cli import reliability_endurance as endurance
-from dreamer4_cli import reliability_faults
 from dreamer4_cli import run as work
-from dreamer4_cli.reliability_lab import SAVE_EVERY, Lab, Result, batches, leaves, lines
+from dreamer4_cli.bench.reliability import devices as other_devices
+from dreamer4_cli.bench.reliability import endurance, faults
+from dreamer4_cli.bench.reliability.lab import SAVE_EVERY, Lab, Result, batches, leaves, lines
 
 
 console = Console()
@@ -216,8 +215,8 @@ ROWS: dict[str, Callable[[Lab], Result]] = {
     "kill again": lambda lab: kills(lab, 1),
     "SIGTERM": lambda lab: signals(lab, signal.SIGTERM),
     "SIGINT": lambda lab: signals(lab, signal.SIGINT),
-    "faults": lambda lab: Result(**reliability_faults.planted(lab.quick)),
-    "false skips": lambda lab: Result(**reliability_faults.clean(200 if lab.quick else 2000)),
+    "faults": lambda lab: Result(**faults.planted(lab.quick)),
+    "false skips": lambda lab: Result(**faults.clean(200 if lab.quick else 2000)),
     "dream": lambda lab: Result(**endurance.dream(4000 if lab.quick else 10_000)),
     "memory": memory,
     "devices": other_devices.devices,

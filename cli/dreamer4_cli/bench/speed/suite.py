@@ -20,10 +20,10 @@ from rich.table import Table
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
 from dreamer4_cli import run as work
-from dreamer4_cli import speed_data, speed_floor, speed_start
-from dreamer4_cli.speed_floor import Rates
-from dreamer4_cli.speed_programs import PROGRAMS, Settings
-from dreamer4_cli.speed_timing import Row, run
+from dreamer4_cli.bench.speed import data, floor, start
+from dreamer4_cli.bench.speed.floor import Rates
+from dreamer4_cli.bench.speed.programs import PROGRAMS, Settings
+from dreamer4_cli.bench.speed.timing import Row, run
 
 
 console = Console()
@@ -46,17 +46,17 @@ def _program(name: str, settings: Settings, rates: Rates) -> list[Row]:
 
 BENCHMARKS: dict[str, Callable[[Settings, Rates], list[Row]]] = {
     **{name: partial(_program, name) for name in PROGRAMS},
-    "start": speed_start.first_step,
-    "depth": speed_start.depth,
-    "recompilations": speed_start.recompilations,
-    "collect": speed_data.collect,
-    "load": speed_data.load,
+    "start": start.first_step,
+    "depth": start.depth,
+    "recompilations": start.recompilations,
+    "collect": data.collect,
+    "load": data.load,
 }
 
 
 @cache
 def _rates(dtype: str) -> Rates:
-    return speed_floor.measure(dtype)
+    return floor.measure(dtype)
 
 
 def processor() -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from rich.console import Console
 
 from dreamer4.errors import InputError
-from dreamer4_cli.speed_floor import Rates, data_sheet, floor, total_operations
-from dreamer4_cli.speed_programs import Program
+from dreamer4_cli.bench.speed.floor import Rates, data_sheet, floor, total_operations
+from dreamer4_cli.bench.speed.programs import Program
 
 
 console = Console(stderr=True)

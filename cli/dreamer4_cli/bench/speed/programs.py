@@ -25,8 +25,8 @@ from dreamer4.nn import Stream, cast_weights
 from dreamer4.training import build_optimizer, build_phase, init_dreamer, init_state, train_step
 from dreamer4.training.flops import matrix_parameters, parameters, step_flops
 from dreamer4.types import Action, ActionSpec, DataSpec, to_uint8
+from dreamer4_cli.bench.speed.floor import Part, frame_parts, size, training_part
 from dreamer4_cli.describe import data_spec
-from dreamer4_cli.speed_floor import Part, frame_parts, size, training_part
 
 
 def check_type(option: str, given: str | None) -> None:
