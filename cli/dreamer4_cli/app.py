@@ -283,12 +283,26 @@ def results(
         list[str] | None, typer.Argument(help="Benchmarks, named as their presets; all by default.", show_default=False)
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Catch and CartPole with two seeds: half an hour on two CPU cores.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="The main comparison on Catch and CartPole with two seeds: half an hour on two CPU cores.",
+        ),
     ] = False,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Training seeds. Default: 5, or 2 if quick.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Runs side by side.")] = 1,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="PART",
+            help="Part of it: references, dreamer, cloning, ppo, dream_ppo, other_objective; repeat for more.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Runs side by side. Default: 1, or 2 if quick.")
+    ] = None,
     runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Where data sets and runs lie.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The ledger.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Print what the ledger holds, and run nothing.")] = False,
@@ -300,7 +314,14 @@ def results(
     place = Path("runs/bench-quick" if quick else "runs/bench")
     ledger = place / "ledger" if quick else Path("benchmarks/results")
     work.results(
-        names or (), seeds=seeds, quick=quick, workers=workers, runs=runs or place, out=out or ledger, only_table=table
+        names or (),
+        seeds=seeds,
+        quick=quick,
+        workers=workers or (2 if quick else 1),
+        runs=runs or place,
+        out=out or ledger,
+        only_table=table,
+        only=only or (),
     )
 
 

@@ -55,6 +55,35 @@ def test_the_main_comparison_is_made_over_all_seeds_before_the_rest_begins(plan)
         assert kinds.index(kind) > kinds.index("dreamer")
 
 
+def test_a_part_of_the_ledger_may_be_run_alone(plan):
+    part = dataclasses.replace(plan, kinds=("references", "ppo"))
+    assert part.units() == [("references", 0), ("ppo", 0), ("ppo", 1)]
+
+
+def test_a_part_that_lacks_its_world_model_is_refused_before_anything_runs(plan):
+    part = dataclasses.replace(plan, kinds=("dream_ppo",))
+    with pytest.raises(InputError, match=r"tiny has no world model of training seed 0 yet\. Add --only dreamer"):
+        bench._refuse_lone(part)
+    finish(plan, "dreamer", 0)
+    with pytest.raises(InputError, match="training seed 1"):
+        bench._refuse_lone(part)
+    bench._refuse_lone(dataclasses.replace(plan, kinds=("dreamer", "dream_ppo")))
+
+
+def test_quick_runs_the_main_comparison_alone(monkeypatch, tmp_path):
+    plans = []
+    monkeypatch.setattr(bench, "_run", lambda plan, workers, out: plans.append((plan, workers)))
+    common = {"runs": tmp_path, "out": tmp_path, "only_table": False, "workers": 2}
+    bench.results((), seeds=None, quick=True, **common)
+    assert [(plan.name, plan.seeds, plan.kinds) for plan, _ in plans] == [
+        (name, (0, 1), ("references", "dreamer")) for name in ("catch", "cartpole")
+    ]
+    bench.results(["catch"], seeds=1, quick=False, only=["cloning"], **common)
+    assert plans[-1][0].units() == [("cloning", 0)]
+    with pytest.raises(InputError, match="--only: unknown part 'clonning'. Did you mean cloning"):
+        bench.results(["catch"], seeds=1, quick=False, only=["clonning"], **common)
+
+
 def test_all_seeds_share_the_data_set_and_differ_in_nothing_but_the_seed(plan):
     a, b = plan.config(0), plan.config(1)
     assert a.data.path == str(plan.data)

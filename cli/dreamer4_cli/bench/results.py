@@ -61,8 +61,9 @@ DREAM_STEPS = 200_000
 # Units that build on the world model of their seed.
 ON_A_WORLD_MODEL = ("other_objective", "dream_ppo")
 
-# The ladder within half an hour on two CPU cores: fewer seeds and episodes, and no claim.
+# The ladder within half an hour on two CPU cores: fewer methods, seeds and episodes, and no claim.
 QUICK = ("catch", "cartpole")
+QUICK_UNITS = ("references", "dreamer")
 QUICK_SEEDS = 2
 QUICK_EPISODES = 200
 
@@ -77,6 +78,7 @@ class Plan:
         episodes: evaluation episodes of each seed; None: what the preset says.
         folder: where its data set and runs lie.
         command: what a reader types for the same.
+        kinds: which of `UNITS` are run.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Plan:
     episodes: int | None
     folder: Path
     command: str
+    kinds: tuple[str, ...] = tuple(UNITS)
 
     @property
     def data(self) -> Path:
@@ -102,11 +105,16 @@ class Plan:
 
     def units(self) -> list[tuple[str, int]]:
         """Returns the units still to be run, in an order in which each finds what it builds on."""
-        wanted = [
-            ("references", DATA_SEED),
-            *((kind, seed) for kind in UNITS if kind != "references" for seed in self.seeds),
+        return [(kind, seed) for kind, seed in self.wanted() if not (self.unit(kind, seed) / "unit.json").exists()]
+
+    def wanted(self) -> list[tuple[str, int]]:
+        """Returns all units in that order. What trains nothing has one seed."""
+        return [
+            (kind, seed)
+            for kind in UNITS
+            if kind in self.kinds
+            for seed in ((DATA_SEED,) if kind == "references" else self.seeds)
         ]
-        return [(kind, seed) for kind, seed in wanted if not (self.unit(kind, seed) / "unit.json").exists()]
 
 
 def results(
@@ -118,11 +126,14 @@ def results(
     runs: Path,
     out: Path,
     only_table: bool,
+    only: Sequence[str] = (),
 ) -> None:
     """Runs what is missing of the chosen benchmarks, writes their entries and prints the ledger."""
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         raise InputError(f"bench results: unknown benchmark {unknown[0]!r}. {nearest(unknown[0], BENCHMARKS)}")
+    if strange := [kind for kind in only if kind not in UNITS]:
+        raise InputError(f"bench results --only: unknown part {strange[0]!r}. {nearest(strange[0], UNITS)}")
     count = seeds or (QUICK_SEEDS if quick else 5)
     chosen = tuple(names) or (QUICK if quick else BENCHMARKS)
     plans = [
@@ -132,6 +143,7 @@ def results(
             episodes=QUICK_EPISODES if quick else None,
             folder=runs / name,
             command=f"dreamer4 bench results {name} --seeds {count}" + (" --quick" if quick else ""),
+            kinds=tuple(only) or (QUICK_UNITS if quick else tuple(UNITS)),
         )
         for name in chosen
     ]
@@ -139,6 +151,8 @@ def results(
         stopping.note("What is finished is kept. The same command goes on.")
         for plan in plans:
             plan.config(DATA_SEED, collecting=True)  # a preset that is wrong is refused before the first one runs
+        for plan in plans:
+            _refuse_lone(plan)
         for plan in plans:
             _run(plan, workers, out)
     for name in chosen:
@@ -148,12 +162,23 @@ def results(
         (out / "README.md").write_text(f"# Results\n\n{tables}\n")
 
 
+def _refuse_lone(plan: Plan) -> None:
+    """Refuses parts that build on a world model which neither exists nor is to be trained."""
+    for kind in set(ON_A_WORLD_MODEL) & set(plan.kinds):
+        lacking = [seed for seed in plan.seeds if not (plan.unit("dreamer", seed) / "unit.json").exists()]
+        if lacking and "dreamer" not in plan.kinds:
+            raise InputError(
+                f"bench results --only {kind}: {plan.name} has no world model of training seed {lacking[0]} yet. "
+                "Add --only dreamer."
+            )
+
+
 def _run(plan: Plan, workers: int, out: Path) -> None:
     if not plan.data.exists():
         config = plan.config(DATA_SEED, collecting=True)
         work.collect(config, plan.data)
     todo = plan.units()
-    total = len(plan.seeds) * (len(UNITS) - 1) + 1
+    total = len(plan.wanted())
     context = multiprocessing.get_context("spawn")
     with (
         Progress(plan.name, total=total, completed=total - len(todo), unit="runs", console=console) as bar,
