@@ -7,12 +7,14 @@ user's own file written) without knowing any code. `dreamer4 config show --prese
 from typing import Any
 
 
-# Data of mixed quality: random play, and PPO at three stages of its training, with some noise.
+# Data of mixed quality: random play, and PPO at three stages of its training, with some noise and with much, since an
+# agent that plays well comes where no good player goes.
 MIXED = [
-    {"policy": "random", "share": 0.3, "epsilon": 0.0},
-    {"policy": "ppo:early", "share": 0.25, "epsilon": 0.1},
-    {"policy": "ppo:middle", "share": 0.25, "epsilon": 0.1},
+    {"policy": "random", "share": 0.2, "epsilon": 0.0},
+    {"policy": "ppo:early", "share": 0.2, "epsilon": 0.1},
+    {"policy": "ppo:middle", "share": 0.2, "epsilon": 0.1},
     {"policy": "ppo", "share": 0.2, "epsilon": 0.1},
+    {"policy": "ppo", "share": 0.2, "epsilon": 0.4},
 ]
 
 
@@ -229,8 +231,7 @@ def minatar(env_id: str, *, episodes: int, context_length: int, num_steps: int) 
     Layers are slightly out of focus (`blur`), or a tokenizer would have to learn each of a hundred cells by itself, and
     their black enters as zero (`pixel_zero`). Trails show where things go, so a frame is coded as a still image. The
     dynamics learns each frame after a past as it is when acting (`drafts`), and what is drawn from pure noise counts in
-    full (`ramp_floor`). The read-out reconstructs its frame, as in Catch. Players of the data are chance and PPO at
-    three stages.
+    full (`ramp_floor`). The read-out reconstructs its frame, as in Catch. The prior has the paper's weight (`beta`).
 
     Args:
         env_id: gymnax id of the game.
@@ -264,11 +265,11 @@ def minatar(env_id: str, *, episodes: int, context_length: int, num_steps: int) 
         },
         "sampler": {"num_steps": num_steps},
         "agent": {"hidden": 128, "mtp_length": 4, "num_bins": 41, "bin_limit": 4.0, "reconstruction": 1.0},
-        "imagination": {"horizon": 16, "discount": 0.97, "objective": {"beta": 0.1}},
+        "imagination": {"horizon": 16, "discount": 0.97},
         "train": {
             "tokenizer": {"steps": 1500, "batch_size": 128, "length": 1, "optimizer": muon},
-            "dynamics": {"steps": 1500, "batch_size": 32, "length": 2 * context_length, "optimizer": muon},
-            "agent": {"steps": 600, "batch_size": 32, "length": 2 * context_length, "optimizer": muon},
+            "dynamics": {"steps": 4000, "batch_size": 16, "length": 2 * context_length, "optimizer": muon},
+            "agent": {"steps": 800, "batch_size": 32, "length": 2 * context_length, "optimizer": muon},
             "imagination": {
                 "steps": 800,
                 "batch_size": 96,
@@ -413,9 +414,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": tiny(),
     "cartpole": cartpole(),
     "fourrooms": fourrooms(),
-    "breakout": minatar("Breakout-MinAtar", episodes=600, context_length=4, num_steps=1),
-    "asterix": minatar("Asterix-MinAtar", episodes=600, context_length=8, num_steps=4),
-    "space_invaders": minatar("SpaceInvaders-MinAtar", episodes=300, context_length=8, num_steps=4),
+    "breakout": minatar("Breakout-MinAtar", episodes=1500, context_length=4, num_steps=1),
+    "asterix": minatar("Asterix-MinAtar", episodes=1500, context_length=8, num_steps=4),
+    "space_invaders": minatar("SpaceInvaders-MinAtar", episodes=500, context_length=8, num_steps=4),
     "freeway": minatar("Freeway-MinAtar", episodes=20, context_length=8, num_steps=4),
     "small": small(),
     "base": base(),
