@@ -59,17 +59,18 @@ class SinkAttention(AbstractAttention):
     def step(
         self,
         x: Float[Array, "*batch D"],
-        cache_key: Float[Array, "*batch M Nkv Dh"],
-        cache_value: Float[Array, "*batch M Nkv Dh"],
+        cache_key: Float[Array, "*batch Nkv M Dh"],
+        cache_value: Float[Array, "*batch Nkv M Dh"],
         visible: Bool[Array, " M"],
         position: Int[Array, ""],
     ) -> tuple[Float[Array, "*batch D"], Entry]:
         query, own = self._project(x[..., None, :], position[None])
-        keys = jnp.concatenate([cache_key.astype(x.dtype), own.key], axis=-3)
-        values = jnp.concatenate([cache_value.astype(x.dtype), own.value], axis=-3)
-        logits = jnp.einsum("...lnh,...mnh->...nlm", query, keys, preferred_element_type=jnp.float32)
+        # A cache has its heads before its tokens.
+        keys = jnp.concatenate([cache_key.astype(x.dtype), jnp.swapaxes(own.key, -3, -2)], axis=-2)
+        values = jnp.concatenate([cache_value.astype(x.dtype), jnp.swapaxes(own.value, -3, -2)], axis=-2)
+        logits = jnp.einsum("...lnh,...nmh->...nlm", query, keys, preferred_element_type=jnp.float32)
         weights = self._weights(logits, jnp.append(visible, True)[None]).astype(x.dtype)
-        out = jnp.einsum("...nlm,...mnh->...lnh", weights, values)
+        out = jnp.einsum("...nlm,...nmh->...lnh", weights, values)
         return self.out(out.reshape(x.shape)), Entry(own.key[..., 0, :, :], own.value[..., 0, :, :])
 
 

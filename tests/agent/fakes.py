@@ -192,7 +192,7 @@ class OracleDynamics(AbstractDynamics):
         task: Int[Array, ""] | None,
         stream: Stream,
     ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"] | None, Entry]:
-        newest = stream.cache.key[(stream.position - 1) % self.context_length, 0]
+        newest = stream.cache.key[0, (stream.position - 1) % self.context_length]
         prediction = self.gain * self.transition(newest, action)[None]
         h = None if task is None else self._read_out(snap(z_noisy[0]), action, action_mask)
         return prediction, h, Entry(snap(z_noisy), snap(z_noisy))

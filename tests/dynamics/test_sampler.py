@@ -112,10 +112,11 @@ def test_drafts_are_not_remembered_and_the_commit_is_once(sampler, steps):
         slot = frame % CAPACITY
         assert after.position == frame + 1
         assert after.cache.position[slot] == frame
-        assert (after.cache.key[:, slot] == committed).all() and (after.cache.value[:, slot] == -committed).all()
+        key, value = after.cache.key[..., slot, :], after.cache.value[..., slot, :]
+        assert (key == committed).all() and (value == -committed).all()
         others = np.delete(np.arange(CAPACITY), slot)
         assert equal(after.cache.position[others], stream.cache.position[others])
-        assert equal(after.cache.key[:, others], stream.cache.key[:, others])
+        assert equal(after.cache.key[..., others, :], stream.cache.key[..., others, :])
         stream = after
 
 

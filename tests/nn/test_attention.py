@@ -51,8 +51,13 @@ def tokens():
 def steps(attention, x, entry, visible, positions):
     """Runs `step` for every token of a sequence, against the entries of the whole sequence."""
     return eqx.filter_jit(eqx.filter_vmap(attention.step, in_axes=(0, None, None, 0, 0)))(
-        x, entry.key, entry.value, visible, positions
+        x, cached(entry.key), cached(entry.value), visible, positions
     )
+
+
+def cached(entries):
+    """Puts heads before tokens, as a cache has them."""
+    return jnp.swapaxes(entries, -3, -2)
 
 
 def test_step_equals_call_at_every_position(attention, tokens):
@@ -98,8 +103,8 @@ def test_sequences_side_by_side_are_what_each_gives_alone(attention):
     assert distance(jax.tree.leaves(both), jax.tree.leaves(alone)) < 1e-5
     entry, visible = both[1], jnp.arange(LENGTH) < 4
     step = eqx.filter_jit(lambda *args: attention.step(*args, visible, jnp.array(50)))
-    once = step(x[..., 0, :], entry.key, entry.value)
-    alone = jax.jit(jax.vmap(jax.vmap(step)))(x[..., 0, :], entry.key, entry.value)
+    once = step(x[..., 0, :], cached(entry.key), cached(entry.value))
+    alone = jax.jit(jax.vmap(jax.vmap(step)))(x[..., 0, :], cached(entry.key), cached(entry.value))
     assert distance(jax.tree.leaves(once), jax.tree.leaves(alone)) < 1e-5
 
 
@@ -345,7 +350,7 @@ def test_filling_equals_writing_in_turn(capacity):
         assert sorted(held) == list(range(max(0, count - capacity), count))
         for slot, position in enumerate(cache.position.tolist()):
             if position >= 0:
-                assert (cache.key[:, slot] == position).all() and (cache.value[:, slot] == -position).all()
+                assert (cache.key[:, :, slot] == position).all() and (cache.value[:, :, slot] == -position).all()
         if count < 11:
             entry = jax.tree.map(lambda leaf, count=count: leaf[:, count], whole)
             cache = write(cache, entry, jnp.array(count))

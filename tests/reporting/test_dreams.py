@@ -61,7 +61,7 @@ class Counter(AbstractDynamics):
 
     def step(self, z_noisy, tau_index, step_index, action, action_mask, task, stream):
         z = snap(z_noisy)
-        newest = jnp.round(stream.cache.key[(stream.position - 1) % self.context_length, 0])
+        newest = jnp.round(stream.cache.key[0, (stream.position - 1) % self.context_length])
         taken = jnp.where(self.blind, 0, action.discrete[0])
         following = jnp.stack([newest[0] + 1, taken + 1.0])
         kept = self.error * (action.discrete[0] == 2) * jnp.sin(7.0 * z_noisy)

@@ -100,17 +100,18 @@ class Entry(eqx.Module):
 class RingCache(eqx.Module):
     """The last `capacity` entries of a sequence, in a ring of fixed size.
 
-    Leading axes (layers, slots of a frame) share one ring of positions.
+    Leading axes (layers, slots of a frame) share one ring of positions. Heads come before the ring, as products of a
+    query with all keys of its head want them: an entry is written once and read by every pass of the frames after it.
     """
 
-    key: Float[Array, "*lead M Nkv Dh"]
-    value: Float[Array, "*lead M Nkv Dh"]
+    key: Float[Array, "*lead Nkv M Dh"]
+    value: Float[Array, "*lead Nkv M Dh"]
     position: Int[Array, " M"]
 
     @classmethod
     def empty(cls, lead: tuple[int, ...], capacity: int, kv_heads: int, head_dim: int, dtype) -> "RingCache":
         """Returns a cache that holds nothing."""
-        zeros = jnp.zeros((*lead, capacity, kv_heads, head_dim), dtype)
+        zeros = jnp.zeros((*lead, kv_heads, capacity, head_dim), dtype)
         return cls(zeros, zeros, jnp.full(capacity, EMPTY, jnp.int32))
 
     @property
@@ -124,7 +125,7 @@ class RingCache(eqx.Module):
         here = jnp.arange(self.capacity) == position % self.capacity
 
         def put(ring, new):
-            return jnp.where(here[:, None, None], jnp.expand_dims(new, -3).astype(ring.dtype), ring)
+            return jnp.where(here[:, None], jnp.expand_dims(new, -2).astype(ring.dtype), ring)
 
         return RingCache(
             put(self.key, entry.key), put(self.value, entry.value), jnp.where(here, position, self.position)
@@ -143,8 +144,8 @@ class RingCache(eqx.Module):
         source = jnp.clip(newest, 0, entries.key.shape[-3] - 1)
 
         def pick(ring, new):
-            taken = jnp.take(new, source, axis=new.ndim - 3).astype(ring.dtype)
-            return jnp.where(held[:, None, None], taken, ring)
+            taken = jnp.moveaxis(jnp.take(new, source, axis=new.ndim - 3), -3, -2).astype(ring.dtype)
+            return jnp.where(held[:, None], taken, ring)
 
         return RingCache(pick(self.key, entries.key), pick(self.value, entries.value), jnp.where(held, newest, EMPTY))
 
@@ -181,8 +182,8 @@ class AbstractAttention(eqx.Module):
     def step(
         self,
         x: Float[Array, "*batch D"],
-        cache_key: Float[Array, "*batch M Nkv Dh"],
-        cache_value: Float[Array, "*batch M Nkv Dh"],
+        cache_key: Float[Array, "*batch Nkv M Dh"],
+        cache_value: Float[Array, "*batch Nkv M Dh"],
         visible: Bool[Array, " M"],
         position: Int[Array, ""],
     ) -> tuple[Float[Array, "*batch D"], Entry]:
@@ -328,18 +329,18 @@ class GroupedQueryAttention(AbstractAttention):
     def step(
         self,
         x: Float[Array, "*batch D"],
-        cache_key: Float[Array, "*batch M Nkv Dh"],
-        cache_value: Float[Array, "*batch M Nkv Dh"],
+        cache_key: Float[Array, "*batch Nkv M Dh"],
+        cache_value: Float[Array, "*batch Nkv M Dh"],
         visible: Bool[Array, " M"],
         position: Int[Array, ""],
     ) -> tuple[Float[Array, "*batch D"], Entry]:
         query, entry = self._project(x[..., None, :], position[None])
         query, entry = query[..., 0, :, :, :], jax.tree.map(lambda leaf: leaf[..., 0, :, :], entry)
-        past = jnp.einsum("...ngh,...mnh->...ngm", query, cache_key.astype(x.dtype), preferred_element_type=jnp.float32)
+        past = jnp.einsum("...ngh,...nmh->...ngm", query, cache_key.astype(x.dtype), preferred_element_type=jnp.float32)
         own = jnp.einsum("...ngh,...nh->...ng", query, entry.key, preferred_element_type=jnp.float32)
         logits = jnp.concatenate([past, own[..., None]], axis=-1)
         mask = jnp.append(visible, True)[None]
         weights = attention_weights(logits, mask, self.soft_cap).astype(x.dtype)
-        out = jnp.einsum("...ngm,...mnh->...ngh", weights[..., :-1], cache_value.astype(x.dtype))
+        out = jnp.einsum("...ngm,...nmh->...ngh", weights[..., :-1], cache_value.astype(x.dtype))
         out = out + weights[..., -1:] * entry.value[..., None, :]
         return self.out(out.reshape(*x.shape[:-1], -1)), entry

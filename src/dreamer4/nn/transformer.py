@@ -171,8 +171,8 @@ class Block(eqx.Module):
     def time_step(
         self,
         x: Float[Array, "S D"],
-        cache_key: Float[Array, "Sc M Nkv Dh"],
-        cache_value: Float[Array, "Sc M Nkv Dh"],
+        cache_key: Float[Array, "Sc Nkv M Dh"],
+        cache_value: Float[Array, "Sc Nkv M Dh"],
         visible: Bool[Array, " M"],
         position: Int[Array, ""],
         slots: tuple[bool, ...],
@@ -324,7 +324,8 @@ class Transformer(eqx.Module):
             for block in group.space:
                 x = block.space(x, space)
             step = jax.vmap(group.time.time_step, in_axes=(0, None, None, 0, 0, None))
-            return step(x, entry.key, entry.value, earlier, positions, slots)[0], None
+            key, value = (jnp.swapaxes(part, -3, -2) for part in (entry.key, entry.value))  # heads first, as in a cache
+            return step(x, key, value, earlier, positions, slots)[0], None
 
         held = jax.tree.map(lambda leaf: leaf[:, : sum(slots)], entries)
         call, scanned = self._scan(body, x, held)
