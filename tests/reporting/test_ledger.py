@@ -49,8 +49,9 @@ def test_the_table_has_every_method_and_says_what_was_not_run(tmp_path):
         f"{iqm(np.array(values)):+.3f}",
         "5",
         "2.0",
+        "abc1234",
     )
-    assert by_name[METHODS["random"]] == ("-0.600", "-", "-", "1", "-")
+    assert by_name[METHODS["random"]] == ("-0.600", "-", "-", "1", "-", "abc1234")
     assert by_name[METHODS["ppo"]][0] == by_name["the same with the other policy objective"][0] == "not run"
 
 

@@ -112,7 +112,7 @@ def read_entries(folder: Path, benchmark: str) -> dict[str, Entry]:
 
 
 def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
-    """Returns the table of one benchmark: method, mean, 95 % interval over training seeds, IQM, seeds, minutes.
+    """Returns the table of one benchmark: method, mean, 95 % interval over training seeds, IQM, seeds, minutes, commit.
 
     Every method has a row; one without an entry is "not run". A single seed has no interval.
     """
@@ -125,7 +125,7 @@ def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
                 continue
             name = "the same with the other policy objective"
         if entry is None:
-            table.append((name, "not run", "", "", "", ""))
+            table.append((name, "not run", "", "", "", "", ""))
             continue
         values = np.array(entry.returns)
         several = len(values) > 1
@@ -138,6 +138,7 @@ def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
                 _number(float(iqm(values))) if several else "-",
                 str(len(values)),
                 f"{np.mean(entry.minutes):.1f}" if any(entry.minutes) else "-",
+                entry.commit,
             )
         )
     return table
@@ -167,8 +168,8 @@ def markdown(benchmarks: Mapping[str, Mapping[str, Entry]]) -> str:
         if not entries:
             continue
         parts += [
-            "| method | mean return | 95 % interval | IQM | seeds | minutes a seed |",
-            "|---|---|---|---|---|---|",
+            "| method | mean return | 95 % interval | IQM | seeds | minutes a seed | commit |",
+            "|---|---|---|---|---|---|---|",
         ]
         parts += ["| " + " | ".join(row) + " |" for row in rows(entries)]
         if (gain := improvement(entries)) is not None:
@@ -185,8 +186,7 @@ def _provenance(name: str, entries: Mapping[str, Entry]) -> str:
     def each(name: str) -> str:
         return ", ".join(sorted({str(getattr(e, name)) for m, e in entries.items() if m != "data"}))
 
-    where = f"{each('env')}; {each('episodes')} episodes for each seed; {each('device')}; commit {each('commit')}"
-    return f"{where}; `{each('command')}`."
+    return f"{each('env')}; {each('episodes')} episodes for each seed; {each('device')}; `{each('command')}`."
 
 
 def _number(value: float) -> str:
