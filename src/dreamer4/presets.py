@@ -171,9 +171,8 @@ def fourrooms() -> dict[str, Any]:
     tells the whole state, so it is coded as a still image, and dynamics and agent see two frames (`context_length`).
     Moves fail in a third of all cases, so dreams must be drawn and not averaged: four denoise passes. The dynamics
     learns each frame after a past as it is when acting (`drafts`), and what is drawn from pure noise counts in full
-    (`ramp_floor`). A reward comes once in an episode, with its last frame, which only the last of an episode's clips
-    holds; so the agent learns from many clips of two frames. The read-out reconstructs its frame, as in Catch. Players
-    of the data are chance and PPO at three stages.
+    (`ramp_floor`). A reward comes once in an episode, with its last frame, so the agent learns from many short clips.
+    The read-out reconstructs its frame, as in Catch. Players of the data are chance and PPO at three stages.
     """
     transformer = {"width": 64, "depth": 2, "heads": 4, "kv_heads": 4, "time_every": 2, "context_length": 2}
     image = {**transformer, "context_length": 1}
