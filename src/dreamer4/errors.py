@@ -19,6 +19,7 @@ class DivergenceError(ArithmeticError):
     Attributes:
         step: steps done, those left out included.
         skipped: how many were left out in a row, up to this step.
+        advice: what to do, the end of the message.
     """
 
     def __init__(self, step: int, skipped: int, advice: str = ""):
@@ -26,6 +27,11 @@ class DivergenceError(ArithmeticError):
         super().__init__(f"{what} {advice}".strip())
         self.step = step
         self.skipped = skipped
+        self.advice = advice
+
+    def __reduce__(self):
+        # To pass from one process to another. By default an exception is made again from its message alone.
+        return type(self), (self.step, self.skipped, self.advice)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Steps that would do harm are left out bit by bit, and sound ones are not."""
 
 import dataclasses
+import pickle
 
 import equinox as eqx
 import jax
@@ -168,3 +169,9 @@ def test_after_nothing_but_zeros_it_finds_its_measure():
     figures[150:] = 1.0
     good, _ = judged(figures)
     assert good[:151].all() and good[155:].all()
+
+
+def test_the_error_passes_from_one_process_to_another():
+    error = DivergenceError(34, 10, "Go on.")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.step, copy.skipped) == (str(error), 34, 10)
