@@ -11,9 +11,9 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Int, PyTree, UInt8
 
-from dreamer4.envs.gymnax import AbstractGymnaxEnvironment, Game
+from dreamer4.envs.gymnax import AbstractGymnaxEnvironment, Game, out_of_focus
 from dreamer4.errors import InputError
 from dreamer4.types import DataSpec, to_uint8
 
@@ -62,10 +62,7 @@ class FourRoomsPixels(AbstractGymnaxEnvironment):
             goal: row and column of the goal.
         """
         walls = jnp.pad(~jnp.asarray(self.game.inner.env_map, bool), ((0, 1), (0, 1)), constant_values=True)
-        return to_uint8(jnp.stack([walls.astype(jnp.float32), self._spot(agent), self._spot(goal)], axis=-1))
-
-    def _spot(self, cell: Int[Array, "2"]) -> Float[Array, "14 14"]:
-        """Returns a Gaussian around a cell, 1 at its middle."""
         rows, columns = jnp.mgrid[:14, :14]
-        squared = (rows - cell[0]) ** 2 + (columns - cell[1]) ** 2
-        return jnp.exp(-squared / (2 * self.blur**2)) if self.blur else (squared == 0).astype(jnp.float32)
+        cells = jnp.stack([(rows == row) & (columns == column) for row, column in (agent, goal)], axis=-1)
+        spots = out_of_focus(cells.astype(jnp.float32), self.blur)
+        return to_uint8(jnp.concatenate([walls[..., None].astype(jnp.float32), spots], axis=-1))

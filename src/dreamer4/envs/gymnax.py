@@ -208,12 +208,18 @@ class GymnaxEnvironment(AbstractGymnaxEnvironment):
         frame = observation.reshape(self.spec.frame_shape)
         if observation.dtype == jnp.uint8 and high == 255.0 and not self.blur:
             return frame
-        frame = (frame.astype(jnp.float32) - low) / (high - low)
-        return to_uint8(_out_of_focus(frame, self.blur) if self.blur else frame)
+        return to_uint8(out_of_focus((frame.astype(jnp.float32) - low) / (high - low), self.blur))
 
 
-def _out_of_focus(frame: Float[Array, "H W C"], blur: float) -> Float[Array, "H W C"]:
-    """Returns at each place the brightest of what all pixels show there, each a Gaussian of its own height."""
+def out_of_focus(frame: Float[Array, "H W C"], blur: float) -> Float[Array, "H W C"]:
+    """Returns at each place the brightest of what all pixels show there, each a Gaussian of its own height.
+
+    Args:
+        frame: values of at least 0.
+        blur: standard deviation, pixels; 0 changes nothing.
+    """
+    if not blur:
+        return frame
     for axis in (0, 1):
         place = jnp.arange(frame.shape[axis])
         gaussian = jnp.exp(-((place[:, None] - place) ** 2) / (2 * blur**2))

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dreamer4.config import EnvConfig
@@ -32,21 +33,23 @@ def make(config: EnvConfig) -> AbstractEnvironment:
     params = kwargs.pop("params", None)
     if not (params is None or isinstance(params, dict)):
         raise InputError(f"env.kwargs.params: got {params!r}, expected a mapping of parameter names to numbers.")
-    if config.id in ENVIRONMENTS:
-        build = ENVIRONMENTS[config.id]
-        _check(build, config.id, kwargs)
-        return build(params=params, **kwargs)
-    known = {*ENVIRONMENTS, *usable_ids()}
-    if config.id not in known | REFUSED:
-        raise InputError(f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)}")
-    # Of gymnax's own arguments gymnax is the judge; `blur` is ours.
-    _check(GymnaxEnvironment, config.id, {name: kwargs[name] for name in kwargs if name == "blur"})
-    return GymnaxEnvironment(config.id, params=params, **kwargs)
+    build = ENVIRONMENTS.get(config.id)
+    if build is None:
+        known = {*ENVIRONMENTS, *usable_ids()}
+        if config.id not in known | REFUSED:
+            raise InputError(f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)}")
+        build = partial(GymnaxEnvironment, config.id)
+    _check(build, config.id, kwargs)
+    return build(params=params, **kwargs)
 
 
 def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[str, Any]) -> None:
     arguments = dict(inspect.signature(build).parameters)
+    # What it hands on, it lets another judge.
+    hands_on = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
     for name, value in kwargs.items():
+        if name not in arguments and hands_on:
+            continue
         if name not in arguments:
             raise InputError(f"env.kwargs: {env_id} has no argument {name!r}. {nearest(name, arguments)}")
         expected = arguments[name].annotation
