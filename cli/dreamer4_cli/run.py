@@ -111,7 +111,7 @@ def train(
     before = PHASES[: PHASES.index(phases[0])]
     start = None if origin is None or begun else _end_of(RunFolder(origin), before)
     if start is not None:
-        checkpoint.load(start, _like(config, spec), at="ema")  # another size is refused before anything is written
+        checkpoint.check(start, _like(config, spec), at="ema")  # before anything is written
     missing = [phase for phase in before if not run.checkpoints(phase).steps()]
     # An imported run has the end of the one before, and no others; so has one that starts from another run.
     if start is None and missing and missing[-1] == before[-1]:

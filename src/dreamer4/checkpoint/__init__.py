@@ -17,6 +17,7 @@ A checkpoint may come from anyone. Nothing in it can run code; sizes, names and 
 asked for, and a manifest names only files inside its own folder.
 """
 
+from dreamer4.checkpoint.folder import check as check
 from dreamer4.checkpoint.folder import is_checkpoint as is_checkpoint
 from dreamer4.checkpoint.folder import load as load
 from dreamer4.checkpoint.folder import read_leaves as read_leaves

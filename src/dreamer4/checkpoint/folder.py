@@ -97,6 +97,11 @@ def load(path: Path, like: PyTree, *, at: str = "", added: Sequence[str] = ()) -
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
 
 
+def check(path: Path, like: PyTree, *, at: str = "") -> None:
+    """Refuses a checkpoint whose leaves do not fit `like`, as `load` would; no array is read."""
+    compare(path, read_leaves(path, at=at), named_arrays(like, at))
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder holds a checkpoint of either kind, whole or not."""
     return any((path / name).exists() for name, _ in _KINDS.values())
