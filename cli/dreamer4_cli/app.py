@@ -283,11 +283,7 @@ def results(
         list[str] | None, typer.Argument(help="Benchmarks, named as their presets; all by default.", show_default=False)
     ] = None,
     quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick",
-            help="The main comparison on Catch and CartPole with two seeds: half an hour on two CPU cores.",
-        ),
+        bool, typer.Option("--quick", help="The main comparison alone, on Catch and CartPole with two seeds.")
     ] = False,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Training seeds. Default: 5, or 2 if quick.")

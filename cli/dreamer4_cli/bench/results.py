@@ -61,7 +61,7 @@ DREAM_STEPS = 200_000
 # Units that build on the world model of their seed.
 ON_A_WORLD_MODEL = ("other_objective", "dream_ppo")
 
-# The ladder within half an hour on two CPU cores: fewer methods, seeds and episodes, and no claim.
+# A first look at the ladder: fewer methods, seeds and episodes, and no claim.
 QUICK = ("catch", "cartpole")
 QUICK_UNITS = ("references", "dreamer")
 QUICK_SEEDS = 2
@@ -149,9 +149,8 @@ def results(
     ]
     if not only_table:
         stopping.note("What is finished is kept. The same command goes on.")
-        for plan in plans:
-            plan.config(DATA_SEED, collecting=True)  # a preset that is wrong is refused before the first one runs
-        for plan in plans:
+        for plan in plans:  # what is wrong is refused before the first one runs
+            plan.config(DATA_SEED, collecting=True)
             _refuse_lone(plan)
         for plan in plans:
             _run(plan, workers, out)

@@ -1,6 +1,6 @@
 """The same training on other devices, in parts and in two processes: how far its numbers move, and what is lost.
 
-Devices are virtual ones of the CPU. `reliability` puts what comes of it into the table.
+Devices are virtual ones of the CPU. `suite` puts what comes of it into the table.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """What a long time does: a dream of many frames in one go, and the memory of a run over many steps.
 
-`reliability` puts both into the table.
+`suite` puts both into the table.
 """
 
 import gc

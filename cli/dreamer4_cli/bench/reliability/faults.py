@@ -1,6 +1,6 @@
 """Numbers that are not, and spikes, planted into training steps of real phases; and how often a sound step is refused.
 
-All of it is one process's own work on the smallest preset; `reliability` puts it into the table.
+All of it is one process's own work on the smallest preset; `suite` puts it into the table.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Runs to be stopped, killed and compared: commands in processes of their own, and what their folders hold.
 
-`reliability` puts what comes of them into a table.
+`suite` puts what comes of them into a table.
 """
 
 import hashlib
