@@ -26,7 +26,7 @@ from dreamer4_cli.bench.speed.timing import Row
 from dreamer4_cli.describe import data_spec
 
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = Path(__file__).parents[3] / "benchmarks"
 
 
 def script(name):
