@@ -163,8 +163,9 @@ def test_nothing_is_overwritten(saved, tmp_path):
     ],
 )
 def test_a_tree_that_does_not_fit_is_refused_by_the_name_of_its_leaf(saved, change, message):
-    with pytest.raises(InputError, match=message):
-        checkpoint.load(saved, change(eqx.filter_eval_shape(make_tree)))
+    for refuse in (checkpoint.load, checkpoint.check):
+        with pytest.raises(InputError, match=message):
+            refuse(saved, change(eqx.filter_eval_shape(make_tree)))
 
 
 def test_another_width_names_the_first_leaf_and_counts_the_others(saved):
