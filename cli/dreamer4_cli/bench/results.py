@@ -374,10 +374,8 @@ def gather(plan: Plan, out: Path) -> None:
 
 def _print(name: str, entries: dict[str, Entry]) -> None:
     env = next((entry.env for entry in entries.values()), "not run")
-    table = Table(
-        "method", "mean return", "95 % interval", "IQM", "seeds", "minutes", "commit", title=f"{name} ({env})"
-    )
-    for row in rows(entries):
+    table = Table("method", "mean return", "95 % interval", "IQM", "seeds", "minutes", title=f"{name} ({env})")
+    for *row, _ in rows(entries):  # commits stand in the ledger's file; a terminal has no room for them
         table.add_row(*row)
     console.print(table)
     if (gain := improvement(entries)) is not None:
