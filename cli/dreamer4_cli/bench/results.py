@@ -163,13 +163,13 @@ def results(
 
 def _refuse_lone(plan: Plan) -> None:
     """Refuses parts that build on a world model which neither exists nor is to be trained."""
-    for kind in set(ON_A_WORLD_MODEL) & set(plan.kinds):
-        lacking = [seed for seed in plan.seeds if not (plan.unit("dreamer", seed) / "unit.json").exists()]
-        if lacking and "dreamer" not in plan.kinds:
-            raise InputError(
-                f"bench results --only {kind}: {plan.name} has no world model of training seed {lacking[0]} yet. "
-                "Add --only dreamer."
-            )
+    building = [kind for kind in ON_A_WORLD_MODEL if kind in plan.kinds]
+    lacking = [seed for seed in plan.seeds if not (plan.unit("dreamer", seed) / "unit.json").exists()]
+    if building and lacking and "dreamer" not in plan.kinds:
+        raise InputError(
+            f"bench results --only {building[0]}: {plan.name} has no world model of training seed {lacking[0]} yet. "
+            "Add --only dreamer."
+        )
 
 
 def _run(plan: Plan, workers: int, out: Path) -> None:
