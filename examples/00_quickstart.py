@@ -15,7 +15,14 @@ import optax
 
 from dreamer4.config import load
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import ShortcutSampler, TransformerDynamics, corrupt, dynamics_layout
+from dreamer4.dynamics import (
+    Levels,
+    NoisyFrames,
+    ShortcutSampler,
+    TransformerDynamics,
+    corrupt,
+    dynamics_layout,
+)
 from dreamer4.imagination import imagine
 from dreamer4.nn import GroupedQueryAttention, Transformer
 from dreamer4.tokenizer import CausalTokenizer, LatentStats, tokenizer_loss
@@ -118,8 +125,8 @@ def main():
     tau_index = jnp.array([15, 15, 15, 15, 15, 15, 15, 0])  # seven frames nearly clean, the last one pure noise
     noisy = corrupt(latent, jr.normal(key_live, latent.shape), grid.tau(tau_index))
     action, known = Action(jnp.ones((FRAMES, 1), jnp.int32), jnp.zeros((FRAMES, 0))), jnp.ones(FRAMES, bool)
-    finest = jnp.full(FRAMES, grid.finest)
-    z_hat, h = eqx.filter_jit(dynamics)(noisy, tau_index, finest, action, known, jnp.array(0))
+    levels = Levels(tau_index, step_index=jnp.full(FRAMES, grid.finest))
+    z_hat, h = eqx.filter_jit(dynamics)(NoisyFrames(noisy, levels, action, known), jnp.array(0))
     assert h is not None  # it is None only where no task is given
     print(f"   prediction {z_hat.shape}, read-out for the agent {h.shape}")
 

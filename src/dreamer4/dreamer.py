@@ -18,7 +18,7 @@ from dreamer4 import agent as agents
 from dreamer4 import checkpoint, dynamics, tokenizer
 from dreamer4.agent import ContinuationHead, LatentHead, PolicyHead, ScalarHead
 from dreamer4.config import Config, validate
-from dreamer4.dynamics import AbstractDynamics, AbstractSampler, commit, corrupt
+from dreamer4.dynamics import AbstractDynamics, AbstractSampler, as_past, commit
 from dreamer4.errors import InputError
 from dreamer4.nn import ActionDistribution, Categorical, Normal, Stream
 from dreamer4.tokenizer import AbstractTokenizer
@@ -143,13 +143,12 @@ class Dreamer(eqx.Module):
             count: frames that happened, at least 1.
             key: randomness of the context noise.
         """
-        grid, length = self.dynamics.grid, row.action_mask.shape[0]
         if row.latent is None:
             raise InputError("Dreamer.recall: got a clip without latents. Encode its frames first.")
-        index = jnp.full(length, grid.snap(self.sampler.context_signal), jnp.int32)
-        finest = jnp.full(length, grid.finest, jnp.int32)
-        z_context = corrupt(row.latent, jr.normal(key, row.latent.shape), grid.tau(index))
-        _, h, entries = self.dynamics.prefill(z_context, index, finest, row.action, row.action_mask, row.task)
+        grid = self.dynamics.grid
+        signal = grid.snap(self.sampler.context_signal)
+        past = as_past(grid, signal, row.latent, row.action, row.action_mask, key=key)
+        _, h, entries = self.dynamics.prefill(past, row.task)
         assert h is not None  # there is a task
         start = self.dynamics.init_cache()
         world = Stream(start.cache.fill(entries, count), count)

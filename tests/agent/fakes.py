@@ -22,10 +22,10 @@ from dreamer4.agent import build_heads
 from dreamer4.agent.heads import Heads
 from dreamer4.config import AgentConfig, Config
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutSampler, model
+from dreamer4.dynamics import AbstractDynamics, NoiseGrid, NoisyFrames, ShortcutSampler, model
 from dreamer4.nn import Entry, RingCache, Stream, layers, transformer
 from dreamer4.tokenizer import AbstractTokenizer, LatentStats, causal
-from dreamer4.types import Action, ActionSpec, DataSpec
+from dreamer4.types import ActionSpec, DataSpec
 
 
 TINY_SPEC = DataSpec((4, 4, 1), ActionSpec((3,), 2), num_tasks=2)
@@ -154,48 +154,27 @@ class OracleDynamics(AbstractDynamics):
         return self.gain * jnp.concatenate([state, led, known.astype(jnp.float32)[None]])
 
     def __call__(
-        self,
-        z_noisy: Float[Array, "T Nz Dz"],
-        tau_index: Int[Array, " T"],
-        step_index: Int[Array, " T"],
-        action: Action,
-        action_mask: Bool[Array, " T"],
-        task: Int[Array, ""] | None,
-        segment: Int[Array, " T"] | None = None,
+        self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None]:
-        h = jax.vmap(self._read_out)(snap(z_noisy[:, 0]), action, action_mask)
-        return z_noisy, None if task is None else h
+        h = jax.vmap(self._read_out)(snap(frames.z[:, 0]), frames.action, frames.action_mask)
+        return frames.z, None if task is None else h
 
     def prefill(
-        self,
-        z_noisy: Float[Array, "T Nz Dz"],
-        tau_index: Int[Array, " T"],
-        step_index: Int[Array, " T"],
-        action: Action,
-        action_mask: Bool[Array, " T"],
-        task: Int[Array, ""],
-    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"], Entry]:
-        z, h = self(z_noisy, tau_index, step_index, action, action_mask, task)
-        return z, h, Entry(snap(z_noisy), snap(z_noisy))
+        self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
+    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
+        return *self(frames, task), Entry(snap(frames.z), snap(frames.z))
 
     def init_cache(self) -> Stream:
         cache = RingCache.empty((), self.context_length, 1, self.spatial_dim, jnp.float32)
         return Stream(cache, jnp.zeros((), jnp.int32))
 
     def step(
-        self,
-        z_noisy: Float[Array, "Nz Dz"],
-        tau_index: Int[Array, ""],
-        step_index: Int[Array, ""],
-        action: Action,
-        action_mask: Bool[Array, ""],
-        task: Int[Array, ""] | None,
-        stream: Stream,
+        self, frame: NoisyFrames, task: Int[Array, ""] | None, stream: Stream
     ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"] | None, Entry]:
         newest = stream.cache.key[0, (stream.position - 1) % self.context_length]
-        prediction = self.gain * self.transition(newest, action)[None]
-        h = None if task is None else self._read_out(snap(z_noisy[0]), action, action_mask)
-        return prediction, h, Entry(snap(z_noisy), snap(z_noisy))
+        prediction = self.gain * self.transition(newest, frame.action)[None]
+        h = None if task is None else self._read_out(snap(frame.z[0]), frame.action, frame.action_mask)
+        return prediction, h, Entry(snap(frame.z), snap(frame.z))
 
 
 def snap(state: Float[Array, "*dims"]) -> Float[Array, "*dims"]:

@@ -9,7 +9,7 @@ import pytest
 from helpers import distance, equal, generic, influence
 
 from dreamer4.config import DynamicsConfig
-from dreamer4.dynamics import DYNAMICS, ActionEncoder, build, dynamics_layout
+from dreamer4.dynamics import DYNAMICS, ActionEncoder, Levels, NoisyFrames, build, dynamics_layout
 from dreamer4.nn import Stream
 from dreamer4.types import Action, ActionSpec, DataSpec
 
@@ -37,16 +37,16 @@ def dynamics(request):
 
 @pytest.fixture(scope="module")
 def clip():
-    """Noisy latents, labels, actions and their mask; the arguments of a dynamics before the task."""
     random = np.random.default_rng(3)
     action = Action(
         jnp.asarray(np.stack([random.integers(0, 3, FRAMES), random.integers(0, 2, FRAMES)], -1), jnp.int32),
         jnp.asarray(random.uniform(-0.9, 0.9, (FRAMES, 2)), jnp.float32),
     )
-    return (
-        jnp.asarray(random.normal(size=(FRAMES, NZ, DZ)), jnp.float32),
-        jnp.asarray(random.integers(0, K_MAX, FRAMES), jnp.int32),
-        jnp.asarray(random.integers(0, 4, FRAMES), jnp.int32),
+    z = jnp.asarray(random.normal(size=(FRAMES, NZ, DZ)), jnp.float32)
+    tau_index, step_index = (jnp.asarray(random.integers(0, n, FRAMES), jnp.int32) for n in (K_MAX, 4))
+    return NoisyFrames(
+        z,
+        Levels(tau_index, step_index),
         action,
         jnp.asarray([False, True, True, False, True, True, True, True, True, False, True]),
     )
@@ -54,7 +54,7 @@ def clip():
 
 @eqx.filter_jit
 def run(dynamics, clip, task, segment=None):
-    return dynamics(*clip, task, segment)
+    return dynamics(clip, task, segment)
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,11 @@ def acts(dynamics, clip):
     """How the latents of a frame (last axis) act on the prediction and on the read-out of a frame."""
 
     def both(z):
-        z_hat, h = dynamics(z, *clip[1:], TASK)
+        z_hat, h = dynamics(clip.at(z, clip.levels), TASK)
         z_hat = z_hat.reshape(FRAMES, -1)
         return jnp.stack([jnp.pad(z_hat, ((0, 0), (0, h.shape[1] - z_hat.shape[1]))), h])
 
-    return influence(both, clip[0], outputs=2)
+    return influence(both, clip.z, outputs=2)
 
 
 def test_nothing_depends_on_later_latents(acts):
@@ -89,20 +89,20 @@ def test_nothing_depends_on_later_latents(acts):
 
 
 CHANGES = {
-    "latent": (lambda c: c[0], 7.0),
-    "tau_index": (lambda c: c[1], K_MAX),
-    "step_index": (lambda c: c[2], 3),
-    "discrete": (lambda c: c[3].discrete, 0),
-    "continuous": (lambda c: c[3].continuous, 1.0),
-    "action_mask": (lambda c: c[4], False),
+    "latent": (lambda c: c.z, 7.0),
+    "tau_index": (lambda c: c.levels.tau_index, K_MAX),
+    "step_index": (lambda c: c.levels.step_index, 3),
+    "discrete": (lambda c: c.action.discrete, 0),
+    "continuous": (lambda c: c.action.continuous, 1.0),
+    "action_mask": (lambda c: c.action_mask, False),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_an_input_of_a_frame_acts_on_this_frame_and_later_ones_alone(dynamics, clip, whole, name):
     path, value = CHANGES[name]
-    clip = change(clip, lambda c: c[3].discrete, 6, 1)
-    clip = change(clip, lambda c: c[2], 6, 1)
+    clip = change(clip, lambda c: c.action.discrete, 6, 1)
+    clip = change(clip, lambda c: c.levels.step_index, 6, 1)
     before, after = run(dynamics, clip, TASK), run(dynamics, change(clip, path, 6, value), TASK)
     for a, b in zip(before, after, strict=True):
         moved = np.abs(a - b).reshape(FRAMES, -1).max(-1)
@@ -112,7 +112,7 @@ def test_an_input_of_a_frame_acts_on_this_frame_and_later_ones_alone(dynamics, c
 
 def test_segments_do_not_see_each_other(dynamics, clip):
     whole = run(dynamics, clip, TASK, jnp.arange(FRAMES))
-    moved = run(dynamics, change(clip, lambda c: c[0], 4, 7.0), TASK, jnp.arange(FRAMES))
+    moved = run(dynamics, change(clip, lambda c: c.z, 4, 7.0), TASK, jnp.arange(FRAMES))
     for a, b in zip(whole, moved, strict=True):
         assert equal(np.delete(a, 4, axis=0), np.delete(b, 4, axis=0))
         assert distance(a[4], b[4]) > 1e-3
@@ -121,7 +121,7 @@ def test_segments_do_not_see_each_other(dynamics, clip):
 @eqx.filter_jit
 def stepwise(dynamics, clip, task):
     def body(stream, frame):
-        z_hat, h, entry = dynamics.step(*frame, task, stream)
+        z_hat, h, entry = dynamics.step(frame, task, stream)
         return Stream(stream.cache.write(entry, stream.position), stream.position + 1), (z_hat, h)
 
     return jax.lax.scan(body, dynamics.init_cache(), clip)
@@ -136,34 +136,34 @@ def test_step_equals_call_at_every_position_through_two_wraps(dynamics, clip, wh
 def test_step_without_agent_predicts_the_same_world_from_the_same_cache(dynamics, clip, whole):
     stream, _ = stepwise(dynamics, jax.tree.map(lambda leaf: leaf[:-1], clip), TASK)
     last = jax.tree.map(lambda leaf: leaf[-1], clip)
-    z_hat, h, _ = eqx.filter_jit(dynamics.step)(*last, None, stream)
+    z_hat, h, _ = eqx.filter_jit(dynamics.step)(last, None, stream)
     assert h is None
     assert distance(z_hat, whole[0][-1]) < 1e-5
 
 
 def test_prefill_equals_call_and_leaves_the_cache_of_steps(dynamics, clip, whole):
-    z_hat, h, entries = eqx.filter_jit(dynamics.prefill)(*clip, TASK)
+    z_hat, h, entries = eqx.filter_jit(dynamics.prefill)(clip, TASK)
     assert distance((z_hat, h), whole) < 1e-5
     filled = dynamics.init_cache().cache.fill(entries, jnp.array(FRAMES))
     assert distance(filled, stepwise(dynamics, clip, TASK)[0].cache) < 1e-5
 
 
 def test_drafts_equal_steps_after_the_frames_before_them(dynamics, clip):
-    noisy = clip[0][::-1] + 1.0, jnp.zeros_like(clip[1]), jnp.full_like(clip[2], 2)
+    drafts = clip.at(clip.z[::-1] + 1.0, Levels(jnp.zeros(FRAMES, jnp.int32), jnp.full(FRAMES, 2, jnp.int32)))
 
     @eqx.filter_jit
     def by_steps(dynamics):
         def body(stream, frames):
             draft, frame = frames
-            z_hat, _, _ = dynamics.step(*draft, *frame[3:], None, stream)
-            entry = dynamics.step(*frame, TASK, stream)[2]
+            z_hat, _, _ = dynamics.step(draft, None, stream)
+            entry = dynamics.step(frame, TASK, stream)[2]
             return Stream(stream.cache.write(entry, stream.position), stream.position + 1), z_hat
 
-        return jax.lax.scan(body, dynamics.init_cache(), (noisy, clip))[1]
+        return jax.lax.scan(body, dynamics.init_cache(), (drafts, clip))[1]
 
     @eqx.filter_jit
     def at_once(dynamics):
-        return dynamics.drafts(*noisy, *clip[3:], dynamics.prefill(*clip, TASK)[2])
+        return dynamics.drafts(drafts, dynamics.prefill(clip, TASK)[2])
 
     assert distance(at_once(dynamics), by_steps(dynamics)) < 1e-5
 
@@ -188,7 +188,7 @@ def test_agent_parameters_get_no_gradient_from_the_world(dynamics, clip):
 
     @jax.jit
     def gradients(task, slot):
-        (z_hat, h), pull = jax.vjp(lambda *t: eqx.tree_at(tables, dynamics, t)(*clip, TASK), task, slot)
+        (z_hat, h), pull = jax.vjp(lambda *t: eqx.tree_at(tables, dynamics, t)(clip, TASK), task, slot)
         nothing = jnp.zeros_like(z_hat), jnp.zeros_like(h)
         return pull((z_hat**2, nothing[1])), pull((nothing[0], h**2))
 
@@ -202,7 +202,7 @@ def test_agent_parameters_get_no_gradient_from_the_world(dynamics, clip):
 
 def test_the_agent_sees_the_frame_the_past_and_the_action(dynamics, clip, whole, acts):
     assert (np.diag(acts[1]) > 0).all() and (np.diag(acts[1], -1) > 0).all()
-    moved = run(dynamics, change(clip, lambda c: c[3].continuous, 10, -clip[3].continuous[10]), TASK)
+    moved = run(dynamics, change(clip, lambda c: c.action.continuous, 10, -clip.action.continuous[10]), TASK)
     assert distance(moved[1][10], whole[1][10]) > 1e-3
 
 
@@ -220,11 +220,11 @@ def test_the_layout_is_one_way():
 
 
 def test_actions_count_only_where_they_are_known(dynamics, clip, whole):
-    hidden = np.flatnonzero(~clip[4])
-    moved = change(clip, lambda c: c[3].discrete, hidden, 1)
-    moved = change(moved, lambda c: c[3].continuous, hidden, 0.77)
+    hidden = np.flatnonzero(~clip.action_mask)
+    moved = change(clip, lambda c: c.action.discrete, hidden, 1)
+    moved = change(moved, lambda c: c.action.continuous, hidden, 0.77)
     assert equal(run(dynamics, moved, TASK), whole)
-    masked = run(dynamics, change(clip, lambda c: c[4], 10, False), TASK)
+    masked = run(dynamics, change(clip, lambda c: c.action_mask, 10, False), TASK)
     assert distance(masked[0][10], whole[0][10]) > 1e-3
 
 
@@ -260,8 +260,8 @@ def test_signal_and_step_size_share_one_token(dynamics):
     null = Action.null(SPEC.action)
 
     def token(tau_index, step_index):
-        inputs = jnp.zeros((NZ, DZ)), jnp.array(tau_index), jnp.array(step_index), null, jnp.array(False), TASK
-        return dynamics._tokens(*inputs)[shortcut][0]
+        levels = Levels(jnp.array(tau_index), jnp.array(step_index))
+        return dynamics._tokens(NoisyFrames(jnp.zeros((NZ, DZ)), levels, null, jnp.array(False)), TASK)[shortcut][0]
 
     expected = np.concatenate([dynamics.signal.table[5], dynamics.step_size.table[2]])
     assert equal(token(5, 2), expected)

@@ -36,18 +36,19 @@ class Ladder(AbstractDynamics):
     agent_dim: int = eqx.field(static=True, default=1)
     context_length: int = eqx.field(static=True, default=8)
 
-    def __call__(self, z_noisy, tau_index, step_index, action, action_mask, task, segment=None):
-        return jnp.broadcast_to(self.rise * step_index[:, None, None].astype(float), z_noisy.shape), None
+    def __call__(self, frames, task, segment=None):
+        return jnp.broadcast_to(self.rise * frames.levels.step_index[:, None, None].astype(float), frames.z.shape), None
 
-    def prefill(self, z_noisy, tau_index, step_index, action, action_mask, task, segment=None):
-        return None, None, (z_noisy, tau_index, step_index)
+    def prefill(self, frames, task, segment=None):
+        return None, None, frames
 
-    def drafts(self, z_noisy, tau_index, step_index, action, action_mask, entries, segment=None):
+    def drafts(self, frames, entries, segment=None):
         # Wrong by 99 at frames without a past, and where the past is not at the context's level.
-        z_past, past_tau, past_step = entries
-        noise = jnp.sqrt(jnp.mean((z_past - 7 / 8 * 8.0) ** 2, axis=(-2, -1)))  # one eighth of unit noise around 7
-        wrong = (past_tau != 7) | (past_step != 3) | (noise > 0.5) | (jnp.diff(segment, prepend=-1) != 0)
-        return 99.0 * wrong[:, None, None] + self(z_noisy, tau_index, step_index, None, None, None)[0]
+        past = entries
+        noise = jnp.sqrt(jnp.mean((past.z - 7 / 8 * 8.0) ** 2, axis=(-2, -1)))  # one eighth of unit noise around 7
+        wrong = (past.levels.tau_index != 7) | (past.levels.step_index != 3) | (noise > 0.5)
+        wrong |= jnp.diff(segment, prepend=-1) != 0
+        return 99.0 * wrong[:, None, None] + self(frames, None)[0]
 
     def init_cache(self):
         raise NotImplementedError

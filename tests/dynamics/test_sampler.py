@@ -44,20 +44,21 @@ class Recorder(AbstractDynamics):
     agent_dim: int = eqx.field(static=True, default=1)
     context_length: int = eqx.field(static=True, default=CAPACITY)
 
-    def __call__(self, z_noisy, tau_index, step_index, action, action_mask, task, segment=None):
+    def __call__(self, frames, task, segment=None):
         raise NotImplementedError
 
-    def prefill(self, z_noisy, tau_index, step_index, action, action_mask, task):
+    def prefill(self, frames, task, segment=None):
         raise NotImplementedError
 
     def init_cache(self):
         return Stream(RingCache.empty((1,), CAPACITY, 1, 2, jnp.float32), jnp.zeros((), jnp.int32))
 
-    def step(self, z_noisy, tau_index, step_index, action, action_mask, task, stream):
-        self.calls.append((np.asarray(z_noisy), int(tau_index), int(step_index), bool(action_mask), task, stream))
+    def step(self, frame, task, stream):
+        labels = int(frame.levels.tau_index), int(frame.levels.step_index)
+        self.calls.append((np.asarray(frame.z), *labels, bool(frame.action_mask), task, stream))
         number = jnp.full((1, 1, 2), float(len(self.calls)))
         h = None if task is None else jnp.full(1, float(len(self.calls)))
-        return jnp.asarray(self.predict(z_noisy, int(tau_index), int(step_index))), h, Entry(number, -number)
+        return jnp.asarray(self.predict(frame.z, *labels)), h, Entry(number, -number)
 
 
 def record(predict=lambda *_: POINT):

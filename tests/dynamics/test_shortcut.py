@@ -6,14 +6,17 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import distance
+from helpers import distance, equal
+from jaxtyping import TypeCheckError
 from scipy.stats import chisquare
 
 from dreamer4.config import ShortcutConfig
 from dreamer4.dynamics import (
     Levels,
     NoiseGrid,
+    NoisyFrames,
     ShortcutForcing,
+    as_past,
     bootstrap_levels,
     bootstrap_target,
     context_levels,
@@ -22,6 +25,7 @@ from dreamer4.dynamics import (
     paper_levels,
     ramp,
 )
+from dreamer4.types import Action, ActionSpec
 
 
 GRID = NoiseGrid(8)
@@ -84,6 +88,27 @@ def test_signal_one_is_clean_and_signal_zero_is_noise():
     assert distance(mixed, np.stack([noise[0], z[1], 0.75 * noise[2] + 0.25 * z[2]])) < 1e-6
 
 
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_the_past_is_labelled_with_the_noise_that_is_in_it(batch):
+    z, known = 10 * jr.normal(jr.key(0), (*batch, 40, 50)), jr.bernoulli(jr.key(1), 0.5, batch)
+    action = Action(jr.randint(jr.key(2), (*batch, 1), 0, 3), jnp.zeros((*batch, 0)))
+    past = as_past(GRID, 5, z, action, known, key=jr.key(3))
+    assert (past.levels.tau_index == 5).all() and (past.levels.step_index == GRID.finest).all()
+    assert past.levels.tau_index.shape == past.levels.step_index.shape == batch
+    noise = (np.asarray(past.z) - 5 / 8 * np.asarray(z)) / (3 / 8)
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.05
+    assert abs(np.corrcoef(noise.ravel(), np.asarray(z).ravel())[0, 1]) < 0.1
+    assert equal(past.action, action) and equal(past.action_mask, known)
+
+
+def test_frames_and_labels_of_different_lengths_are_refused():
+    with pytest.raises(TypeCheckError):
+        NoisyFrames(
+            jnp.zeros((4, 2, 3)), Levels(jnp.zeros(4, jnp.int32), jnp.zeros(4, jnp.int32)),
+            Action.null(ActionSpec((3,)), 4), jnp.ones(3, bool),
+        )  # fmt: skip
+
+
 def test_the_ramp_is_eq_8():
     tau = jnp.linspace(0, 1, 9)
     assert distance(ramp(tau), 0.9 * np.linspace(0, 1, 9) + 0.1) < 1e-6
@@ -125,15 +150,21 @@ def reference_target(z, tau_index, step_index):
     return (first + second) / 2, z + (1 - tau) * (first + second) / 2, (first_clean + second_clean) / 2
 
 
-def levels(tau_index, step_index):
-    return Levels(jnp.asarray(tau_index, jnp.int32), jnp.asarray(step_index, jnp.int32))
+def shown(z, tau_index, step_index):
+    levels = Levels(jnp.asarray(tau_index, jnp.int32), jnp.asarray(step_index, jnp.int32))
+    length = len(tau_index)
+    return NoisyFrames(
+        jnp.asarray(z, jnp.float32), levels, Action.null(ActionSpec((3,)), length), jnp.ones(length, bool)
+    )
+
+
+def model(frames):
+    return arbitrary(frames.z, frames.levels.tau_index, frames.levels.step_index)
 
 
 @pytest.fixture(scope="module")
 def target(example):
-    z, tau_index, step_index = example
-    labels = levels(tau_index, step_index)
-    return jax.jit(lambda z: bootstrap_target(arbitrary, GRID, z, labels))(jnp.asarray(z, jnp.float32))
+    return jax.jit(lambda frames: bootstrap_target(model, GRID, frames))(shown(*example))
 
 
 def test_the_target_is_the_mean_velocity_of_two_half_steps_of_the_whole_clip(example, target):
@@ -159,15 +190,15 @@ def test_clean_space_error_is_velocity_error_times_the_squared_remaining_noise(e
 
 
 def test_teachers_are_asked_at_half_the_step_and_at_the_level_they_have_reached(example):
-    z, tau_index, step_index = example
+    _, tau_index, step_index = example
     calls = []
 
-    def spy(z, tau_index, step_index):
-        calls.append((np.asarray(z), np.asarray(tau_index), np.asarray(step_index)))
-        return arbitrary(z, tau_index, step_index)
+    def spy(frames):
+        calls.append(tuple(np.asarray(x) for x in (frames.z, frames.levels.tau_index, frames.levels.step_index)))
+        return model(frames)
 
     with jax.disable_jit():  # the half steps are a loop, which would show the spy no values
-        bootstrap_target(spy, GRID, jnp.asarray(z, jnp.float32), levels(tau_index, step_index))
+        bootstrap_target(spy, GRID, shown(*example))
     (z_1, tau_1, step_1), (z_2, tau_2, step_2) = calls
     coarse = step_index < 3
     half = np.where(coarse, 8 >> np.minimum(step_index + 1, 3), 0)
@@ -182,20 +213,18 @@ def test_teachers_are_asked_at_half_the_step_and_at_the_level_they_have_reached(
 
 
 def test_no_gradient_reaches_model_or_input_through_the_target(example):
-    z, tau_index, step_index = example
-    labels = levels(tau_index, step_index)
+    frames = shown(*example)
 
     def loss(scale, z):
-        return jnp.sum(bootstrap_target(lambda *a: scale * arbitrary(*a), GRID, z, labels) ** 2)
+        return jnp.sum(bootstrap_target(lambda f: scale * model(f), GRID, frames.at(z, frames.levels)) ** 2)
 
-    by_scale, by_z = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.array(1.3), jnp.asarray(z, jnp.float32))
+    by_scale, by_z = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.array(1.3), frames.z)
     assert by_scale == 0.0 and not by_z.any()
 
 
 def test_a_model_without_curvature_is_its_own_target(example):
-    z, tau_index, step_index = example
-    clean = jr.normal(jr.key(5), z.shape)
-    target = bootstrap_target(lambda *_: clean, GRID, jnp.asarray(z, jnp.float32), levels(tau_index, step_index))
+    clean = jr.normal(jr.key(5), example[0].shape)
+    target = bootstrap_target(lambda _: clean, GRID, shown(*example))
     assert distance(target, clean) < 1e-5
 
 
@@ -234,8 +263,6 @@ def test_drafts_are_pure_noise_in_the_share_asked_for_and_uniform_otherwise():
     assert set(np.unique(flow.step_index)) == {GRID.finest} and set(np.unique(taught.step_index)) == {0, 1, 2}
     # A uniform level is pure noise one time in eight.
     assert fits(np.bincount(np.asarray(flow.tau_index).ravel()), [0.6 + 0.4 / 8] + [0.4 / 8] * 7)
-    past = forcing(mode="drafts").context_labels(3)
-    assert past.tau_index.tolist() == [7, 7, 7] and past.step_index.tolist() == [3, 3, 3]
 
 
 def test_rows_are_images_chunks_or_long_clips_in_the_shares_asked_for():

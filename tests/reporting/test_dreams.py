@@ -48,23 +48,23 @@ class Counter(AbstractDynamics):
     agent_dim: int = eqx.field(static=True, default=2)
     context_length: int = eqx.field(static=True, default=4)
 
-    def __call__(self, z_noisy, tau_index, step_index, action, action_mask, task, segment=None):
+    def __call__(self, frames, task, segment=None):
         raise NotImplementedError
 
-    def prefill(self, z_noisy, tau_index, step_index, action, action_mask, task):
-        z = snap(z_noisy)
+    def prefill(self, frames, task, segment=None):
+        z = snap(frames.z)
         return z, z[:, 0], Entry(z, z)
 
     def init_cache(self):
         cache = RingCache.empty((), self.context_length, 1, 2, jnp.float32)
         return Stream(cache, jnp.zeros((), jnp.int32))
 
-    def step(self, z_noisy, tau_index, step_index, action, action_mask, task, stream):
-        z = snap(z_noisy)
+    def step(self, frame, task, stream):
+        z, action = snap(frame.z), frame.action
         newest = jnp.round(stream.cache.key[0, (stream.position - 1) % self.context_length])
         taken = jnp.where(self.blind, 0, action.discrete[0])
         following = jnp.stack([newest[0] + 1, taken + 1.0])
-        kept = self.error * (action.discrete[0] == 2) * jnp.sin(7.0 * z_noisy)
+        kept = self.error * (action.discrete[0] == 2) * jnp.sin(7.0 * frame.z)
         return following[None] + kept, None if task is None else z[0], Entry(z, z)
 
 

@@ -9,12 +9,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 from agent.fakes import TINY, TINY_SPEC, build_tiny, drawn_on_the_host, oracle, randomised
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dreamer4.agent import AbstractPolicyObjective, LatentHead, PolicyBatch, lambda_returns
 from dreamer4.config import ShortcutConfig
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutForcing
+from dreamer4.dynamics import AbstractDynamics, NoiseGrid, NoisyFrames, ShortcutForcing
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.training import AgentPhase, ImaginationPhase, build_phase, measure_latents
@@ -75,20 +75,14 @@ class Table(AbstractDynamics):
     context_length: int = eqx.field(static=True, default=LENGTH)
 
     def __call__(
-        self,
-        z_noisy: Float[Array, "T Nz Dz"],
-        tau_index: Int[Array, " T"],
-        step_index: Int[Array, " T"],
-        action: Action,
-        action_mask: Bool[Array, " T"],
-        task: Int[Array, ""] | None,
-        segment: Int[Array, " T"] | None = None,
+        self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None]:
-        row = action.discrete[:, 0]
-        jax.debug.callback(lambda *call: self.seen.append(call), row[0], tau_index, step_index, action_mask)
-        value = self.table[step_index, row]
+        row, levels = frames.action.discrete[:, 0], frames.levels
+        shown = row[0], levels.tau_index, levels.step_index, frames.action_mask
+        jax.debug.callback(lambda *call: self.seen.append(call), *shown)
+        value = self.table[levels.step_index, row]
         h = None if task is None else value[:, None] * jnp.ones(self.agent_dim)
-        return value[:, None, None] + 0.0 * z_noisy, h
+        return value[:, None, None] + 0.0 * frames.z, h
 
     def prefill(self, *_):
         raise NotImplementedError

@@ -7,7 +7,8 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.config import DynamicsConfig
-from dreamer4.dynamics.base import AbstractDynamics, NoiseGrid
+from dreamer4.dynamics.base import AbstractDynamics
+from dreamer4.dynamics.noise import NoiseGrid, NoisyFrames
 from dreamer4.nn import Embedding, Entry, Linear, Stream, TokenGroup, TokenLayout, Transformer
 from dreamer4.nn import transformer as transformers
 from dreamer4.nn.layers import initial_tokens
@@ -108,25 +109,23 @@ class TransformerDynamics(AbstractDynamics):
         self.agent_dim = (agent.stop - agent.start) * width
         self.context_length = transformer.context_length
 
-    def _tokens(self, z_noisy, tau_index, step_index, action, action_mask, task):
+    def _tokens(self, frame, task):
         """Lays one frame out; `task=None` leaves the agent slots out."""
         layout, width = self.transformer.layout, self.transformer.slot.shape[-1]
-        shortcut = jnp.concatenate([self.signal(tau_index), self.step_size(step_index)])
+        shortcut = jnp.concatenate([self.signal(frame.levels.tau_index), self.step_size(frame.levels.step_index)])
         registers, agents = layout.slots("register"), layout.slots("agent")
         parts = [
-            self.action_in(action, action_mask)[None],
+            self.action_in(frame.action, frame.action_mask)[None],
             shortcut[None],
-            self.spatial_in(z_noisy),
+            self.spatial_in(frame.z),
             jnp.zeros((registers.stop - registers.start, width)),
         ]
         if task is not None:
             parts.append(jnp.broadcast_to(self.task(task), (agents.stop - agents.start, width)))
         return jnp.concatenate(parts)
 
-    def _clip_tokens(self, z_noisy, tau_index, step_index, action, action_mask, task):
-        return jax.vmap(self._tokens, in_axes=(0, 0, 0, 0, 0, None))(
-            z_noisy, tau_index, step_index, action, action_mask, task
-        )
+    def _clip_tokens(self, frames, task):
+        return jax.vmap(self._tokens, in_axes=(0, None))(frames, task)
 
     def _read(self, tokens, task):
         """Reads prediction and `h` of one frame. The flow head is float32, as the transformer's output is."""
@@ -135,61 +134,30 @@ class TransformerDynamics(AbstractDynamics):
         return self.flow_head(tokens[layout.slots("spatial")]), h
 
     def __call__(
-        self,
-        z_noisy: Float[Array, "T Nz Dz"],
-        tau_index: Int[Array, " T"],
-        step_index: Int[Array, " T"],
-        action: Action,
-        action_mask: Bool[Array, " T"],
-        task: Int[Array, ""] | None,
-        segment: Int[Array, " T"] | None = None,
+        self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None]:
-        tokens = self._clip_tokens(z_noisy, tau_index, step_index, action, action_mask, task)
-        return jax.vmap(self._read, in_axes=(0, None))(self.transformer(tokens, segment), task)
+        tokens = self.transformer(self._clip_tokens(frames, task), segment)
+        return jax.vmap(self._read, in_axes=(0, None))(tokens, task)
 
     def prefill(
-        self,
-        z_noisy: Float[Array, "T Nz Dz"],
-        tau_index: Int[Array, " T"],
-        step_index: Int[Array, " T"],
-        action: Action,
-        action_mask: Bool[Array, " T"],
-        task: Int[Array, ""] | None,
-        segment: Int[Array, " T"] | None = None,
+        self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
-        tokens = self._clip_tokens(z_noisy, tau_index, step_index, action, action_mask, task)
-        tokens, entries = self.transformer.prefill(tokens, segment)
+        tokens, entries = self.transformer.prefill(self._clip_tokens(frames, task), segment)
         return *jax.vmap(self._read, in_axes=(0, None))(tokens, task), entries
 
     def drafts(
-        self,
-        z_noisy: Float[Array, "T Nz Dz"],
-        tau_index: Int[Array, " T"],
-        step_index: Int[Array, " T"],
-        action: Action,
-        action_mask: Bool[Array, " T"],
-        entries: Entry,
-        segment: Int[Array, " T"] | None = None,
+        self, frames: NoisyFrames, entries: Entry, segment: Int[Array, " T"] | None = None
     ) -> Float[Array, "T Nz Dz"]:
-        tokens = self._clip_tokens(z_noisy, tau_index, step_index, action, action_mask, None)
-        tokens = self.transformer.drafts(tokens, entries, segment)
+        tokens = self.transformer.drafts(self._clip_tokens(frames, None), entries, segment)
         return jax.vmap(self._read, in_axes=(0, None))(tokens, None)[0]
 
     def init_cache(self) -> Stream:
         return Stream(self.transformer.init_cache(), jnp.zeros((), jnp.int32))
 
     def step(
-        self,
-        z_noisy: Float[Array, "Nz Dz"],
-        tau_index: Int[Array, ""],
-        step_index: Int[Array, ""],
-        action: Action,
-        action_mask: Bool[Array, ""],
-        task: Int[Array, ""] | None,
-        stream: Stream,
+        self, frame: NoisyFrames, task: Int[Array, ""] | None, stream: Stream
     ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"] | None, Entry]:
-        tokens = self._tokens(z_noisy, tau_index, step_index, action, action_mask, task)
-        tokens, entry = self.transformer.step(tokens, stream.cache, stream.position)
+        tokens, entry = self.transformer.step(self._tokens(frame, task), stream.cache, stream.position)
         return *self._read(tokens, task), entry
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.config import SamplerConfig
 from dreamer4.dynamics.base import AbstractDynamics
-from dreamer4.dynamics.shortcut import corrupt
+from dreamer4.dynamics.noise import Levels, NoisyFrames, as_past
 from dreamer4.errors import InputError, nearest
 from dreamer4.nn import Stream
 from dreamer4.types import Action
@@ -30,9 +30,8 @@ def commit(
 ) -> tuple[Float[Array, " E"], Stream]:
     """Makes a finished frame part of the past.
 
-    The frame, real or imagined, is mixed with noise down to the context's signal level, labelled with exactly that
-    level and the finest step, and passed through the model once; its entry is written and its read-out returned. The
-    paper's "signal level 0.1" of the context is an amount of noise: past frames are corrupted slightly.
+    The frame, real or imagined, is passed through the model once as the past holds it (`as_past`). Its entry is written
+    and its read-out returned.
 
     Args:
         dynamics: the model.
@@ -47,10 +46,9 @@ def commit(
     Returns:
         The agent read-out `h` of the frame, and the past including it.
     """
-    index = jnp.asarray(dynamics.grid.snap(context_signal), jnp.int32)
-    z_context = corrupt(z, jr.normal(key, z.shape), dynamics.grid.tau(index))
-    finest = jnp.asarray(dynamics.grid.finest, jnp.int32)
-    _, h, entry = dynamics.step(z_context, index, finest, action, action_mask, task, stream)
+    grid = dynamics.grid
+    frame = as_past(grid, grid.snap(context_signal), z, action, action_mask, key=key)
+    _, h, entry = dynamics.step(frame, task, stream)
     assert h is not None  # there is a task
     return h, Stream(stream.cache.write(entry, stream.position), stream.position + 1)
 
@@ -128,8 +126,8 @@ def denoise_watched(
 
 def _denoise_pass(dynamics, z, i, step_index, action, action_mask, stream):
     """Returns the latents after pass i, and the clean estimate that moved them."""
-    tau_index = i * dynamics.grid.stride(step_index)
-    z_hat, _, _ = dynamics.step(z, tau_index, step_index, action, action_mask, None, stream)
+    levels = Levels(i * dynamics.grid.stride(step_index), step_index)
+    z_hat, _, _ = dynamics.step(NoisyFrames(z, levels, action, action_mask), None, stream)
     # d / (1 - tau) = 1 / (K - i), which is exactly 1 in the last pass.
     remaining = (jnp.asarray(1, jnp.int32) << step_index) - i
     return z + (z_hat - z) / remaining.astype(jnp.float32), z_hat

@@ -15,14 +15,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.config import ShortcutConfig
-from dreamer4.dynamics.base import NoiseGrid
-
-
-class Levels(eqx.Module):
-    """Noise labels of a clip, frame by frame."""
-
-    tau_index: Int[Array, "*batch T"]
-    step_index: Int[Array, "*batch T"]
+from dreamer4.dynamics.noise import Levels, NoiseGrid, NoisyFrames
 
 
 def paper_levels(grid: NoiseGrid, length: int, *, key: PRNGKeyArray) -> Levels:
@@ -68,24 +61,13 @@ def _levels(grid, length, coarsest, finest, *, key):
     return Levels(multiple * grid.stride(step_index), step_index)
 
 
-def corrupt(
-    z: Float[Array, "*T Nz Dz"], noise: Float[Array, "*T Nz Dz"], tau: Float[Array, "*T"]
-) -> Float[Array, "*T Nz Dz"]:
-    """Mixes latents with noise: `(1 - tau) noise + tau z`."""
-    tau = tau[..., None, None]
-    return (1.0 - tau) * noise + tau * z
-
-
 def ramp(tau: Float[Array, "*T"], *, floor: float = 0.1) -> Float[Array, "*T"]:
     """Returns the loss weight of a signal level, eq 8: `(1 - floor) tau + floor`, with floor 0.1 in the paper."""
     return (1.0 - floor) * tau + floor
 
 
 def bootstrap_target(
-    predict: Callable[[Float[Array, "T Nz Dz"], Int[Array, " T"], Int[Array, " T"]], Float[Array, "T Nz Dz"]],
-    grid: NoiseGrid,
-    z_noisy: Float[Array, "T Nz Dz"],
-    levels: Levels,
+    predict: Callable[[NoisyFrames], Float[Array, "T Nz Dz"]], grid: NoiseGrid, frames: NoisyFrames
 ) -> Float[Array, "T Nz Dz"]:
     """Returns the clean-space target of eq 7's bootstrap branch, under stop-gradient.
 
@@ -93,11 +75,11 @@ def bootstrap_target(
     Frames at the finest step have no half: they stay where they are, and their target is not to be used.
 
     Args:
-        predict: the model as a function of noisy latents, signal index and step index.
-        grid: the grid of the indices.
-        z_noisy: latents at the levels of `levels`.
-        levels: signal level and step size of each frame.
+        predict: the model as a function of a noisy clip.
+        grid: the grid of the labels.
+        frames: the clip.
     """
+    levels = frames.levels
     halved = levels.step_index < grid.finest
     half_index = jnp.minimum(levels.step_index + 1, grid.finest)
     half = jnp.where(halved, grid.stride(half_index), 0)
@@ -105,14 +87,14 @@ def bootstrap_target(
     def half_step(z, tau_index):
         # On the grid tau + d/2 <= 1 - d/2, so the divisor is at least 1/k_max.
         tau = grid.tau(tau_index)[:, None, None]
-        velocity = (predict(z, tau_index, half_index) - z) / (1.0 - tau)
+        velocity = (predict(frames.at(z, Levels(tau_index, half_index))) - z) / (1.0 - tau)
         return z + velocity * grid.tau(half)[:, None, None], velocity
 
     # A loop, so that the model is compiled once for both half steps.
     tau_indices = jnp.stack([levels.tau_index, levels.tau_index + half])
-    _, velocities = jax.lax.scan(half_step, z_noisy, tau_indices)
+    _, velocities = jax.lax.scan(half_step, frames.z, tau_indices)
     tau = grid.tau(levels.tau_index)[:, None, None]
-    return jax.lax.stop_gradient(z_noisy + (1.0 - tau) * velocities.mean(0))
+    return jax.lax.stop_gradient(frames.z + (1.0 - tau) * velocities.mean(0))
 
 
 class ShortcutForcing(eqx.Module):
@@ -155,10 +137,6 @@ class ShortcutForcing(eqx.Module):
     def drafts(self) -> bool:
         """Whether each frame is predicted after the frames before it at the context's level, as when acting."""
         return self.mode == "drafts"
-
-    def context_labels(self, length: int) -> Levels:
-        """Returns the labels of frames that are past: the context's signal level and the finest step size."""
-        return Levels(jnp.full(length, self.context_index, jnp.int32), jnp.full(length, self.grid.finest, jnp.int32))
 
     def bootstrap_rows(self, batch_size: int) -> int:
         """Returns how many rows of a batch, its first ones, need teachers: all in `paper` mode."""

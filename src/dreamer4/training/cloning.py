@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dreamer4.agent import agent_losses
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import corrupt
+from dreamer4.dynamics import as_past
 from dreamer4.errors import InputError
 from dreamer4.training.phases import AbstractPhase, Metrics, freeze_prior, mark, mark_tokenizer
 from dreamer4.types import Trajectory, to_float
@@ -45,10 +45,8 @@ class CloningPhase(AbstractPhase):
 
         def row(clip, key):
             latent = dreamer.tokenizer.encode(to_float(clip.frame))
-            levels = jnp.full(latent.shape[0], signal, jnp.int32)
-            finest = jnp.full(latent.shape[0], grid.finest, jnp.int32)
-            z = corrupt(latent, jr.normal(key, latent.shape), grid.tau(levels))
-            _, h = dynamics(z, levels, finest, clip.action, clip.action_mask, clip.task)
+            past = as_past(grid, signal, latent, clip.action, clip.action_mask, key=key)
+            _, h = dynamics(past, clip.task)
             assert h is not None  # there is a task
             return agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, clip)["cloning"]
 

@@ -8,50 +8,43 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.agent.objectives import masked_mean
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import AbstractDynamics, Levels, ShortcutForcing, bootstrap_target, corrupt, ramp
+from dreamer4.dynamics import (
+    AbstractDynamics,
+    NoisyFrames,
+    ShortcutForcing,
+    as_past,
+    bootstrap_target,
+    corrupt,
+    ramp,
+)
 from dreamer4.errors import InputError
 from dreamer4.training.placement import split_rows
 from dreamer4.training.rows import Metrics, over_rows
-from dreamer4.types import Action, Trajectory
+from dreamer4.types import Trajectory
 
 
 class _Rows(eqx.Module):
-    """A batch as the dynamics is trained on it: latents, noisy latents, their labels, and who sees whom.
+    """A batch as the dynamics is trained on it: latents, the frames shown, and who sees whom.
 
-    `z_past` is what the frames are as the past of others, in the mode `drafts`.
+    `past` is what the frames are as the past of others, in the mode `drafts`.
     """
 
     z: Float[Array, "B T Nz Dz"]
-    z_noisy: Float[Array, "B T Nz Dz"]
-    z_past: Float[Array, "B T Nz Dz"] | None
-    levels: Levels
-    action: Action
-    action_mask: Bool[Array, "B T"]
+    frames: NoisyFrames
+    past: NoisyFrames | None
     segment: Int[Array, "B T"]
 
 
-def _predictor(forcing: ShortcutForcing, dynamics: AbstractDynamics, row: _Rows, task: Int[Array, ""] | None):
-    """Returns the model of one row as a function of noisy latents and labels, and the row's read-outs `h`, if any.
+def _predictor(dynamics: AbstractDynamics, row: _Rows, task: Int[Array, ""] | None):
+    """Returns the model of one row as a function of noisy frames; it gives read-outs `h` too, if there is a task.
 
     In the mode `drafts` the read-outs are those of the past, which is what an acting agent has. Otherwise they are
     those of the noisy frames, and come with the prediction.
     """
-    if row.z_past is None:
-
-        def predict(z, tau_index, step_index):
-            return dynamics(z, tau_index, step_index, row.action, row.action_mask, task, row.segment)
-
-        return predict
-
-    past = forcing.context_labels(row.action_mask.shape[0])
-    _, h, entries = dynamics.prefill(
-        row.z_past, past.tau_index, past.step_index, row.action, row.action_mask, task, row.segment
-    )
-
-    def draft(z, tau_index, step_index):
-        return dynamics.drafts(z, tau_index, step_index, row.action, row.action_mask, entries, row.segment), h
-
-    return draft
+    if row.past is None:
+        return lambda frames: dynamics(frames, task, row.segment)
+    _, h, entries = dynamics.prefill(row.past, task, row.segment)
+    return lambda frames: (dynamics.drafts(frames, entries, row.segment), h)
 
 
 def _targets(
@@ -60,13 +53,13 @@ def _targets(
     """Returns what each frame should be predicted as: the data, or for coarse steps what two half steps lead to."""
 
     def teach(row):
-        predict = _predictor(forcing, dynamics, row, None)
-        return bootstrap_target(lambda *noisy: predict(*noisy)[0], forcing.grid, row.z_noisy, row.levels)
+        predict = _predictor(dynamics, row, None)
+        return bootstrap_target(lambda frames: predict(frames)[0], forcing.grid, row.frames)
 
     # Until teachers start, coarse steps learn from the data too, so that no teacher is untrained.
     started = progress >= forcing.bootstrap_start
     taught = jax.lax.cond(started, over_rows(teach, accumulate), lambda rows: rows.z, rows)
-    coarse = rows.levels.step_index < forcing.grid.finest
+    coarse = rows.frames.levels.step_index < forcing.grid.finest
     return jax.lax.stop_gradient(jnp.where(coarse[..., None, None], taught, rows.z))
 
 
@@ -101,15 +94,16 @@ def dynamics_loss(
         jax.vmap(lambda k: forcing.flow_row(length, key=k))(keys[taught:]),
     )
     segment, image = jax.vmap(lambda k: forcing.segments(length, key=k))(jr.split(key_segments, size))
-    tau = grid.tau(levels.tau_index)
+    tau, known = grid.tau(levels.tau_index), batch.action_mask & ~image[:, None]
     z_noisy = corrupt(batch.latent, jr.normal(key_noise, batch.latent.shape), tau)
-    z_past, counted = None, batch.valid & batch.uniform[:, None]
+    frames = NoisyFrames(z_noisy, levels, batch.action, known)
+    past, counted = None, batch.valid & batch.uniform[:, None]
     if forcing.drafts:
-        noise = jr.normal(jr.fold_in(key_noise, 1), batch.latent.shape)
-        z_past = corrupt(batch.latent, noise, grid.tau(jnp.full_like(levels.tau_index, forcing.context_index)))
+        key_past = jr.fold_in(key_noise, 1)
+        past = as_past(grid, forcing.context_index, batch.latent, batch.action, known, key=key_past)
         follows = jnp.diff(segment, axis=1, prepend=-1) == 0
         counted &= follows | image[:, None]
-    rows = _Rows(batch.latent, z_noisy, z_past, levels, batch.action, batch.action_mask & ~image[:, None], segment)
+    rows = _Rows(batch.latent, frames, past, segment)
 
     target = batch.latent
     if taught:
@@ -118,8 +112,7 @@ def dynamics_loss(
         target = jnp.concatenate([_targets(forcing, frozen, first, progress, accumulate), batch.latent[taught:]])
 
     def predict(row, task):
-        predict = _predictor(forcing, dreamer.dynamics, row, task)
-        return predict(row.z_noisy, row.levels.tau_index, row.levels.step_index)
+        return _predictor(dreamer.dynamics, row, task)(row.frames)
 
     if with_agent:
         z_hat, h = over_rows(predict, accumulate)(rows, batch.task)
