@@ -7,11 +7,9 @@ cloning from pixels and PPO, which are short, begin anew.
 
 import contextlib
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +34,7 @@ from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import MetricLog, Progress
 from dreamer4_cli import behaviour, stopping
 from dreamer4_cli import run as work
+from dreamer4_cli.bench.workers import Workers
 
 
 console = Console()
@@ -150,7 +149,7 @@ def results(
     if not only_table:
         stopping.note("What is finished is kept. The same command goes on.")
         for plan in plans:  # what is wrong is refused before the first one runs
-            plan.config(DATA_SEED, collecting=True)
+            _refuse_others(plan)
             _refuse_lone(plan)
         for plan in plans:
             _run(plan, workers, out)
@@ -159,6 +158,19 @@ def results(
     if not only_table:
         tables = markdown({name: read_entries(out, name) for name in BENCHMARKS})
         (out / "README.md").write_text(f"# Results\n\n{tables}\n")
+
+
+def _refuse_others(plan: Plan) -> None:
+    """Refuses to go on among units that were judged by another number of episodes, as those of `--quick` are."""
+    wanted = plan.config(DATA_SEED, collecting=True).evaluation.episodes
+    for kind, seed in plan.wanted():
+        file = plan.unit(kind, seed) / "unit.json"
+        judged = json.loads(file.read_text()).get("episodes", wanted) if file.exists() else wanted
+        if judged != wanted:
+            raise InputError(
+                f"{file} was judged by {judged} episodes, and this command plays {wanted}. Choose another folder with "
+                "--runs."
+            )
 
 
 def _refuse_lone(plan: Plan) -> None:
@@ -178,43 +190,22 @@ def _run(plan: Plan, workers: int, out: Path) -> None:
         work.collect(config, plan.data)
     todo = plan.units()
     total = len(plan.wanted())
-    context = multiprocessing.get_context("spawn")
     with (
         Progress(plan.name, total=total, completed=total - len(todo), unit="runs", console=console) as bar,
-        # One process for each unit: compiled programs and buffers of one never burden the next.
-        ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool,
-        _stopped_together(),
+        Workers(workers) as at_work,
     ):
-        running: dict[Future[None], tuple[str, int]] = {}
-        while todo or running:
+        while todo or at_work.names:
             for kind, seed in list(todo):
                 ready = kind not in ON_A_WORLD_MODEL or (plan.unit("dreamer", seed) / "unit.json").exists()
-                if len(running) < workers and ready:
+                if at_work.free and ready:
                     todo.remove((kind, seed))
-                    running[pool.submit(run_unit, plan, kind, seed)] = (kind, seed)
-            if not running:
+                    at_work.begin(f"{kind} seed {seed}", run_unit, plan, kind, seed)
+            if not at_work.names:
                 raise RuntimeError(f"bench: {todo} wait for units that do not exist")
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                kind, seed = running.pop(future)
-                future.result()
-                bar.advance(1, f"{kind} seed {seed}")
+            for name in at_work.finish():
+                bar.advance(1, name)
                 gather(plan, out)
     gather(plan, out)
-
-
-@contextlib.contextmanager
-def _stopped_together() -> Iterator[None]:
-    """Ends the processes of units when this one ends before them; each saves what it has."""
-    try:
-        yield
-    except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()
-        with stopping.hold():  # until they have
-            for child in multiprocessing.active_children():
-                child.join()
-        raise
 
 
 def run_unit(plan: Plan, kind: str, seed: int) -> None:
@@ -230,7 +221,8 @@ def run_unit(plan: Plan, kind: str, seed: int) -> None:
             "ppo": _ppo,
             "dream_ppo": _dream_ppo,
         }[kind](plan, seed, folder)
-    facts = {"device": work.device(), "commit": work.source_commit() or "unknown"}
+    episodes = plan.config(seed).evaluation.episodes
+    facts = {"device": work.device(), "commit": work.source_commit() or "unknown", "episodes": episodes}
     partial = folder / "unit.tmp"
     partial.write_text(json.dumps(facts | unit, indent=1) + "\n")
     os.replace(partial, folder / "unit.json")

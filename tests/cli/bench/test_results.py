@@ -70,6 +70,23 @@ def test_a_part_that_lacks_its_world_model_is_refused_before_anything_runs(plan)
     bench._refuse_lone(dataclasses.replace(plan, kinds=("dreamer", "dream_ppo")))
 
 
+def test_units_judged_by_other_episodes_are_refused(plan):
+    finish(plan, "ppo", 0, episodes=16)
+    finish(plan, "ppo", 1)  # from before the number was kept
+    bench._refuse_others(plan)
+    finish(plan, "cloning", 1, episodes=200)
+    with pytest.raises(InputError, match=r"unit\.json was judged by 200 episodes, and this command plays 16\. Choose"):
+        bench._refuse_others(plan)
+
+
+def test_what_is_missing_is_run_in_processes_and_fills_the_ledger(plan, tmp_path):
+    part = dataclasses.replace(plan, kinds=("references",))
+    bench._run(part, 1, tmp_path / "ledger")
+    assert part.units() == []
+    assert set(read_entries(tmp_path / "ledger", "tiny")) == {"random", "data"}
+    assert json.loads((plan.unit("references", 0) / "unit.json").read_text())["episodes"] == 16
+
+
 def test_quick_runs_the_main_comparison_alone(monkeypatch, tmp_path):
     plans = []
     monkeypatch.setattr(bench, "_run", lambda plan, workers, out: plans.append((plan, workers)))

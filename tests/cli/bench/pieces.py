@@ -1,0 +1,43 @@
+"""Pieces of work for processes of their own, which import next to nothing."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from dreamer4_cli import stopping
+
+
+def note(folder: Path, name: str, text: str) -> None:
+    """Leaves a file, all at once."""
+    partial = folder / f"{name}.tmp"
+    partial.write_text(text)
+    os.replace(partial, folder / name)
+
+
+def tell(folder: Path, name: str) -> None:
+    """Tells its process."""
+    note(folder, name, str(os.getpid()))
+
+
+def fail(folder: Path, other: str) -> None:
+    """Fails as soon as the other piece has begun."""
+    while not (folder / other).exists():
+        time.sleep(0.01)
+    raise ValueError("this piece fails")
+
+
+def work(folder: Path, name: str) -> None:
+    """Works for longer than any test, and saves when it is asked to leave."""
+    with stopping.installed():
+        try:
+            tell(folder, name)
+            time.sleep(600)
+        finally:
+            note(folder, f"{name}.saved", "saved")
+
+
+def die(folder: Path, name: str) -> None:
+    """Is killed as by a system that has no memory left."""
+    tell(folder, name)
+    os.kill(os.getpid(), signal.SIGKILL)
