@@ -142,19 +142,25 @@ def measure(
 
 
 def summary(qualities: Sequence[DreamQuality]) -> dict[str, Any]:
-    """Returns what `results.json` tells of the world models: means over training seeds."""
+    """Returns what `results.json` tells of the world models: means over training seeds.
+
+    Shares of exact frames, of dreams and controls, are left out where they tell nothing.
+    """
 
     def mean(values):
         return [round(float(x), 4) for x in np.mean(values, axis=0)]
 
     first, ceilings = qualities[0], [q.controls[CEILING] for q in qualities]
+    exact = any(q.can_be_exact for q in qualities)
+    controls = (SHUFFLED, LAST_REPEATED) if exact else ()
     return {
         "tokenizer_psnr": round(float(np.mean([c.mean_psnr for c in ceilings])), 2),
         "tokenizer_exact": round(float(np.mean([c.mean_exact for c in ceilings])), 5),
         "context_length": first.context_length,
         "episodes": first.frames[0],
-        "exact_frames": {str(k): mean([q.passes[k].exact for q in qualities]) for k in first.passes},
-        "controls": {name: mean([q.controls[name].exact for q in qualities]) for name in (SHUFFLED, LAST_REPEATED)},
+        "psnr": {str(k): round(float(np.mean([q.passes[k].mean_psnr for q in qualities])), 2) for k in first.passes},
+        "exact_frames": {str(k): mean([q.passes[k].exact for q in qualities]) for k in first.passes} if exact else {},
+        "controls": {name: mean([q.controls[name].exact for q in qualities]) for name in controls},
     }
 
 
@@ -176,6 +182,7 @@ def run_page(
     facts = {"environment": config.env.id, "preset": config.preset, "seed": config.seed}
     facts |= {name: results[name] for name in ("minutes", "device", "commit") if results.get(name)}
     world = {} if quality is None else quality.record() | {"returns": _RETURNS_UNKNOWN}
+    exact = quality if quality is not None and quality.can_be_exact else None
     return Report(
         title=f"Dreamer 4 on {config.env.id}",
         run=facts,
@@ -186,10 +193,8 @@ def run_page(
         reconstructions=pictures if quality is None else quality.reconstructions,
         dreams=() if quality is None else quality.shown,
         dream_grids=() if quality is None else quality.grids,
-        dream_accuracy={} if quality is None else {k: curves.exact for k, curves in quality.passes.items()},
-        dream_controls={}
-        if quality is None
-        else {name: quality.controls[name].exact for name in (SHUFFLED, LAST_REPEATED)},
+        dream_accuracy={} if exact is None else {k: curves.exact for k, curves in exact.passes.items()},
+        dream_controls={} if exact is None else {n: exact.controls[n].exact for n in (SHUFFLED, LAST_REPEATED)},
         world_model=world,
         config=to_yaml(config),
     )

@@ -345,9 +345,11 @@ def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> N
     console.print(table)
     world = results["world_model"]
     own = str(config.sampler.num_steps)
-    if own in world["exact_frames"]:
-        dreamt = 100 * float(np.mean(world["exact_frames"][own]))
-        _say(f"world model: {dreamt:.1f} % of dreamt frames exactly right; tokenizer {world['tokenizer_psnr']} dB")
+    if own in world["psnr"]:
+        dreamt = f"dreamt frames {world['psnr'][own]} dB"
+        if own in world["exact_frames"]:
+            dreamt = f"{np.mean(world['exact_frames'][own]):.1%} of dreamt frames exactly right".replace("%", " %")
+        _say(f"world model: {dreamt}; tokenizer {world['tokenizer_psnr']} dB")
     best = results["by_mode"]["imagination"]["mean"]
     _say(f"imagination policy, always taking its most likely action: {best:+.3f}")
     _say(f"{results['minutes']:.1f} minutes on {results['device']}, {results['memory_gb']} GB at most")

@@ -45,9 +45,16 @@ def test_results_hold_what_is_promised(folder, config):
         assert row["low"] <= row["mean"] <= row["high"]
         assert row["episodes"] >= config.evaluation.episodes
     world = results["world_model"]
-    assert all(
-        len(values) == len(world["controls"]["last frame repeated"]) for values in world["exact_frames"].values()
-    )
+    assert world["psnr"].keys() >= {"1", "2"} and all(value > 0 for value in world["psnr"].values())
+
+
+def test_shares_of_exact_frames_are_left_out_where_the_tokenizer_never_is(folder):
+    world = json.loads((folder / "results.json").read_text())["world_model"]
+    assert world["tokenizer_exact"] == 0  # after four steps
+    assert world["exact_frames"] == world["controls"] == {}
+    report = (folder / "report.html").read_text()
+    assert "Share of exact frames" not in report and "exactly right, K" not in report
+    assert ">exact<" not in report and ">PSNR, dB<" in report
 
 
 def test_the_report_is_one_complete_file(folder):

@@ -5,6 +5,8 @@ it may ignore actions, and after one of them it may err with the noise it starts
 wrong is known too.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -124,6 +126,9 @@ def test_a_perfect_model_is_exact_at_every_depth_and_every_number_of_steps(perfe
         assert curves.exact == [1.0] * 6
         assert min(curves.psnr) > 60 and min(curves.ssim) > 0.999
     assert perfect.controls[CEILING].exact == [1.0] * 6
+    assert perfect.can_be_exact
+    never = dataclasses.replace(perfect.controls[CEILING], mean_exact=0.0)
+    assert not dataclasses.replace(perfect, controls={**perfect.controls, CEILING: never}).can_be_exact
 
 
 def test_the_controls_of_a_perfect_model_are_worse(perfect):

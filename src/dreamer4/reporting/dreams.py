@@ -93,6 +93,11 @@ class DreamQuality:
     reconstructions: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     @property
+    def can_be_exact(self) -> bool:
+        """Whether a share of exact frames tells anything: not where even the truth, encoded and decoded, never is."""
+        return self.controls[CEILING].mean_exact > 0
+
+    @property
     def comparisons(self) -> dict[str, object]:
         """What the dreams must show: distances between the curves, in dB over all frames."""
         own, finest = self.passes[self.num_steps], self.passes[max(self.passes)]

@@ -69,17 +69,18 @@ def _closeness(record: Mapping[str, Any]) -> str:
         lines = _lines(record, name)
         if lines:
             charts.append(_card(title, remark, line_chart(lines, title=title, x_label="dreamt frames", markers=True)))
+    means = [curves["mean"] for curves in _all_curves(record).values()]
+    exact = any(mean["exact"] for mean in means)  # else the column tells nothing
     rows = []
-    for line, curves in zip(_lines(record, "psnr"), _all_curves(record).values(), strict=True):
-        mean = curves["mean"]
-        cells = [_percent(mean["exact"]), f"{mean['psnr']:.1f}", _plain(mean["ssim"], 3)]
-        rows.append([f"{swatch(line)}{escape(line.label)}", *cells])
+    for line, mean in zip(_lines(record, "psnr"), means, strict=True):
+        cells = [_percent(mean["exact"])] if exact else []
+        rows.append([f"{swatch(line)}{escape(line.label)}", *cells, f"{mean['psnr']:.1f}", _plain(mean["ssim"], 3)])
     gains = record["comparisons"]
     given = record["context_length"]
     given = "1 frame" if given == 1 else f"{given} frames"
     return (
         f'<h3>Closeness to the truth</h3><div class="charts">{"".join(charts)}</div>'
-        + _table(["", "exact", "PSNR, dB", "SSIM"], rows)
+        + _table(["", *(["exact"] if exact else []), "PSNR, dB", "SSIM"], rows)
         + f'<p class="note apart">{record["clips"]:,} dreams of held-out episodes, at most {given} '
         f"given. With K = {record['num_steps']}, PSNR is {gains['psnr_over_shuffled_actions']:+.1f} dB against "
         f"dreams with shuffled actions, {gains['psnr_over_last_frame']:+.1f} dB against repeating the last frame, and "
