@@ -224,8 +224,10 @@ def fourrooms() -> dict[str, Any]:
     }
 
 
-def minatar(env_id: str, *, episodes: int, context_length: int, num_steps: int) -> dict[str, Any]:
-    """A MinAtar game from mixed play, for two CPU cores: 10x10 frames of 4 to 7 layers, cut into four patches.
+def minatar(
+    env_id: str, *, episodes: int, context_length: int, num_steps: int, patch: tuple[int, int] = (5, 5)
+) -> dict[str, Any]:
+    """A MinAtar game from mixed play, for two CPU cores: 10x10 frames of 4 to 7 layers, a token for each patch.
 
     Layers are slightly out of focus (`blur`), or a tokenizer would have to learn each of a hundred cells by itself, and
     their black enters as zero (`pixel_zero`). Trails show where things go, so a frame is coded as a still image. The
@@ -239,7 +241,9 @@ def minatar(env_id: str, *, episodes: int, context_length: int, num_steps: int) 
         context_length: frames that dynamics and agent see; more where timers of the game are hidden.
         num_steps: denoise passes K: one where nothing is left to chance, else several, so that dreams are drawn and not
             averaged.
+        patch: cells, high and wide; rows where things move along rows.
     """
+    tokens = 100 // (patch[0] * patch[1])
     transformer = {"width": 64, "depth": 2, "heads": 4, "kv_heads": 4, "time_every": 2}
     image = {**transformer, "context_length": 1}
     muon = {"kind": "muon", "learning_rate": 3e-3}
@@ -249,10 +253,10 @@ def minatar(env_id: str, *, episodes: int, context_length: int, num_steps: int) 
         "data": {"episodes": episodes, "policy": "mixture", "mixture": MIXED},
         "ppo": {"steps": 1_000_000},
         "tokenizer": {
-            "patch": [5, 5],
-            "num_latents": 4,
+            "patch": list(patch),
+            "num_latents": tokens,
             "latent_dim": 32,
-            "num_spatial": 4,
+            "num_spatial": tokens,
             "encoder": image,
             "decoder": image,
             "mask_max": 0.0,
@@ -415,9 +419,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cartpole": cartpole(),
     "fourrooms": fourrooms(),
     "breakout": minatar("Breakout-MinAtar", episodes=1500, context_length=4, num_steps=1),
-    "asterix": minatar("Asterix-MinAtar", episodes=1500, context_length=8, num_steps=4),
+    "asterix": minatar("Asterix-MinAtar", episodes=1500, context_length=8, num_steps=4, patch=(2, 10)),
     "space_invaders": minatar("SpaceInvaders-MinAtar", episodes=500, context_length=8, num_steps=4),
-    "freeway": minatar("Freeway-MinAtar", episodes=20, context_length=8, num_steps=4),
+    "freeway": minatar("Freeway-MinAtar", episodes=20, context_length=8, num_steps=4, patch=(2, 10)),
     "small": small(),
     "base": base(),
     "paper": paper(),
