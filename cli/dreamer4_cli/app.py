@@ -283,7 +283,11 @@ def results(
         list[str] | None, typer.Argument(help="Benchmarks, named as their presets; all by default.", show_default=False)
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="The main comparison alone, on Catch and CartPole with two seeds.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="The main comparison alone, on Catch and CartPole with two seeds: about a quarter of an hour.",
+        ),
     ] = False,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Training seeds. Default: 5, or 2 if quick.")
