@@ -221,7 +221,8 @@ def train(config: Config, env: AbstractEnvironment, seeds: int) -> list[PPORun]:
     with Progress("ppo", total=total, unit="steps", console=console) as bar:
 
         def tell(done: int, returns: list[float]) -> None:
-            bar.advance(done - bar.completed, "return " + "  ".join(f"{r:.2f}" for r in returns))
+            known = ("-" if math.isnan(r) else f"{r:.2f}" for r in returns)  # unknown before an episode has ended
+            bar.advance(done - bar.completed, "return " + "  ".join(known))
 
         keys = [stream(config.seed + i, "behaviour") for i in range(seeds)]
         return train_ppo(config.ppo, env, keys=keys, progress=tell)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 
 import pytest
@@ -140,20 +141,21 @@ def test_a_unit_leaves_its_result_and_its_output_in_its_folder(plan, capsys):
     assert ("references", 0) not in plan.units()
 
 
-def test_ppo_is_trained_from_the_units_own_seed_and_played(plan, monkeypatch):
+@pytest.mark.parametrize(("known", "told"), [(0.5, "return 0.50"), (math.nan, "return -")])
+def test_ppo_is_trained_from_the_units_own_seed_and_played(plan, monkeypatch, known, told):
     asked = []
 
     def train_ppo(config, env, *, keys, progress):
         asked.extend(keys)
-        progress(1, [0.5])
-        return [PPORun(snapshots=(), steps=(1,), returns=(0.5,))]
+        progress(1, [known])
+        return [PPORun(snapshots=(), steps=(1,), returns=(known,))]
 
     monkeypatch.setattr(PPORun, "policy", lambda run: random_policy(envs.make(EnvConfig()).spec))
     monkeypatch.setattr(behaviour, "train_ppo", train_ppo)
     bench.run_unit(plan, "ppo", 1)
     unit = json.loads((plan.unit("ppo", 1) / "unit.json").read_text())
     assert -1 <= unit["returns"]["ppo"] <= 1
-    assert "return 0.50" in (plan.unit("ppo", 1) / "log.txt").read_text()
+    assert told in (plan.unit("ppo", 1) / "log.txt").read_text()
     assert asked == [stream(1, "behaviour")]
 
 
