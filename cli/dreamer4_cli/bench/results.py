@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,7 +163,7 @@ def results(
 def _refuse_others(plan: Plan) -> None:
     """Refuses to go on among units that were judged by another number of episodes, as those of `--quick` are."""
     wanted = plan.config(DATA_SEED, collecting=True).evaluation.episodes
-    for kind, seed in plan.wanted():
+    for kind, seed in replace(plan, kinds=tuple(UNITS)).wanted():  # all that the ledger is made of
         file = plan.unit(kind, seed) / "unit.json"
         judged = json.loads(file.read_text()).get("episodes", wanted) if file.exists() else wanted
         if judged != wanted:
@@ -202,9 +202,8 @@ def _run(plan: Plan, workers: int, out: Path) -> None:
                     at_work.begin(f"{kind} seed {seed}", run_unit, plan, kind, seed)
             if not at_work.names:
                 raise RuntimeError(f"bench: {todo} wait for units that do not exist")
-            for name in at_work.finish():
-                bar.advance(1, name)
-                gather(plan, out)
+            bar.advance(1, at_work.finish())
+            gather(plan, out)
     gather(plan, out)
 
 

@@ -2,6 +2,10 @@
 
 import contextlib
 import multiprocessing
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,9 +20,9 @@ class Workers:
     """Up to a number of processes at work.
 
     Each piece of work has a process to itself, whose compiled programs and buffers burden no other, and a channel to
-    itself, so that one that is ended in the middle of a word leaves no lock behind for the others to wait at. If the
+    itself, so that one that is ended while it writes to it leaves no lock behind for the others to wait at. If the
     block is left while some are at work, by an error of one of them or by Ctrl-C, all are asked to leave, and waited
-    for.
+    for. If this process is killed, they end after the piece that they are at.
     """
 
     def __init__(self, most: int):
@@ -43,30 +47,29 @@ class Workers:
 
     def begin(self, name: str, function: Callable[..., None], *args: Any) -> None:
         """Begins `function(*args)`, both to be pickled, in a new process."""
-        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        # One pool for each: by `max_tasks_per_child` a successor would wait at the lock of one that was ended.
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_process)
         self._pools.callback(pool.shutdown)
         self._running[pool.submit(function, *args)] = name, pool
 
-    def finish(self) -> list[str]:
-        """Waits until something is done, and returns what.
+    def finish(self) -> str:
+        """Waits until a piece is done, and returns its name.
 
         Raises:
-            InputError: if a process was killed from outside, as systems do that run out of memory.
+            InputError: if a process ended without a word, as it does where a system that runs out of memory kills it.
             Exception: what the work raised.
         """
-        done = []
-        for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-            name, pool = self._running.pop(future)
-            pool.shutdown()
-            try:
-                future.result()
-            except BrokenProcessPool as error:
-                raise InputError(
-                    f"{name}: its process was killed, most likely because memory ran out. The same command goes on; "
-                    "with --workers 1 it needs the least."
-                ) from error
-            done.append(name)
-        return done
+        future = next(iter(wait(self._running, return_when=FIRST_COMPLETED).done))
+        name, pool = self._running.pop(future)
+        pool.shutdown()
+        try:
+            future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"{name}: its process ended without a word, most likely because memory ran out; log.txt in its folder "
+                "tells how far it came. The same command goes on; with --workers 1 it needs the least memory."
+            ) from error
+        return name
 
     def __enter__(self) -> "Workers":
         return self
@@ -79,3 +82,19 @@ class Workers:
                 child.terminate()
         with stopping.hold() if error is not None else contextlib.nullcontext():  # until they have saved
             self._pools.close()
+
+
+def _begin_process() -> None:
+    # A terminal sends Ctrl-C to all of its processes. Asked once more by the one that began them, they would take that
+    # for the second Ctrl-C, at which nothing is saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this process was begun by another
+    parent.join()
+    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # at a piece of work, which answers signals itself
+        time.sleep(0.1)
+    os._exit(1)

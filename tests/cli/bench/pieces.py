@@ -34,7 +34,9 @@ def work(folder: Path, name: str) -> None:
             tell(folder, name)
             time.sleep(600)
         finally:
-            note(folder, f"{name}.saved", "saved")
+            with stopping.hold():
+                time.sleep(0.5)
+                note(folder, f"{name}.saved", "saved")
 
 
 def die(folder: Path, name: str) -> None:

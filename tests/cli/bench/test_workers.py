@@ -1,7 +1,11 @@
 """Pieces of work in processes of their own, and how they end."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -19,8 +23,7 @@ def test_each_piece_has_a_process_to_itself_and_no_more_are_at_work_than_asked_f
                 name = todo.pop(0)
                 at_work.begin(name, pieces.tell, tmp_path, name)
             most = max(most, len(at_work.names))
-            for name in at_work.finish():
-                assert (tmp_path / name).exists()
+            assert (tmp_path / at_work.finish()).exists()
     assert most == 2
     assert len({(tmp_path / name).read_text() for name in "abc"} | {str(os.getpid())}) == 4
 
@@ -39,7 +42,10 @@ def test_what_one_raises_ends_the_others_which_save_first(tmp_path):
 
 
 def test_a_process_that_is_killed_is_told_by_its_name(tmp_path):
-    with pytest.raises(InputError, match=r"dreamer seed 3: its process was killed.*--workers 1"), Workers(1) as at_work:
+    with (
+        pytest.raises(InputError, match=r"dreamer seed 3: its process ended without a word.*--workers 1"),
+        Workers(1) as at_work,
+    ):
         at_work.begin("dreamer seed 3", pieces.die, tmp_path, "dead")
         at_work.finish()
     assert (tmp_path / "dead").exists()
@@ -52,3 +58,55 @@ def test_leaving_ends_what_has_only_just_begun(tmp_path):
             at_work.begin(name, pieces.work, tmp_path, name)
         raise KeyboardInterrupt
     assert time.monotonic() - began < 120
+
+
+def bench(folder):
+    """Begins a long piece of work as a command of a terminal would, in a process group of its own."""
+    code = (
+        "import sys; from pathlib import Path; from bench import pieces; from dreamer4_cli import stopping\n"
+        "from dreamer4_cli.bench.workers import Workers\n"
+        "if __name__ == '__main__':\n"
+        "    with stopping.installed(), Workers(1) as at_work:\n"
+        "        at_work.begin('long', pieces.work, Path(sys.argv[1]), 'long'); at_work.finish()\n"
+    )
+    script = folder / "command.py"
+    script.write_text(code)
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])
+    command = [sys.executable, str(script), str(folder)]
+    child = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
+    wait_for(lambda: (folder / "long").exists())
+    return child, int((folder / "long").read_text())
+
+
+def wait_for(holds):
+    for _ in range(1200):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def gone(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{process}/stat").exists() and ") Z " in Path(f"/proc/{process}/stat").read_text()
+
+
+def test_ctrl_c_in_a_terminal_which_all_processes_hear_lets_them_save(tmp_path):
+    command, worker = bench(tmp_path)
+    os.killpg(command.pid, signal.SIGINT)
+    command.wait(120)
+    assert (tmp_path / "long.saved").exists() and gone(worker)
+
+
+def test_where_the_command_is_killed_its_processes_end_after_their_piece(tmp_path):
+    command, worker = bench(tmp_path)
+    command.kill()
+    command.wait(120)
+    time.sleep(0.5)
+    assert not gone(worker)  # it is at its piece
+    os.kill(worker, signal.SIGTERM)
+    wait_for(lambda: gone(worker))
+    assert (tmp_path / "long.saved").exists()
