@@ -151,7 +151,7 @@ def summary(qualities: Sequence[DreamQuality]) -> dict[str, Any]:
         return [round(float(x), 4) for x in np.mean(values, axis=0)]
 
     first, ceilings = qualities[0], [q.controls[CEILING] for q in qualities]
-    exact = any(q.can_be_exact for q in qualities)
+    exact = first.can_be_exact
     controls = (SHUFFLED, LAST_REPEATED) if exact else ()
     return {
         "tokenizer_psnr": round(float(np.mean([c.mean_psnr for c in ceilings])), 2),

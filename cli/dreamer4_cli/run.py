@@ -348,7 +348,7 @@ def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> N
     if own in world["psnr"]:
         dreamt = f"dreamt frames {world['psnr'][own]} dB"
         if own in world["exact_frames"]:
-            dreamt = f"{np.mean(world['exact_frames'][own]):.1%} of dreamt frames exactly right".replace("%", " %")
+            dreamt = f"{100 * np.mean(world['exact_frames'][own]):.1f} % of dreamt frames exactly right"
         _say(f"world model: {dreamt}; tokenizer {world['tokenizer_psnr']} dB")
     best = results["by_mode"]["imagination"]["mean"]
     _say(f"imagination policy, always taking its most likely action: {best:+.3f}")

@@ -17,7 +17,7 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.clips import anywhere
-from dreamer4.reporting.dreams import DreamQuality, measure_dreams
+from dreamer4.reporting.dreams import DreamQuality, measure_dreams, tells_exactness
 from dreamer4.reporting.return_gap import measure_return_gap
 from dreamer4.training import encode_source, stream
 from dreamer4.training.folder import RunFolder
@@ -156,14 +156,16 @@ def _environment(config: Config, info: data.DatasetInfo) -> tuple[AbstractEnviro
 def _print(record: dict[str, Any], config: Config) -> None:
     frames = record["frames"]
     title = f"{config.env.id}, seed {record['seed']}: {record['clips']} dreams of up to {len(frames)} frames"
-    table = Table("", "exact", "PSNR", "SSIM", "PSNR, first", f"PSNR, frame {len(frames)}", title=title)
+    exact = ["exact"] if tells_exactness(record) else []
+    table = Table("", *exact, "PSNR", "SSIM", "PSNR, first", f"PSNR, frame {len(frames)}", title=title)
     rows = {f"K = {k}": curves for k, curves in record["passes"].items()} | record["controls"]
     for name, curves in rows.items():
         mean = curves["mean"]
         similarity = "n/a" if mean["ssim"] is None else f"{mean['ssim']:.3f}"
         psnr = [f"{value:.1f} dB" for value in (mean["psnr"], curves["psnr"][0], curves["psnr"][-1])]
         own = name == f"K = {record['num_steps']}"
-        table.add_row(name, f"{mean['exact']:.1%}", psnr[0], similarity, *psnr[1:], style="bold" if own else "")
+        share = [f"{mean['exact']:.1%}"] if exact else []
+        table.add_row(name, *share, psnr[0], similarity, *psnr[1:], style="bold" if own else "")
     console.print(table)
 
     table = Table("warning without labels", "mean", "rank correlation with error", "at equal depth")
@@ -204,8 +206,8 @@ def _report(config: Config, results: dict[str, Any], quality: DreamQuality) -> R
             "device": device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores",
         },
         dreams=quality.shown,
-        dream_accuracy={k: curves.exact for k, curves in quality.passes.items()},
-        dream_controls={name: curves.exact for name, curves in quality.controls.items()},
+        dream_accuracy={k: curves.exact for k, curves in quality.passes.items()} if quality.can_be_exact else {},
+        dream_controls={n: curves.exact for n, curves in quality.controls.items()} if quality.can_be_exact else {},
         world_model=results["seeds"][0],
         reconstructions=quality.reconstructions,
         config=to_yaml(config),

@@ -8,8 +8,10 @@ import pytest
 from reporting.pages import EVIL, Page
 
 from dreamer4.reporting import Report, write_report
+from dreamer4.reporting.dreams import CEILING
 from dreamer4.reporting.grids import Grid, grid_table, horizons
 from dreamer4.reporting.report import render_report
+from dreamer4.reporting.world_section import world_section
 
 
 NAN, INF = float("nan"), float("inf")
@@ -125,6 +127,13 @@ def test_what_is_known_of_the_world_model_is_told():
     for text in ("K = 16", "+7.2 dB", "+12.5 dB", "−3.5 dB".replace("−", "-"), "0.71", "12.5%", "n/a", "50 real"):
         assert text in shown, text
     assert shown.index("K = 4") < shown.index("K = 16")
+
+
+@pytest.mark.parametrize(("tokenizer", "shown"), [(0.0, False), (0.5, True)])
+def test_shares_of_exact_frames_are_shown_where_the_tokenizer_is_exact_at_times(tokenizer, shown):
+    record = world("plain")
+    record["controls"] = {"plain": curves(0.1), CEILING: curves(tokenizer)}
+    assert (">exact<" in world_section(record)) == shown
 
 
 def test_what_was_not_measured_of_the_world_model_is_said():

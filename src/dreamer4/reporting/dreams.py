@@ -61,6 +61,15 @@ class Curves:
         return {"exact": self.exact, "psnr": self.psnr, "ssim": self.ssim, "mean": mean}
 
 
+def tells_exactness(record: Mapping[str, Any]) -> bool:
+    """Whether shares of exact frames tell anything in what `DreamQuality.record` returned.
+
+    They do not where even the truth, encoded and decoded, never is exact.
+    """
+    ceiling = record["controls"].get(CEILING)
+    return ceiling is None or ceiling["mean"]["exact"] > 0
+
+
 @dataclass(frozen=True)
 class DreamQuality:
     """What was measured on held-out episodes.

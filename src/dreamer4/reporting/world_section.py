@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from dreamer4.reporting.charts import Line, histogram_chart, interval_chart, line_chart, number, swatch
+from dreamer4.reporting.dreams import tells_exactness
 
 
 def world_section(record: Mapping[str, Any]) -> str:
@@ -70,7 +71,7 @@ def _closeness(record: Mapping[str, Any]) -> str:
         if lines:
             charts.append(_card(title, remark, line_chart(lines, title=title, x_label="dreamt frames", markers=True)))
     means = [curves["mean"] for curves in _all_curves(record).values()]
-    exact = any(mean["exact"] for mean in means)  # else the column tells nothing
+    exact = tells_exactness(record)
     rows = []
     for line, mean in zip(_lines(record, "psnr"), means, strict=True):
         cells = [_percent(mean["exact"])] if exact else []
