@@ -11,6 +11,7 @@ import pytest
 
 from dreamer4.config import PRESETS, Config, load
 from dreamer4.dreamer import Dreamer
+from dreamer4.dynamics import Levels, NoisyFrames
 from dreamer4.training import build_phase
 from dreamer4.training.flops import (
     decoder_flops,
@@ -111,10 +112,11 @@ def test_a_pass_of_the_dynamics_over_a_clip_and_frame_by_frame(agent):
     clip = Action(whole(5, 1), real(5, 0))
 
     def over_a_clip(model, z, index, action):
-        return model(z, index, index, action, jnp.ones(5, bool), jnp.array(0) if agent else None)
+        return model(NoisyFrames(z, Levels(index, index), action, jnp.ones(5, bool)), jnp.array(0) if agent else None)
 
     def frame_by_frame(model, z, index, action, stream):
-        return model.step(z, index, index, action, jnp.array(True), jnp.array(0) if agent else None, stream)
+        frame = NoisyFrames(z, Levels(index, index), action, jnp.array(True))
+        return model.step(frame, jnp.array(0) if agent else None, stream)
 
     stream = eqx.filter_eval_shape(dynamics.init_cache)
     expected = 5 * dynamics_flops(dynamics, frames=5, agent=agent)
@@ -206,10 +208,10 @@ def test_xla_counts_encoding_decoding_and_passes_alike(wide):
     clip = Action(whole(frames, 1), real(frames, 0))
 
     def over_a_clip(model, z, index, action):
-        return model(z, index, index, action, jnp.ones(frames, bool), None)
+        return model(NoisyFrames(z, Levels(index, index), action, jnp.ones(frames, bool)), None)
 
     def frame_by_frame(model, z, index, action, stream):
-        return model.step(z, index, index, action, jnp.array(True), jnp.array(0), stream)
+        return model.step(NoisyFrames(z, Levels(index, index), action, jnp.array(True)), jnp.array(0), stream)
 
     counted = compiled_count(over_a_clip, dynamics, real(frames, 4, 8), whole(frames), clip)
     assert 1.0 < counted / (frames * dynamics_flops(dynamics, frames=frames, agent=False)) < 1.2
