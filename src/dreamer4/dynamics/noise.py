@@ -46,7 +46,7 @@ class Levels(eqx.Module):
 
 
 class NoisyFrames(eqx.Module):
-    """Frames as a model is shown them: a clip has one leading axis, a single frame none.
+    """Frames as a model is shown them: a clip has one leading axis, a single frame none, a batch of clips two.
 
     Attributes:
         z: latents, mixed with noise frame by frame.
@@ -89,7 +89,7 @@ def as_past(
 
     Args:
         grid: the grid of the labels.
-        tau_index: the context's signal level, `grid.snap` of the sampler's `context_signal`.
+        tau_index: index of the context's signal level, `grid.snap` of the sampler's `context_signal`.
         z: clean latents, real or imagined.
         action: action that led to each frame.
         action_mask: where it is known.
