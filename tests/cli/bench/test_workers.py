@@ -63,9 +63,10 @@ def test_leaving_ends_what_has_only_just_begun(tmp_path):
 def bench(folder):
     """Begins a long piece of work as a command of a terminal would, in a process group of its own."""
     code = (
-        "import sys; from pathlib import Path; from bench import pieces; from dreamer4_cli import stopping\n"
+        "import signal, sys; from pathlib import Path; from bench import pieces; from dreamer4_cli import stopping\n"
         "from dreamer4_cli.bench.workers import Workers\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"
         "    with stopping.installed(), Workers(1) as at_work:\n"
         "        at_work.begin('long', pieces.work, Path(sys.argv[1]), 'long'); at_work.finish()\n"
     )
@@ -97,7 +98,10 @@ def gone(process):
 def test_ctrl_c_in_a_terminal_which_all_processes_hear_lets_them_save(tmp_path):
     command, worker = bench(tmp_path)
     os.killpg(command.pid, signal.SIGINT)
-    command.wait(120)
+    try:
+        command.wait(120)
+    finally:
+        command.kill()
     assert (tmp_path / "long.saved").exists() and gone(worker)
 
 
