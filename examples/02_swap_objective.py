@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from dreamer4.agent import PMPO, AbstractPolicyObjective, PolicyBatch
 from dreamer4.config import Config, OptimizerConfig, PhaseConfig
 from dreamer4.data import DeviceSource, collect, random_policy
+from dreamer4.dynamics import Levels, NoisyFrames
 from dreamer4.envs import CounterEnvironment
 from dreamer4.training import ImaginationPhase, encode_source, init_dreamer, init_state, train
 
@@ -127,11 +128,11 @@ def read_outs(dreamer, source):
     start = 1 + jnp.tile(jnp.arange(6), 64)
     dreamed = jnp.arange(8) >= start[:, None]
     latent = jnp.where(dreamed[..., None, None], 0.0, batch.latent)
-    clean = jnp.full(8, dreamer.dynamics.grid.snap(dreamer.sampler.context_signal))
-    finest = jnp.full(8, dreamer.dynamics.grid.finest)
-    _, h = jax.vmap(dreamer.dynamics, in_axes=(0, None, None, 0, 0, 0))(
-        latent, clean, finest, batch.action, batch.action_mask, batch.task
-    )
+    grid = dreamer.dynamics.grid
+    clean = grid.snap(dreamer.sampler.context_signal)
+    levels = Levels(jnp.full_like(dreamed, clean, jnp.int32), jnp.full_like(dreamed, grid.finest, jnp.int32))
+    frames = NoisyFrames(latent, levels, batch.action, batch.action_mask)
+    _, h = jax.vmap(dreamer.dynamics)(frames, batch.task)
     pay = batch.action.discrete[..., 0] / (ACTIONS - 1)
     return h.reshape(-1, h.shape[-1]), pay.reshape(-1), dreamed.reshape(-1)
 
