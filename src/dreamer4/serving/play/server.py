@@ -186,7 +186,7 @@ class PlayServer:
                 async with asyncio.timeout(max(0.0, min(limits.idle, left))):
                     message = await socket.receive()
             except TimeoutError:
-                late = loop.time() >= end
+                late = left <= limits.idle  # not by the clock: a timer may go off a moment early
                 why = "The time of this session is over." if late else "Nothing was asked for a while."
                 await socket.close(TOTAL if late else IDLE, why)
                 return
