@@ -1,6 +1,5 @@
 """Work in processes of its own: several side by side, one piece of work each, all ended together."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -33,7 +32,6 @@ class Workers:
         """
         self.most = most
         self._running: dict[Future[None], tuple[str, ProcessPoolExecutor]] = {}
-        self._pools = contextlib.ExitStack()
 
     @property
     def names(self) -> list[str]:
@@ -49,7 +47,6 @@ class Workers:
         """Begins `function(*args)`, both to be pickled, in a new process."""
         # One pool for each: by `max_tasks_per_child` a successor would wait at the lock of one that was ended.
         pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_process)
-        self._pools.callback(pool.shutdown)
         self._running[pool.submit(function, *args)] = name, pool
 
     def finish(self) -> str:
@@ -60,8 +57,9 @@ class Workers:
             Exception: what the work raised.
         """
         future = next(iter(wait(self._running, return_when=FIRST_COMPLETED).done))
-        name, pool = self._running.pop(future)
+        name, pool = self._running[future]
         pool.shutdown()
+        del self._running[future]
         try:
             future.result()
         except BrokenProcessPool as error:
@@ -80,8 +78,9 @@ class Workers:
         if error is not None:
             for child in multiprocessing.active_children():
                 child.terminate()
-        with stopping.hold() if error is not None else contextlib.nullcontext():  # until they have saved
-            self._pools.close()
+        with stopping.hold():  # until they have saved
+            for _, pool in self._running.values():
+                pool.shutdown()
 
 
 def _begin_process() -> None:
