@@ -23,7 +23,7 @@ from dreamer4.files import read_bytes
 from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.clips import first_frames
 from dreamer4.reporting.comparison import ComparedRun, render_comparison
-from dreamer4.reporting.dreams import CEILING, LAST_REPEATED, SHUFFLED, DreamQuality, measure_dreams
+from dreamer4.reporting.dreams import CEILING, LAST_REPEATED, SHUFFLED, DreamQuality, measure_dreams, tells_exactness
 from dreamer4.reporting.report import write_page
 from dreamer4.reporting.stills import reconstructions
 from dreamer4.training import encode_source, stream
@@ -151,7 +151,7 @@ def summary(qualities: Sequence[DreamQuality]) -> dict[str, Any]:
         return [round(float(x), 4) for x in np.mean(values, axis=0)]
 
     first, ceilings = qualities[0], [q.controls[CEILING] for q in qualities]
-    exact = first.can_be_exact
+    exact = tells_exactness(first.record())
     controls = (SHUFFLED, LAST_REPEATED) if exact else ()
     return {
         "tokenizer_psnr": round(float(np.mean([c.mean_psnr for c in ceilings])), 2),
@@ -182,7 +182,6 @@ def run_page(
     facts = {"environment": config.env.id, "preset": config.preset, "seed": config.seed}
     facts |= {name: results[name] for name in ("minutes", "device", "commit") if results.get(name)}
     world = {} if quality is None else quality.record() | {"returns": _RETURNS_UNKNOWN}
-    exact = quality if quality is not None and quality.can_be_exact else None
     return Report(
         title=f"Dreamer 4 on {config.env.id}",
         run=facts,
@@ -193,8 +192,10 @@ def run_page(
         reconstructions=pictures if quality is None else quality.reconstructions,
         dreams=() if quality is None else quality.shown,
         dream_grids=() if quality is None else quality.grids,
-        dream_accuracy={} if exact is None else {k: curves.exact for k, curves in exact.passes.items()},
-        dream_controls={} if exact is None else {n: exact.controls[n].exact for n in (SHUFFLED, LAST_REPEATED)},
+        dream_accuracy={} if quality is None else {k: curves.exact for k, curves in quality.passes.items()},
+        dream_controls={}
+        if quality is None
+        else {name: quality.controls[name].exact for name in (SHUFFLED, LAST_REPEATED)},
         world_model=world,
         config=to_yaml(config),
     )

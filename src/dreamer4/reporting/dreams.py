@@ -66,7 +66,7 @@ def tells_exactness(record: Mapping[str, Any]) -> bool:
 
     They do not where even the truth, encoded and decoded, never is exact.
     """
-    ceiling = record["controls"].get(CEILING)
+    ceiling = record.get("controls", {}).get(CEILING)
     return ceiling is None or ceiling["mean"]["exact"] > 0
 
 
@@ -100,11 +100,6 @@ class DreamQuality:
     shown: Sequence[tuple[UInt8[np.ndarray, "_ H W C"], UInt8[np.ndarray, "_ H W C"], int]]
     grids: Sequence[Grid]
     reconstructions: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-    @property
-    def can_be_exact(self) -> bool:
-        """Whether a share of exact frames tells anything: not where even the truth, encoded and decoded, never is."""
-        return self.controls[CEILING].mean_exact > 0
 
     @property
     def comparisons(self) -> dict[str, object]:

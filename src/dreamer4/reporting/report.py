@@ -19,6 +19,7 @@ from jaxtyping import Array, UInt8
 
 from dreamer4.reporting import media
 from dreamer4.reporting.charts import Line, interval_chart, line_chart, number, signed, swatch
+from dreamer4.reporting.dreams import tells_exactness
 from dreamer4.reporting.grids import Grid, grid_table
 from dreamer4.reporting.theme import STYLE
 from dreamer4.reporting.world_section import world_section
@@ -169,7 +170,7 @@ def _tiles(report: Report) -> str:
 
 
 def _headline_accuracy(report: Report) -> tuple[int, float] | None:
-    if not report.dream_accuracy:
+    if not report.dream_accuracy or not tells_exactness(report.world_model):
         return None
     passes = 4 if 4 in report.dream_accuracy else max(report.dream_accuracy)
     share = _mean(report.dream_accuracy[passes])
@@ -241,7 +242,7 @@ def _dream_accuracy(report: Report) -> str:
         Line(range(1, len(shares) + 1), list(shares), name, ("control", "control2")[i % 2])
         for i, (name, shares) in enumerate(report.dream_controls.items())
     ]
-    if not lines:
+    if not lines or not tells_exactness(report.world_model):
         return ""
     chart = line_chart(
         lines, title="Share of exact frames", x_label="dreamt frames", y_range=(0, 1.02), percent=True, markers=True
