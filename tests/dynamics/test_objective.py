@@ -57,6 +57,14 @@ class Ladder(AbstractDynamics):
         raise NotImplementedError
 
 
+class Masked(Ladder):
+    """A ladder whose drafts are wrong by 99 where the past tells other actions than the drafts are told."""
+
+    def drafts(self, frames, entries, segment=None):
+        wrong = entries.action_mask != frames.action_mask
+        return 99.0 * wrong[:, None, None] + self(frames, None)[0]
+
+
 class Undrafted(Ladder):
     """A ladder that cannot draft."""
 
@@ -126,6 +134,13 @@ def test_split_mode_gives_teachers_their_share_of_rows(dreamer, batch):
     assert abs(metrics["flow"] - 4.0) < 1e-4 and abs(metrics["bootstrap"] - 4.0) < 1e-4
     expected = 0.6 * mean_ramp(3) + 0.4 * np.mean([mean_ramp(s) for s in range(3)])
     assert abs(value / 4.0 - expected) < 0.01
+
+
+def test_images_have_no_actions_as_the_past_of_drafts_either(dreamer, batch):
+    settings = forcing(mode="drafts", bootstrap_fraction=0.4, bootstrap_start=0.0, image_fraction=0.5, ramp_floor=1.0)
+    masked = eqx.tree_at(lambda d: d.dynamics, dreamer, Masked(jnp.array(2.0)))
+    value, _, _ = loss(masked, settings, batch, jnp.array(1.0))
+    assert abs(value - 4.0) < 1e-4
 
 
 @pytest.mark.parametrize("chunk", [None, 5])
