@@ -134,6 +134,7 @@ def test_shares_of_exact_frames_are_shown_where_the_tokenizer_is_exact_at_times(
     record = world("plain")
     record["controls"] = {"plain": curves(0.1), CEILING: curves(tokenizer)}
     assert (">exact<" in world_section(record)) == shown
+    assert ("frames dreamt exactly right" in world_section(record)) == shown
 
 
 def test_what_was_not_measured_of_the_world_model_is_said():

@@ -106,12 +106,13 @@ def _lines(record: Mapping[str, Any], name: str) -> list[Line]:
 
 def _signals(record: Mapping[str, Any]) -> str:
     depths, histograms, rows = [], [], []
+    exact = tells_exactness(record)  # else all frames are wrong in histograms of right and wrong
     for name, signal in record["signals"].items():
         title = escape(name.replace("_", " "))
         line = Line(range(1, len(signal["by_depth"]) + 1), signal["by_depth"])
         chart = line_chart([line], title=f"mean {name}", x_label="dreamt frames", markers=True)
         depths.append(_card(title, "mean", chart))
-        if counts := signal.get("histogram"):
+        if exact and (counts := signal.get("histogram")):
             groups = {"right": (counts["right"], "s1"), "wrong": (counts["wrong"], "bad")}
             chart = histogram_chart(counts["edges"], groups, title=f"histogram of {name}", x_label="value")
             histograms.append(_card(title, "share of frames", chart))
