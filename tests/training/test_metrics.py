@@ -102,6 +102,20 @@ def test_where_there_is_no_terminal_a_phase_is_two_lines():
     assert last.startswith("tokenizer: 100/100 steps in ") and last.endswith("steps/s), loss 0.031 [x]")
 
 
+def test_where_there_is_no_terminal_a_long_phase_says_each_minute_how_far_it_is(monkeypatch):
+    out, clock = io.StringIO(), iter([0.0, 0.0, 59.0, 60.0, 90.0, 150.0, 200.0])
+    monkeypatch.setattr("dreamer4.training.metrics.time.monotonic", lambda: next(clock))
+    with Progress("agent", total=4100, completed=100, console=Console(file=out, width=60)) as progress:
+        for _ in range(4):
+            progress.advance(1000, text="loss 0.5")
+    assert out.getvalue().splitlines() == [
+        "agent: 100/4100 steps",
+        "agent: 2100/4100 steps in 60.0 s (33.3 steps/s, 0:01:00 left), loss 0.5",
+        "agent: 4100/4100 steps in 150.0 s (26.7 steps/s, 0:00:00 left), loss 0.5",
+        "agent: 4100/4100 steps in 200.0 s (20.0 steps/s), loss 0.5",
+    ]
+
+
 def test_a_phase_that_fails_says_how_far_it_came():
     out = io.StringIO()
     with pytest.raises(RuntimeError), Progress("agent", total=9, unit="frames", console=Console(file=out)) as progress:

@@ -5,6 +5,7 @@ The log is the contract for tests and reports: one JSON object per line, with `p
 run that was killed can be read, and continued without a gap or a step told twice.
 """
 
+import datetime
 import errno
 import json
 import math
@@ -39,6 +40,7 @@ from dreamer4.training.trackers import AbstractTracker
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _MAX_BYTES = 256 * 1024 * 1024  # a line has some 300 bytes, so a million of them fit
 _RESERVED = ("phase", "step", "time")
+_LINE_EVERY = 60.0  # seconds between the lines of a log: it tells that work goes on, and stays readable after days
 
 
 class MetricLog:
@@ -125,7 +127,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class Progress:
     """A progress bar of one phase: what, how far, how fast, how long, and one short text.
 
-    Where the output is not a terminal there is one line at the start and one at the end, so that logs stay readable.
+    Where the output is not a terminal there is one line at the start, one at the end, and one a minute between them.
 
         with Progress("tokenizer", total=1000) as progress:
             progress.advance(20, text="loss 0.031")
@@ -148,11 +150,11 @@ class Progress:
         self.text = ""
         self._console = console or Console()
         self._before = completed
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> "Progress":
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
         if self._console.is_terminal:
             self._bar = RichProgress(
                 TextColumn("[bold]{task.description:<12}"),
@@ -178,6 +180,11 @@ class Progress:
             self.text = text
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.completed, text=self.text)
+        elif (now := time.monotonic()) >= self._told + _LINE_EVERY:
+            self._told = now
+            pace = (now - self._started) / max(self.completed - self._before, 1)
+            left = datetime.timedelta(seconds=round(pace * max(self.total - self.completed, 0)))
+            self._print_state(now, f", {left} left")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -185,12 +192,14 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             return
-        seconds = time.monotonic() - self._started
+        self._print_state(time.monotonic(), stopped="" if kind is None else "stopped at ")
+
+    def _print_state(self, now: float, left: str = "", stopped: str = "") -> None:
+        seconds = now - self._started
         rate = _rate((self.completed - self._before) / max(seconds, 1e-9), self.unit)
-        stopped = "" if kind is None else "stopped at "
         text = f", {self.text}" if self.text else ""
         done = f"{self.completed}/{self.total} {self.unit}"
-        self._print(f"{self.description}: {stopped}{done} in {seconds:.1f} s ({rate}){text}")
+        self._print(f"{self.description}: {stopped}{done} in {seconds:.1f} s ({rate}{left}){text}")
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
