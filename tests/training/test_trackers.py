@@ -1,7 +1,12 @@
 """Trackers show what the log holds, and are refused before any work if they cannot."""
 
+import builtins
+import io
 import sys
+import threading
 import types
+import warnings
+from pathlib import Path
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -51,6 +56,57 @@ def test_a_resumed_run_takes_back_what_it_writes_again(tmp_path):
             log.append("agent", step, {"loss": step / last})
         log.close()
     assert values(tmp_path / "tensorboard" / "agent") == {("loss", 2): 0.3333, ("loss", 4): 1.0}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_ends_the_showing_and_not_the_training(tmp_path, monkeypatch):
+    def opener(file, *args, opened=io.open, **kwargs):
+        return opened("/dev/full" if "tfevents" in str(file) else file, *args, **kwargs)
+
+    for module in (builtins, io):
+        monkeypatch.setattr(module, "open", opener)
+
+    def train():
+        log = MetricLog(tmp_path / "metrics.jsonl", trackers.start("tensorboard", tmp_path, {}))
+        log.truncate("agent", 0)
+        for step in range(100):
+            log.append("agent", step, {"loss": 0.5})
+        log.close()
+
+    thread = threading.Thread(target=train, daemon=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        thread.start()
+        thread.join(timeout=20)
+    assert not thread.is_alive(), "training waits for the disk"
+    (warned,) = caught
+    assert "No space left on device" in str(warned.message) and "Training goes on" in str(warned.message)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == list(range(100))
+
+
+def test_a_tracker_that_fails_later_is_told_nothing_more(tmp_path):
+    class Failing(trackers.AbstractTracker):
+        def write(self, phase, step, metrics):
+            told.append(step)
+            if step == 4:
+                raise RuntimeError("the service is gone")
+
+        def truncate(self, phase, step):
+            told.append(phase)
+
+        def close(self):
+            told.append("closed")
+
+    told = []
+    log = MetricLog(tmp_path / "metrics.jsonl", Failing())
+    log.truncate("agent", 0)
+    log.append("agent", 2, {"loss": 0.5})
+    with pytest.warns(UserWarning, match="the service is gone"):
+        log.append("agent", 4, {"loss": 0.5})
+    log.append("agent", 6, {"loss": 0.5})
+    log.close()
+    assert told == ["agent", 2, 4]
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [2, 4, 6]
 
 
 def test_wandb_gets_the_same_stream(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,7 +48,7 @@ class MetricLog:
 
     Args:
         path: the file. If it exists, it is continued; a last line that was cut off by a crash is dropped.
-        tracker: is told every line as well.
+        tracker: is told every line as well, until it fails.
     """
 
     path: Path
@@ -86,13 +86,11 @@ class MetricLog:
             warnings.warn(
                 f"Metrics cannot be written to {self.path}: {error.strerror}. Training goes on.", stacklevel=2
             )
-        if self._tracker is not None:
-            self._tracker.write(phase, int(step), metrics)
+        self._show(lambda tracker: tracker.write(phase, int(step), metrics))
 
     def truncate(self, phase: str, step: int) -> None:
         """Drops the lines of `phase` behind `step`: a run that resumes at `step` will write them again."""
-        if self._tracker is not None:
-            self._tracker.truncate(phase, step)
+        self._show(lambda tracker: tracker.truncate(phase, step))
         if not self.path.exists():
             return
         lines = read_bytes(self.path, limit=_MAX_BYTES).splitlines(keepends=True)
@@ -103,8 +101,22 @@ class MetricLog:
 
     def close(self) -> None:
         """Closes the tracker; the file itself is never open between two lines."""
-        if self._tracker is not None:
-            self._tracker.close()
+        self._show(lambda tracker: tracker.close())
+
+    def _show(self, tell: Callable[[AbstractTracker], None]) -> None:
+        """Tells the tracker something. One that fails is told nothing more, and training goes on."""
+        if self._tracker is None:
+            return
+        try:
+            tell(self._tracker)
+        except Exception as error:  # a service of others may raise anything
+            self._tracker = None
+            what = getattr(error, "strerror", None) or error
+            warnings.warn(
+                f"train.tracker: metrics can no longer be shown: {what}. Training goes on, and {self.path} gets all "
+                "of them; to show them again, mend this and resume the run.",
+                stacklevel=3,
+            )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,9 @@ log (`tensorboard --logdir RUN/tensorboard`), `wandb` sends to the service that 
 import importlib
 import importlib.util
 import math
+import socket
+import struct
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,35 +46,52 @@ class AbstractTracker(ABC):
 class TensorBoard(AbstractTracker):
     """Event files in `<run>/tensorboard/<phase>`: each phase is a run of TensorBoard's, with its own steps.
 
+    An event is in its file when `write` returns, and no file is open between two events. The package's own writer puts
+    events into a queue that a thread empties; on a full disk the thread dies and the queue takes no more.
+
     Args:
         folder: the run.
     """
 
     def __init__(self, folder: Path):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import masked_crc32c
 
-        self._open = SummaryWriter
+        self._events: Any = event_pb2  # its classes are made at run time, unseen by type checkers
+        self._summaries: Any = summary_pb2
+        self._crc = masked_crc32c
         self._folder = folder / "tensorboard"
-        self._writers: dict[str, Any] = {}
+        self._files: dict[str, Path] = {}
 
     def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
-        if phase not in self._writers:
+        if phase not in self._files:
             self.truncate(phase, 0)
+        summary = self._summaries.Summary()
         for name, value in scalars(metrics).items():
-            self._writers[phase].add_scalar(name, value, step)
+            summary.value.add(tag=name, simple_value=value)
+        self._append(phase, step=step, summary=summary)
 
     def truncate(self, phase: str, step: int) -> None:
-        # A viewer forgets what an earlier attempt wrote from the purge step on.
-        self._writers[phase] = self._open(
-            str(self._folder / phase),
-            purge_step=step + 1 if step else None,
-            filename_suffix=f".{step}",  # two attempts within a second are two files
-            flush_secs=2,  # what a run that is killed may lose
-        )
+        (self._folder / phase).mkdir(parents=True, exist_ok=True)
+        # A name that viewers look for; two attempts within a second are two files.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{step}"
+        self._files[phase] = self._folder / phase / name
+        self._append(phase, file_version="brain.Event:2")
+        if step:  # a viewer forgets what an earlier attempt wrote from here on
+            log = self._events.SessionLog
+            self._append(phase, step=step + 1, session_log=log(status=log.START))
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        self._files.clear()
+
+    def _append(self, phase: str, **event: Any) -> None:
+        content = self._events.Event(wall_time=time.time(), **event).SerializeToString()
+        size = struct.pack("<Q", len(content))
+        with self._files[phase].open("ab") as stream:
+            stream.write(size + self._checksum(size) + content + self._checksum(content))
+
+    def _checksum(self, content: bytes) -> bytes:
+        return struct.pack("<I", self._crc(content))
 
 
 class Wandb(AbstractTracker):
