@@ -109,7 +109,9 @@ def test_a_tracker_that_fails_later_is_told_nothing_more(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [2, 4, 6]
 
 
-def test_wandb_gets_the_same_stream(tmp_path, monkeypatch):
+@pytest.fixture
+def wandb(monkeypatch):
+    """What the package is told, in the place of the package: the arguments of each run, and then its calls."""
     told = []
     run = types.SimpleNamespace(
         define_metric=lambda name, **kwargs: told.append((name, kwargs)),
@@ -118,21 +120,34 @@ def test_wandb_gets_the_same_stream(tmp_path, monkeypatch):
     )
     module = types.ModuleType("wandb")
     module.__spec__ = types.SimpleNamespace()
-    module.init = lambda **kwargs: told.append(kwargs["name"]) or run
+    module.init = lambda **kwargs: told.append(kwargs) or run
     monkeypatch.setitem(sys.modules, "wandb", module)
+    return told
+
+
+def test_wandb_gets_the_same_stream(tmp_path, wandb):
     trackers.check("wandb")
     log = MetricLog(tmp_path / "run" / "metrics.jsonl", trackers.start("wandb", tmp_path / "run", {"seed": 0}))
     log.append("agent", 2, {"loss": 0.5, "word": "x"})
     log.append("agent", 4, {"loss": 0.25})
     log.close()
+    begun, *told = wandb
+    assert (begun["name"], begun["config"]) == ("run", {"seed": 0})
     assert told == [
-        "run",
         ("agent/step", {}),
         ("agent/*", {"step_metric": "agent/step"}),
         {"agent/step": 2, "agent/loss": 0.5},
         {"agent/step": 4, "agent/loss": 0.25},
         "finished",
     ]
+
+
+def test_a_run_that_goes_on_is_one_run_of_wandb(tmp_path, wandb):
+    for name in ("run", "run", "other", "run"):
+        trackers.start("wandb", tmp_path / name, {})
+    first, again, other, last = (kwargs["id"] for kwargs in wandb)
+    assert first and first == again == last != other
+    assert all(kwargs["resume"] == "allow" for kwargs in wandb)
 
 
 def test_a_missing_wandb_is_refused(monkeypatch):

@@ -8,6 +8,7 @@ log (`tensorboard --logdir RUN/tensorboard`), `wandb` sends to the service that 
 import importlib
 import importlib.util
 import math
+import secrets
 import socket
 import struct
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dreamer4.errors import InputError
+from dreamer4.files import read_bytes
 
 
 class AbstractTracker(ABC):
@@ -97,6 +99,8 @@ class TensorBoard(AbstractTracker):
 class Wandb(AbstractTracker):
     """A run of Weights & Biases, named as the run folder; its metrics are `<phase>/<name>` over `<phase>/step`.
 
+    Its id is kept in `<run>/wandb/id`, so that a run which goes on stays one run there.
+
     Args:
         folder: the run.
         config: its configuration, as JSON values.
@@ -105,7 +109,13 @@ class Wandb(AbstractTracker):
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         self._wandb = importlib.import_module("wandb")
         self._run = self._wandb.init(
-            project="dreamer4", name=folder.name, dir=str(folder), config=dict(config), resume="allow"
+            project="dreamer4",
+            name=folder.name,
+            dir=str(folder),
+            config=dict(config),
+            id=_kept_id(folder / "wandb" / "id"),
+            resume="allow",  # begin a run, or go on with the one of this id
+            allow_val_change=True,  # a run may go on on other hardware
         )
         self._phases: set[str] = set()
 
@@ -115,6 +125,7 @@ class Wandb(AbstractTracker):
         self._run.log({f"{phase}/step": step} | named)
 
     def truncate(self, phase: str, step: int) -> None:
+        """Names the axis of a phase. The service takes nothing back: lines written again are shown twice there."""
         if phase not in self._phases:
             self._phases.add(phase)
             self._run.define_metric(f"{phase}/step")
@@ -122,6 +133,16 @@ class Wandb(AbstractTracker):
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _kept_id(file: Path) -> str:
+    """Returns the id in a file, and makes one up if there is none."""
+    if file.exists() and (kept := read_bytes(file, limit=1024).decode("ascii", "replace").strip()):
+        return kept
+    made = secrets.token_hex(8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(made + "\n", encoding="ascii")
+    return made
 
 
 def check(name: str) -> None:
