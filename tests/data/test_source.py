@@ -149,6 +149,7 @@ def test_a_balanced_batch_is_half_uniform_half_relevant(source, batch_size):
     half = batch_size // 2
     assert (batch.relevant.sum(), batch.uniform.sum()) == (half, batch_size - half)
     assert not (batch.relevant & batch.uniform).any()
+    assert batch.uniform[::2].all()  # so that any stretch of the batch holds as many of either
     assert np.isin(batch.task[np.asarray(batch.relevant)], (1, 3)).all()
 
 

@@ -18,9 +18,10 @@ from training import golden
 from training.faults import world
 
 from dreamer4.checkpoint import Checkpoints, load
-from dreamer4.config import OptimizerConfig, PhaseConfig
-from dreamer4.data import DeviceSource, Episode
+from dreamer4.config import OptimizerConfig, PhaseConfig, ShortcutConfig
+from dreamer4.data import BalancedSource, DeviceSource, Episode
 from dreamer4.dreamer import PHASES, Dreamer
+from dreamer4.dynamics import ShortcutForcing
 from dreamer4.training import (
     AbstractPhase,
     encode_source,
@@ -232,7 +233,7 @@ class OneNumber(AbstractPhase):
     """Pulls on the world's one parameter, and tells what it was given."""
 
     terms: tuple[tuple[str, float], ...] = eqx.field(static=True, default=(("near", 1.0), ("far", 0.0)))
-    name: ClassVar[str] = "dynamics"
+    name: ClassVar[str] = "agent"
     normalise: ClassVar[bool] = False
 
     @property
@@ -263,6 +264,10 @@ class Normalised(OneNumber):
 
 class OfFrames(OneNumber):
     name: ClassVar[str] = "tokenizer"
+
+
+class OfTheWorld(OneNumber):
+    name: ClassVar[str] = "dynamics"
 
 
 @pytest.fixture(scope="module")
@@ -342,6 +347,7 @@ def test_terms_are_weighed_and_divided_by_their_size(small, source, kind):
         (OneNumber, True, False, False),
         (OneNumber, False, True, False),
         (OfFrames, True, True, False),
+        (OfTheWorld, True, True, False),
     ],
 )
 def test_rows_are_balanced_only_where_there_is_a_choice(small, source, kind, some_irrelevant, balanced, mixed):
@@ -353,6 +359,15 @@ def test_rows_are_balanced_only_where_there_is_a_choice(small, source, kind, som
         assert metrics["relevant"] == 0.5
     elif not some_irrelevant:
         assert metrics["relevant"] == 1.0
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5])
+def test_teachers_take_their_share_of_the_rows_that_teach_the_world(source, fraction):
+    # In a balanced batch the world learns from one half of the rows only; teachers take the first rows of the batch.
+    source = dataclasses.replace(source, relevant=jnp.arange(len(LENGTHS)) == 2)
+    forcing = ShortcutForcing(ShortcutConfig(bootstrap_fraction=fraction), context_signal=0.9)
+    batch = BalancedSource(source).sample(16, 2, key=jr.key(0))
+    assert batch.uniform[: forcing.bootstrap_rows(16)].sum() == fraction * batch.uniform.sum()
 
 
 # The data set in latents.

@@ -197,9 +197,10 @@ class DeviceSource(AbstractDataSource):
 class BalancedSource(AbstractDataSource):
     """Half the rows from all episodes, half from the relevant ones (paper, section 3.3).
 
-    The first rows, the larger half of an odd batch, are drawn from the whole set for the world model: `uniform` True
-    and `relevant` False. The others are drawn from the episodes flagged relevant for cloning: `relevant` True and
-    `uniform` False. A set in which every episode is relevant needs no balance; sample its `DeviceSource`.
+    Every second row, from the first on, is drawn from the whole set for the world model: `uniform` True and `relevant`
+    False. The others are drawn from the episodes flagged relevant for cloning: `relevant` True and `uniform` False.
+    They alternate, so that any stretch of a batch, such as the rows that learn from teachers, holds as many of either.
+    A set in which every episode is relevant needs no balance; sample its `DeviceSource`.
     """
 
     source: DeviceSource
@@ -226,7 +227,7 @@ class BalancedSource(AbstractDataSource):
 
     def sample(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Trajectory:
         episode, offset = self.windows(batch_size, length, key=key)
-        relevant = jnp.arange(batch_size) >= batch_size - batch_size // 2
+        relevant = jnp.arange(batch_size) % 2 == 1
         return self.source._window(episode, offset, length, relevant, ~relevant)
 
     def windows(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
@@ -234,5 +235,7 @@ class BalancedSource(AbstractDataSource):
         source, rows = self.source, batch_size // 2
         uniform_rows = source.windows(batch_size - rows, length, key=uniform_key)
         relevant_rows = source._draw(source.relevant, rows, length, key=relevant_key)
-        episode, offset = (jnp.concatenate(pair) for pair in zip(uniform_rows, relevant_rows, strict=True))
+        row = jnp.arange(batch_size)
+        place = row // 2 + row % 2 * (batch_size - rows)  # of a row, in the halves laid end to end
+        episode, offset = (jnp.concatenate(pair)[place] for pair in zip(uniform_rows, relevant_rows, strict=True))
         return episode, offset

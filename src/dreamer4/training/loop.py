@@ -194,8 +194,11 @@ def train(
 
 
 def draws_from(phase: AbstractPhase, source: DeviceSource, *, balanced: bool) -> DeviceSource | BalancedSource:
-    """Returns what a phase draws its batches from: the data set, or a balance of it where there is a choice."""
-    choice = phase.name != "tokenizer" and balanced and not bool(jnp.all(source.relevant))
+    """Returns what a phase draws its batches from: the data set, or a balance of it where there is a choice.
+
+    Tokenizer and dynamics learn from all of the data alike; rows chosen for cloning would be of no use to them.
+    """
+    choice = phase.name not in ("tokenizer", "dynamics") and balanced and not bool(jnp.all(source.relevant))
     return BalancedSource(source) if choice else source
 
 
