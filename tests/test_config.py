@@ -247,6 +247,9 @@ BAD_OVERRIDES = [
     ("dynamics.shortcut.k_max=48", "dynamics.shortcut: k_max 48 is not a power of two"),
     ("dynamics.shortcut.mode=literal", "shortcut.mode: got \"literal\", expected 'paper', 'split' or 'drafts'"),
     ("dynamics.shortcut.bootstrap_fraction=1.1", "dynamics.shortcut.bootstrap_fraction: got 1.1"),
+    ("dynamics.shortcut.bootstrap_fraction=0", "sampler.num_steps 4 takes steps of 1/4, which nothing trains"),
+    ("train.dynamics.batch_size=1", "train.dynamics.batch_size 1 has no room for a row that learns from the data and"),
+    ("train.agent.batch_size=1", "train.agent.batch_size 1 has no room for a row that learns from the data and"),
     (
         "dynamics.shortcut.chunk_length=7",
         "train.dynamics.length 16 is not divisible by dynamics.shortcut.chunk",

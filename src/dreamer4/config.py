@@ -239,6 +239,8 @@ class Config(Branch):
             raise ValueError(
                 f"sampler.num_steps {steps} is not a power of two that divides dynamics.shortcut.k_max {k_max}"
             )
+        if shortcut.mode != "paper":
+            self._both_kinds_of_rows()
         clip = self.train.dynamics.length
         if shortcut.chunk_length is not None and clip % shortcut.chunk_length:
             raise ValueError(
@@ -251,6 +253,22 @@ class Config(Branch):
                 f"{self.train.agent.length}"
             )
         return self
+
+    def _both_kinds_of_rows(self):
+        shortcut, steps = self.dynamics.shortcut, self.sampler.num_steps
+        for name in ("dynamics", "agent"):
+            if getattr(self.train, name).batch_size == 1 and 0 < shortcut.bootstrap_fraction < 1:
+                raise ValueError(
+                    f"train.{name}.batch_size 1 has no room for a row that learns from the data and one that learns "
+                    f"from teachers (dynamics.shortcut.bootstrap_fraction {shortcut.bootstrap_fraction:g}); use 2 or "
+                    "more, or dynamics.shortcut.mode paper, where each row does both"
+                )
+        if shortcut.bootstrap_fraction == 0 and self.sampler.kind == "shortcut" and steps < shortcut.k_max:
+            raise ValueError(
+                f"sampler.num_steps {steps} takes steps of 1/{steps}, which nothing trains at "
+                f"dynamics.shortcut.bootstrap_fraction 0; use sampler.num_steps {shortcut.k_max}, sampler.kind flow, "
+                "or teach some rows"
+            )
 
 
 def load(

@@ -252,6 +252,14 @@ def test_paper_mode_teaches_every_row_and_split_mode_a_share():
     assert set(np.unique(split_flow.tau_index)) == set(range(8))
 
 
+@pytest.mark.parametrize(
+    ("fraction", "size", "taught"),
+    [(0.25, 2, 1), (0.25, 3, 1), (0.9, 3, 2), (0.01, 8, 1), (0.0, 8, 0), (1.0, 8, 8), (0.3, 10, 3)],
+)
+def test_a_share_leaves_a_row_of_either_kind(fraction, size, taught):
+    assert forcing(mode="split", bootstrap_fraction=fraction).bootstrap_rows(size) == taught
+
+
 def test_flow_rows_are_context_rows_in_the_share_asked_for():
     drawn, _ = rows(forcing(context_fraction=0.3, context_keep=0.5), jr.split(jr.key(0), 2000))
     assert set(np.unique(drawn.step_index)) == {GRID.finest}

@@ -48,6 +48,7 @@ def configure(*, bootstrap_fraction=0.25, mode="split", **transformer):
                 "num_registers": 2,
                 "shortcut": {"k_max": 8, "mode": mode, "bootstrap_fraction": bootstrap_fraction},
             },
+            "sampler": {"num_steps": 4 if bootstrap_fraction else 8},  # the finest steps need no teachers
             "agent": {"hidden": 16, "mtp_length": 2, "num_bins": 11},
             "imagination": {"horizon": 3},
             "train": {name: CLIP for name in ("tokenizer", "dynamics", "agent", "imagination")},

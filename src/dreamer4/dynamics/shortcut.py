@@ -139,8 +139,15 @@ class ShortcutForcing(eqx.Module):
         return self.mode == "drafts"
 
     def bootstrap_rows(self, batch_size: int) -> int:
-        """Returns how many rows of a batch, its first ones, need teachers: all in `paper` mode."""
-        return batch_size if self.mode == "paper" else round(self.bootstrap_fraction * batch_size)
+        """Returns how many rows of a batch, its first ones, need teachers: all in `paper` mode.
+
+        Of a batch that is to have both kinds of rows, each has at least one: without the first, nothing would train the
+        coarse steps that a sampler takes, and without the second, nothing would tell the model what the data is.
+        """
+        if self.mode == "paper":
+            return batch_size
+        rows = round(self.bootstrap_fraction * batch_size)
+        return min(max(rows, 1), batch_size - 1) if 0 < self.bootstrap_fraction < 1 else rows
 
     def flow_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
         """Draws the labels of a row that learns from the data alone."""

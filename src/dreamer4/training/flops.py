@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from dreamer4.config import Config
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import TransformerDynamics
+from dreamer4.dynamics import ShortcutForcing, TransformerDynamics
 from dreamer4.nn import Transformer
 from dreamer4.nn.attention import mask_blocks
 from dreamer4.tokenizer import CausalTokenizer
@@ -102,7 +102,7 @@ def step_flops(phase: str, dreamer: Dreamer, config: Config) -> int:
         heads += dreamt * matrix_parameters(dreamer.continuation)
         return context + dreamt * (draw + commit) + 2 * heads
     shortcut = config.dynamics.shortcut
-    taught = rows if shortcut.mode == "paper" else round(shortcut.bootstrap_fraction * rows)
+    taught = ShortcutForcing(shortcut, context_signal=config.sampler.context_signal).bootstrap_rows(rows)
     past, agent = dynamics_flops(dynamics, frames=length, agent=False), phase == "agent"
     teachers, learning = 2 * past, dynamics_flops(dynamics, frames=length, agent=agent)
     if shortcut.mode == "drafts":

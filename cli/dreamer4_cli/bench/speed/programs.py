@@ -19,6 +19,7 @@ from dreamer4 import config as configuration
 from dreamer4.config import Config
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
+from dreamer4.dynamics import ShortcutForcing
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.nn import Stream, cast_weights
@@ -262,8 +263,8 @@ def training(name: str, settings: Settings) -> Program:
         "soft_cap": transformer.soft_cap,
     }
     if name == "dynamics":
-        shortcut = config.dynamics.shortcut
-        facts["teacher_share"] = 1.0 if shortcut.mode == "paper" else round(shortcut.bootstrap_fraction * rows) / rows
+        forcing = ShortcutForcing(config.dynamics.shortcut, context_signal=config.sampler.context_signal)
+        facts["teacher_share"] = forcing.bootstrap_rows(rows) / rows
     return Program(make, call, rows * length, (part,), facts, {"gradient": 4 * trained})
 
 
