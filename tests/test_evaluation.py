@@ -14,7 +14,7 @@ from agent.fakes import oracle
 from helpers import compilations
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from dreamer4.data import collect
+from dreamer4.data import collect, find_problems
 from dreamer4.envs import AbstractEnvironment, CounterEnvironment
 from dreamer4.evaluation import DreamerPolicy, evaluate
 from dreamer4.nn import ActionDistribution, Categorical, Normal
@@ -173,6 +173,55 @@ def test_a_dreamer_collects_as_it_plays(dreamer):
     for episode in collect(Renewed(), DreamerPolicy(dreamer), episodes=12, key=jr.key(0), num_envs=4):
         secret, taken = int(episode.frame[0, 0, 0, 0]) // LEVEL, episode.discrete[1:, 0]
         np.testing.assert_array_equal(taken, (secret + np.arange(SHORTEST + secret)) % DIGITS)
+
+
+class Box(AbstractEnvironment):
+    """Five actions of two numbers; pays for every number outside [-1, 1]. Goes on with a new episode."""
+
+    spec: DataSpec = eqx.field(default=DataSpec((2, 2, 1), ActionSpec((), 2)), static=True)
+    max_steps: int = eqx.field(default=5, static=True)
+
+    def reset(self, *, key: PRNGKeyArray) -> tuple[Int[Array, ""], TimeStep]:
+        return jnp.zeros((), jnp.int32), self._time_step(jnp.zeros((), jnp.int32), jnp.zeros(()))
+
+    def step(self, state: Int[Array, ""], action: Action, *, key: PRNGKeyArray) -> tuple[Int[Array, ""], TimeStep]:
+        state = jnp.where(state == 5, 0, state + 1)
+        outside = (jnp.abs(action.continuous) > 1).sum().astype(jnp.float32)
+        return state, self._time_step(state, jnp.where(state == 0, 0.0, outside))
+
+    def _time_step(self, state, reward):
+        frame = jnp.full((2, 2, 1), state, jnp.uint8)
+        return TimeStep(frame, reward, state == 0, state == 5, state == 5)
+
+
+class Wide(eqx.Module):
+    """Often draws beyond 1 in the first number, and has its mode there in the second."""
+
+    loc: Float[Array, "2"]
+
+    def __call__(self, h: Float[Array, "*dims E"]) -> ActionDistribution:
+        return ActionDistribution((), Normal(self.loc, jnp.zeros(2)))
+
+
+def test_continuous_actions_stay_in_their_bounds():
+    dreamer = oracle(
+        Box().spec,
+        size=1,
+        read=lambda frame: frame.reshape(-1)[:1],
+        transition=lambda state, action: state,
+        reward=lambda h: h[0],
+        continuation=lambda h: h[0],
+    )
+    wide = Wide(jnp.array([0.95, 1.2]))
+    dreamer = eqx.tree_at(lambda d: (d.policy, d.prior), dreamer, (wide, wide))
+    for mode in ("sample", "mode"):
+        assert not evaluate(dreamer, Box(), episodes=8, mode=mode, key=jr.key(0)).returns.any()
+    for episode in collect(Box(), DreamerPolicy(dreamer), episodes=8, key=jr.key(0), num_envs=4):
+        assert find_problems(episode, Box().spec) == []
+        assert (episode.continuous[1:] == 1).any() and (np.abs(episode.continuous[1:]) < 1).any()
+    # What imagination learns from is the draw itself.
+    drawn = jax.vmap(lambda key: dreamer.act(dreamer.init(), key=key).continuous)(jr.split(jr.key(0), 100))
+    assert (drawn > 1).any()
 
 
 def test_progress_counts_episodes(dreamer):

@@ -18,7 +18,7 @@ from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer, Memory
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.nn import cast_weights
-from dreamer4.types import Action, TimeStep, to_float
+from dreamer4.types import Action, TimeStep, to_float, within_bounds
 
 
 class DreamerPolicy(AbstractPolicy):
@@ -42,7 +42,8 @@ class DreamerPolicy(AbstractPolicy):
     ) -> tuple[Action, PyTree]:
         key_observe, key_act = jr.split(key)
         memory = self.dreamer.observe(memory, to_float(time_step.frame), action, action_mask, key=key_observe)
-        return self.dreamer.act(memory, mode=self.mode, temperature=self.temperature, key=key_act), memory
+        action = self.dreamer.act(memory, mode=self.mode, temperature=self.temperature, key=key_act)
+        return within_bounds(action), memory
 
 
 class Played(eqx.Module):

@@ -116,6 +116,15 @@ class Trajectory(eqx.Module):
     uniform: Bool[Array, "*batch"]
 
 
+def within_bounds(action: Action) -> Action:
+    """Returns the action with its continuous part in [-1, 1], as an environment takes it.
+
+    What a policy draws may lie outside, and its probability is that of the draw; so this is done where an action leaves
+    for a world, and not before.
+    """
+    return Action(action.discrete, jnp.clip(action.continuous, -1.0, 1.0))
+
+
 def to_float(frame: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Maps pixels from 0..255 to [0, 1]."""
     return frame.astype(jnp.float32) / 255.0

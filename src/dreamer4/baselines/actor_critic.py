@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt8
 
 from dreamer4.data import AbstractPolicy
 from dreamer4.nn import ActionDistribution, Categorical, Linear, Normal
-from dreamer4.types import Action, DataSpec, TimeStep, to_float
+from dreamer4.types import Action, DataSpec, TimeStep, to_float, within_bounds
 
 
 # A frame of at most this many values is read by a multilayer perceptron, a larger one by convolutions.
@@ -117,11 +117,6 @@ class ActorCritic(eqx.Module):
     ) -> UInt8[Array, "N H W C"]:
         """Returns the newest frames after one more; a first frame stands for the past that it does not have."""
         return jnp.where(is_first, newest[None], jnp.concatenate([frames[1:], newest[None]]))
-
-
-def within_bounds(action: Action) -> Action:
-    """Returns the action with its continuous part in [-1, 1], as an environment takes it."""
-    return Action(action.discrete, jnp.clip(action.continuous, -1.0, 1.0))
 
 
 class PPOPolicy(AbstractPolicy):

@@ -20,12 +20,12 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt8
 
 from dreamer4 import checkpoint
-from dreamer4.baselines.actor_critic import ActorCritic, PPOPolicy, within_bounds
+from dreamer4.baselines.actor_critic import ActorCritic, PPOPolicy
 from dreamer4.config import PPOConfig
 from dreamer4.dreamer import spec_from_json, spec_to_json
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
-from dreamer4.types import Action, DataSpec, TimeStep
+from dreamer4.types import Action, DataSpec, TimeStep, within_bounds
 
 
 # How far a stage of training has come, from the untrained policy's return to the best one.

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from agent.fakes import build_tiny
 from helpers import distance, equal
 from play_stage import LEFT, RIGHT, STAY, act, ending, stage
 
 from dreamer4.data import find_problems
 from dreamer4.dynamics import ShortcutSampler, denoise
 from dreamer4.errors import InputError
+from dreamer4.nn import ActionDistribution, Categorical, Normal
 from dreamer4.serving.play import worlds
 from dreamer4.serving.play.session import Session
 from dreamer4.serving.play.worlds import Clock
@@ -184,6 +186,17 @@ class TestSleep:
 
 
 class TestActors:
+    def test_a_policy_stays_within_the_bounds_of_actions(self):
+        class Wide(eqx.Module):
+            def __call__(self, h):
+                return ActionDistribution((Categorical(jnp.zeros(3)),), Normal(jnp.array([0.95, 1.2]), jnp.zeros(2)))
+
+        dreamer = eqx.tree_at(lambda d: (d.policy, d.prior), build_tiny(), (Wide(), Wide()))
+        mind = worlds.Mind(dreamer.init(), dreamer.tokenizer.init_decoder())
+        for policy in ("policy", "prior"):
+            drawn = [worlds.choose(dreamer, mind, policy, Clock.at(0, time)).continuous for time in range(20)]
+            assert np.max(drawn) == 1 and np.min(np.abs(drawn)) < 1
+
     def test_the_agent_plays_and_the_player_takes_over(self):
         session, _ = play([])
         for by in ("policy", "prior"):

@@ -18,7 +18,7 @@ from dreamer4.dynamics import commit, denoise_watched
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.envs.render import render
 from dreamer4.nn import Stream
-from dreamer4.types import Action, TimeStep, to_float, to_uint8
+from dreamer4.types import Action, TimeStep, to_float, to_uint8, within_bounds
 
 
 # Streams of chance within a session.
@@ -168,8 +168,8 @@ def imagine(
 
 @eqx.filter_jit
 def choose(dreamer: Dreamer, mind: Mind, policy: Literal["policy", "prior"], clock: Clock) -> Action:
-    """Draws the next action of the trained or of the cloned policy."""
-    return dreamer.act(mind.memory, policy=policy, key=clock.key(ACT))
+    """Draws the next action of the trained or of the cloned policy, as a world takes it."""
+    return within_bounds(dreamer.act(mind.memory, policy=policy, key=clock.key(ACT)))
 
 
 @eqx.filter_jit
