@@ -12,7 +12,7 @@ class OptimizerConfig(Branch):
 
     kind: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="of matrices alone")
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the run spent in linear warm-up")
     decay: float = Field(
         default=0.5, ge=0, le=1, description="share of the run, at its end, spent in linear decay to zero"

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.tree_util import keystr, tree_flatten_with_path
 
-from dreamer4.config import OptimizerConfig
+from dreamer4.config import OptimizerConfig, load
+from dreamer4.dreamer import Dreamer
 from dreamer4.training import RunningRMS, build_optimizer
 from dreamer4.training.state import RMS_DECAY, ema_decay, schedule
+from dreamer4.types import ActionSpec, DataSpec
 
 
 # Loss scales.
@@ -201,12 +204,20 @@ def test_muon_orthogonalises_stacked_matrices_and_nothing_else():
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_weight_decay_pulls_to_zero(kind):
-    model, _, _ = toy()
-    nothing = jax.tree.map(jnp.zeros_like, model)
-    updates = first_updates(kind, nothing, model, weight_decay=0.5)
-    for update, weight in zip(*map(jax.tree.leaves, (updates, model)), strict=True):
-        np.testing.assert_allclose(update, -1e-2 * 0.5 * weight, rtol=1e-4, atol=1e-7)
+def test_weight_decay_pulls_matrices_to_zero_and_leaves_gains_biases_and_learned_tokens(kind):
+    config = load("tiny")
+    dreamer = Dreamer.build(config, DataSpec((10, 5, 1), ActionSpec((3,))), key=jax.random.key(0))
+    model = jax.tree.map(jnp.ones_like, eqx.filter(dreamer.dynamics, eqx.is_inexact_array))  # some begin at zero
+    updates = first_updates(kind, jax.tree.map(jnp.zeros_like, model), model, weight_decay=0.5)
+    decayed = set()
+    for (path, update), weight in zip(tree_flatten_with_path(updates)[0], jax.tree.leaves(model), strict=True):
+        if np.any(update):
+            decayed.add(keystr(path))
+            np.testing.assert_allclose(update, -1e-2 * 0.5 * weight, rtol=1e-4, atol=1e-7)
+    names = {keystr(path) for path, _ in tree_flatten_with_path(model)[0]}
+    layers = {name for name in names if name.endswith(".weight") and ".groups" in name}
+    assert len(layers) > 10
+    assert decayed == layers | ({".spatial_in.weight", ".flow_head.weight"} if kind == "adamw" else set())
 
 
 def test_a_huge_gradient_is_clipped_by_its_global_norm():

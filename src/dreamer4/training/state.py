@@ -80,15 +80,18 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Builds the optimiser that a configuration describes, for a run of `steps` steps."""
+    """Builds the optimiser that a configuration describes, for a run of `steps` steps.
+
+    Matrices alone decay; with Muon, those of the layers. Gains, biases and learned tokens do not: those of the agent
+    have no gradient until its phase begins, and would come to it as next to nothing.
+    """
     rate = schedule(config, steps)
     if config.kind == "adamw":
-        update = optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay)
+        update = optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=_matrices)
     else:
         update = optax.contrib.muon(
             rate,
             weight_decay=config.weight_decay,
-            adam_weight_decay=config.weight_decay,
             adam_b2=0.99,
             consistent_rms=0.2,  # updates of the size that Adam's would have, so that one learning rate serves both
             muon_weight_dimension_numbers=_stacked_matrices,
@@ -96,14 +99,28 @@ def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
     return optax.chain(optax.clip_by_global_norm(config.clip), update)
 
 
+def _matrices(params: PyTree) -> PyTree[bool]:
+    """Marks the weights of products: matrices by the name that `nn.Linear` and `equinox.nn` give them."""
+
+    def mark(path, leaf):
+        return getattr(path[-1], "name", None) == "weight" and leaf.ndim - _is_stacked(path) >= 2
+
+    return jax.tree_util.tree_map_with_path(mark, params)
+
+
 def _stacked_matrices(params: PyTree) -> PyTree:
     """Marks the matrices of scanned layers, `[groups in out]`, for Muon; everything else is left to Adam."""
 
     def mark(path, leaf):
-        stacked = any(getattr(part, "name", None) == "groups" for part in path) and leaf.ndim == 3
+        stacked = _is_stacked(path) and leaf.ndim == 3
         return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2) if stacked else None
 
     return jax.tree_util.tree_map_with_path(mark, params)
+
+
+def _is_stacked(path: tuple) -> bool:
+    """Returns whether a leaf holds the weights of many layers, along its first axis."""
+    return any(getattr(part, "name", None) == "groups" for part in path)
 
 
 def ema_decay(half_life: float, steps: int, step: Int[Array, ""]) -> Float[Array, ""]:
