@@ -1,6 +1,7 @@
 """The commands at work, on the smallest preset: one whole demo, and what can be done with its folder."""
 
 import json
+import signal
 
 import equinox as eqx
 import jax
@@ -11,8 +12,9 @@ from dreamer4 import checkpoint
 from dreamer4.config import load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError
+from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import read_metrics
-from dreamer4_cli import describe, run, world_model
+from dreamer4_cli import describe, run, stopping, world_model
 from dreamer4_cli.world_model import evaluate_world_model
 
 
@@ -206,6 +208,22 @@ def test_a_phase_starts_from_another_run_with_its_own_settings(folder, config, t
     for name in ("tokenizer", "dynamics", "prior"):
         assert eqx.tree_equal(getattr(agent, name), getattr(trained, name)), name
     assert not eqx.tree_equal(trained.policy, first.policy)
+
+
+def test_a_start_from_another_run_that_was_stopped_before_its_first_save_can_be_repeated(folder, tmp_path, monkeypatch):
+    path = tmp_path / "other"
+    other = load("tiny", overrides=[f"data.path={folder / 'data'}", "seed=1"])
+
+    def stop(*_):
+        raise stopping.Stopped(signal.SIGTERM)
+
+    with monkeypatch.context() as patched, pytest.raises(stopping.Stopped):
+        patched.setattr(run, "_encode", stop)
+        run.train(other, path, ("imagination",), resume=False, origin=folder)
+    assert RunFolder(path).checkpoints("agent").steps() == [4]
+    assert RunFolder(path).checkpoints("imagination").steps() == []
+    run.train(other, path, ("imagination",), resume=True, origin=folder)
+    assert RunFolder(path).checkpoints("imagination").steps()[-1] == other.train.imagination.steps
 
 
 def test_a_start_from_another_run_of_another_size_is_refused_before_anything_is_written(folder, tmp_path):

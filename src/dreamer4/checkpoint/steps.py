@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jaxtyping import PyTree
 
-from dreamer4.checkpoint.folder import save, verify
+from dreamer4.checkpoint.folder import read_manifest, save, verify
 from dreamer4.errors import InputError
 
 
@@ -83,15 +83,23 @@ class Checkpoints:
     def adopt(self, step: int, path: Path) -> Path:
         """Copies a whole checkpoint from elsewhere, to stand as a step of this folder. Returns the folder of the step.
 
+        May be repeated: a copy that is there stays, one that was damaged since is made anew.
+
         Raises:
-            InputError: if this step exists already.
+            InputError: if this step is a whole checkpoint already, and another one.
         """
         target = self.path(step)
-        if target.exists():
-            raise InputError(f"Cannot copy {path} to {target}: it exists. Remove it or choose another folder.")
+        if target.exists() and not verify(target):
+            if read_manifest(target).leaves == read_manifest(path).leaves:
+                return target
+            raise InputError(
+                f"Cannot copy {path} to {target}: it holds another checkpoint. Remove it or choose another folder."
+            )
         partial = target.parent / f".{target.name}.tmp"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(path, partial)
+        if target.exists():
+            _discard(target)
         os.rename(partial, target)
         return target
 
