@@ -27,6 +27,7 @@ from dreamer4.reporting import summarise
 from dreamer4.reporting.data_page import render_data
 from dreamer4.reporting.report import write_page
 from dreamer4.training import stream
+from dreamer4.training.folder import cloned_head
 from dreamer4.training.metrics import Progress
 from dreamer4_cli import stopping
 
@@ -162,7 +163,9 @@ def _loaded(path: Path, env: AbstractEnvironment) -> tuple[AbstractPolicy, dict[
     if is_policy(path):
         policy, spec, about = load_policy(path)
     else:
-        dreamer, about = Dreamer.load(path), {"checkpoint": str(find_checkpoint(path))}
+        step = find_checkpoint(path)
+        cloned_head(step)  # refuses an agent without a policy
+        dreamer, about = Dreamer.load(step), {"checkpoint": str(step)}
         policy, spec = DreamerPolicy(dreamer), None
         if dreamer.tokenizer.frame_shape != env.spec.frame_shape:
             raise InputError(

@@ -34,7 +34,7 @@ from dreamer4.training import (
     stream,
     trackers,
 )
-from dreamer4.training.folder import RunFolder
+from dreamer4.training.folder import RunFolder, cloned_head, steps_done
 from dreamer4.training.metrics import MetricLog, Progress
 from dreamer4.training.placement import bring_home, build_mesh, spread
 from dreamer4.training.state import ADDED
@@ -250,12 +250,14 @@ def _check_data_unchanged(path: Path, fingerprint: str, *, accept: bool = False)
 def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
     """Plays a trained agent in the real environment and prints its returns."""
     step = find_checkpoint(path)
-    meta, (config, _) = checkpoint.read_meta(step), read_description(step)
+    cloned, meta, (config, _) = cloned_head(step), checkpoint.read_meta(step), read_description(step)
     env = envs.make(config.env)
     agents = [Dreamer.load(path, member=i) for i in range(config.seeds)]
     count = episodes or config.evaluation.episodes
     table = Table("policy", "acting by", "return", "95 % interval", "episodes")
-    for policy, name in (("prior", "cloned"), ("policy", "imagination")):
+    if cloned == "policy":
+        _say(f"agent phase: step {steps_done(step)} of {config.train.agent.steps}; its policy is cloned so far")
+    for policy, name in ((cloned, "cloned"), ("policy", "imagination")):
         if name == "imagination" and meta.get("phase") != "imagination":
             continue
         for mode in ("sample", "mode"):

@@ -6,6 +6,7 @@ import signal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dreamer4 import checkpoint
@@ -128,6 +129,24 @@ def test_evaluation_needs_only_the_folder(folder, capsys):
     told = capsys.readouterr().out
     assert "cloned policy" in told
     assert "imagination policy" in told
+
+
+def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_nothing(folder, capsys, monkeypatch):
+    played = []
+    monkeypatch.setattr(run, "_play", lambda _, agent, __, count, head, *___: played.append(head) or np.zeros(count))
+    run.evaluate(folder / "checkpoints" / "agent" / "2", episodes=16, seed=0)
+    told = capsys.readouterr().out
+    assert "step 2 of 4" in told and "cloned policy" in told and "imagination policy" not in told
+    run.evaluate(folder / "checkpoints" / "agent" / "4", episodes=16, seed=0)
+    assert played == ["policy"] * 2 + ["prior"] * 2
+    assert "step" not in capsys.readouterr().out
+    for phase in ("tokenizer", "dynamics"):
+        with pytest.raises(InputError, match=f"of the {phase} phase, and there is no policy before the agent phase"):
+            run.evaluate(folder / "checkpoints" / phase, episodes=16, seed=0)
+        early = load("tiny", overrides=[f"data.policy={folder / 'checkpoints' / phase / '4'}"])
+        with pytest.raises(InputError, match="no policy before the agent phase"):
+            run.collect(early, folder / "new")
+    assert not (folder / "new").exists() and len(played) == 4
 
 
 def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsys, monkeypatch):

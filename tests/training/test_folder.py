@@ -1,10 +1,14 @@
 """A run folder belongs to one configuration and is never overwritten."""
 
+import jax.numpy as jnp
 import pytest
 
+from dreamer4 import checkpoint
 from dreamer4.config import Config, override
+from dreamer4.dreamer import spec_to_json
 from dreamer4.errors import InputError
-from dreamer4.training.folder import RunFolder
+from dreamer4.training.folder import RunFolder, cloned_head, steps_done
+from dreamer4.types import ActionSpec, DataSpec
 
 
 @pytest.fixture
@@ -127,3 +131,34 @@ def test_a_start_that_was_killed_can_be_repeated(folder):
     (folder.path / "config.tmp").write_text("preset: ca")
     folder.open(Config())
     assert folder.read_config() == Config()
+
+
+def saved(path, phase, done, steps=4):
+    """A checkpoint of a phase; `done` None: weights alone, as an export or an import leaves them."""
+    config = override(Config(), [f"train.agent.steps={steps}"])
+    spec = spec_to_json(DataSpec((2, 2, 1), ActionSpec((3,), 0), 1))
+    tree = {"ema": jnp.zeros(2)} | ({} if done is None else {"step": jnp.array(done, jnp.int32)})
+    checkpoint.save(path, tree, meta={"config": config.model_dump(mode="json"), "spec": spec, "phase": phase})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("phase", "done", "head"),
+    [
+        ("agent", 3, "policy"),
+        ("agent", [3, 3], "policy"),  # two training seeds
+        ("agent", 4, "prior"),
+        ("agent", None, "prior"),
+        ("imagination", 3, "prior"),
+    ],
+)
+def test_the_cloned_policy_is_the_prior_once_the_agent_phase_has_ended(tmp_path, phase, done, head):
+    step = saved(tmp_path / "best", phase, done)
+    assert cloned_head(step) == head
+    assert steps_done(step) == (done if not isinstance(done, list) else 3)
+
+
+@pytest.mark.parametrize("phase", ["tokenizer", "dynamics"])
+def test_before_the_agent_phase_there_is_no_cloned_policy(tmp_path, phase):
+    with pytest.raises(InputError, match=f"best is of the {phase} phase, and there is no policy"):
+        cloned_head(saved(tmp_path / "best", phase, 4))

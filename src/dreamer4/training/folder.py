@@ -16,10 +16,14 @@ keeps what it was begun with.
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from dreamer4 import config_text
+import numpy as np
+
+from dreamer4 import checkpoint, config_text
 from dreamer4.checkpoint import Checkpoints
 from dreamer4.config import Config, diff, from_yaml, to_yaml, without_hardware
+from dreamer4.dreamer import PHASES, read_description
 from dreamer4.errors import InputError
 
 
@@ -130,3 +134,32 @@ class RunFolder:
                 + "".join(f"  {change}\n" for change in changes)
                 + "Choose another folder with --run, or continue this one with --resume and its own settings."
             )
+
+
+def steps_done(step: Path) -> int | None:
+    """Returns how far the phase of a checkpoint had come, whatever its folder is called; None for weights alone.
+
+    Raises:
+        InputError: the checkpoint is missing or damaged.
+    """
+    like = checkpoint.read_leaves(step, at="step").get("step")
+    return None if like is None else int(np.max(checkpoint.load(step, like, at="step")))
+
+
+def cloned_head(step: Path) -> Literal["policy", "prior"]:
+    """Returns which head of a checkpoint's agent is its cloned policy.
+
+    The agent phase trains the policy, and its end makes a copy of it the prior, which until then is untrained.
+
+    Raises:
+        InputError: the checkpoint is of an earlier phase, or missing or damaged.
+    """
+    phase = checkpoint.read_meta(step).get("phase")
+    if phase in PHASES[: PHASES.index("agent")]:
+        raise InputError(
+            f"{step} is of the {phase} phase, and there is no policy before the agent phase. Train that phase first."
+        )
+    if phase != "agent":
+        return "prior"
+    (config, _), done = read_description(step), steps_done(step)
+    return "prior" if done is None or done >= config.train.agent.steps else "policy"
