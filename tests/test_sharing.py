@@ -34,6 +34,11 @@ def dreamer():
     return generic(Dreamer.build, TINY, TINY_SPEC, key=jr.key(0))
 
 
+def steps_of(phase, steps):
+    train = TINY.train.model_copy(update={phase: getattr(TINY.train, phase).model_copy(update={"steps": steps})})
+    return TINY.model_copy(update={"train": train})
+
+
 META = {"data": "f00d"}
 
 
@@ -45,7 +50,8 @@ def save(run, tree, config=TINY, phase="imagination", step=7):
 @pytest.fixture(scope="module")
 def run(dreamer, tmp_path_factory):
     path = tmp_path_factory.mktemp("private") / "run"
-    config = TINY.model_copy(update={"data": TINY.data.model_copy(update={"path": str(path / "frames")})})
+    config = steps_of("imagination", 7)
+    config = config.model_copy(update={"data": TINY.data.model_copy(update={"path": str(path / "frames")})})
     raw = jax.tree.map(lambda x: x + 1 if eqx.is_inexact_array(x) else x, dreamer)
     save(path, {"model": raw, "ema": dreamer, "step": jnp.array(7)}, config)
     (path / "results.json").write_text(json.dumps(RESULTS))
@@ -159,10 +165,12 @@ def test_an_imported_agent_is_where_the_next_phase_starts(exported, dreamer, tmp
     new = import_agent(
         exported, tmp_path / "run", phase="agent", overrides=["train.imagination.steps=3", "data.path=x"]
     )
-    assert equal(Dreamer.load(new.path), dreamer)
+    # Later phases are trained anew, imagination from the cloned policy.
+    cloned = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
+    assert equal(Dreamer.load(new.path), cloned) and not equal(cloned, dreamer)
     config = new.read_config()
     assert (config.train.imagination.steps, config.data.path) == (3, "x")
-    assert equal(commands._start(config, new, "imagination", TINY_SPEC), dreamer)
+    assert equal(commands._start(config, new, "imagination", TINY_SPEC), cloned)
 
 
 @pytest.mark.parametrize("done", PHASES)
@@ -172,6 +180,43 @@ def test_a_phase_beyond_what_was_trained_is_refused(dreamer, tmp_path, done):
         with pytest.raises(InputError, match=f"trained up to {done}"):
             import_agent(step, tmp_path / "run", phase=phase)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_phase_that_was_left_does_not_count_as_done(dreamer, tmp_path, phase):
+    step = save(tmp_path / "old", {"ema": dreamer, "step": jnp.array(7)}, steps_of(phase, 9), phase)
+    export_agent(step, tmp_path / "out")
+    export_agent(tmp_path / "out", tmp_path / "again")
+    assert f"*{phase}*, left at step 7 of 9;" in (tmp_path / "again" / "README.md").read_text()
+    for path in (step, tmp_path / "out", tmp_path / "again"):
+        with pytest.raises(InputError, match=f"left at step 7 of 9 of the {phase} phase") as caught:
+            import_agent(path, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    before = PHASES[: PHASES.index(phase)]
+    assert ("--phase" in str(caught.value)) == bool(before)
+    if before:
+        run = import_agent(tmp_path / "out", tmp_path / "run", phase=before[-1])
+        assert import_agent(run.path, tmp_path / "next").checkpoints(before[-1]).steps()
+
+
+def test_the_clone_of_an_unfinished_agent_phase_is_exported_as_the_clone(dreamer, tmp_path):
+    tree = {"ema": dreamer, "step": jnp.array(7)}
+    for steps, prior in ((9, dreamer.policy), (7, dreamer.prior)):
+        step = save(tmp_path / f"{steps}", tree, steps_of("agent", steps), "agent")
+        export_agent(step, tmp_path / f"out{steps}")
+        assert equal(Dreamer.load(tmp_path / f"out{steps}"), eqx.tree_at(lambda d: d.prior, dreamer, prior))
+
+
+def test_a_phase_at_its_end_counts_as_done(dreamer, tmp_path):
+    save(
+        tmp_path / "old",
+        {"ema": stack_members([dreamer] * 2), "step": jnp.array([7, 7])},
+        steps_of("agent", 7).model_copy(update={"seeds": 2}),
+        "agent",
+    )
+    export_agent(tmp_path / "old", tmp_path / "out")
+    assert "unfinished" not in checkpoint.read_meta(tmp_path / "out")
+    assert import_agent(tmp_path / "out", tmp_path / "run").checkpoints("agent").steps() == [7]
 
 
 def test_weights_that_do_not_fit_the_overrides_are_refused_before_anything_is_written(exported, tmp_path):

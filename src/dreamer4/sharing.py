@@ -25,7 +25,7 @@ from dreamer4.data import DatasetInfo, Episode, read_episodes, read_info, write_
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json, weights_of
 from dreamer4.errors import InputError
 from dreamer4.files import read_bytes
-from dreamer4.training.folder import RunFolder
+from dreamer4.training.folder import RunFolder, steps_done
 
 
 STARTS = "starts"
@@ -43,6 +43,8 @@ def export_agent(
     path: Path, out: Path, *, member: int = 0, starts: int = 0, provenance: Mapping[str, Any] | None = None
 ) -> None:
     """Writes the averaged weights of a checkpoint into a new folder for others, bit by bit as they are.
+
+    Of an agent phase that was left before its end, the policy as cloned so far is the prior too.
 
     Args:
         path: a run, a checkpoint, or an exported folder.
@@ -67,12 +69,16 @@ def export_agent(
     weights = checkpoint.load(step, {name.removeprefix(prefix): leaf for name, leaf in saved.items()}, at=at)
     if config.seeds > 1:
         weights = {name: leaf[member] for name, leaf in weights.items()}
-    phase = source.meta.get("phase")
+    phase, left = source.meta.get("phase"), _unfinished(step, config, source.meta)
+    if left and phase == "agent":  # whose end would have made the cloned policy the prior, where readers look for it
+        policy = {name: leaf for name, leaf in weights.items() if name.startswith("policy.")}
+        weights |= {name.replace("policy", "prior", 1): leaf for name, leaf in policy.items()}
     meta = {
         "config": _private(config, member).model_dump(mode="json"),
         "spec": spec_to_json(spec),
         "phase": phase,
         "data": source.meta.get("data"),
+        **({"unfinished": left} if left else {}),
         "provenance": {"trained_with": source.libraries, **(provenance or {})},
     }
     results = _results(step) if phase == PHASES[-1] else {}
@@ -117,7 +123,8 @@ def import_agent(path: Path, folder: Path, *, phase: str | None = None, override
         overrides: assignments `a.b=c` laid over the exported configuration, such as the steps of later phases.
 
     Raises:
-        InputError: if the weights are missing or damaged, do not fit the configuration, or the folder is not free.
+        InputError: if the weights are missing or damaged, do not fit the configuration, or are of the middle of the
+            phase that would count as done; or the folder is not free.
     """
     step = find_checkpoint(path)
     (config, spec), source = read_description(step), checkpoint.read_manifest(step)
@@ -132,14 +139,34 @@ def import_agent(path: Path, folder: Path, *, phase: str | None = None, override
         )
     if config.seeds > 1:
         raise InputError(f"import: {step} holds {config.seeds} training seeds. Export one of them with --member first.")
+    if phase == done and (left := _unfinished(step, config, source.meta)):
+        before = PHASES[: PHASES.index(done)]
+        instead = f", or train it anew from the phase before with --phase {before[-1]}" if before else ""
+        raise InputError(
+            f"import: {step} was left at {left} of the {done} phase, so that phase does not count as done. "
+            f"Finish it in its own run (dreamer4 train {done} --run RUN --resume) and take that{instead}."
+        )
     config = override(config, overrides)
     template = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))
     dreamer = checkpoint.load(step, template, at=weights_of(step))
-    meta = {**source.meta, "config": config.model_dump(mode="json"), "spec": spec_to_json(spec), "phase": phase}
+    if (done, phase) == ("imagination", "agent"):  # imagination starts from the cloned policy
+        dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
+    known = {name: value for name, value in source.meta.items() if name != "unfinished"}
+    meta = {**known, "config": config.model_dump(mode="json"), "spec": spec_to_json(spec), "phase": phase}
     run = RunFolder(folder)
     run.open(config)
     run.checkpoints(phase).save(getattr(config.train, phase).steps, {"ema": dreamer}, meta)
     return run
+
+
+def _unfinished(step: Path, config: Config, meta: Mapping[str, Any]) -> str:
+    """Returns how far the phase of a checkpoint or an exported folder came; nothing if to its end, or if unknown."""
+    if told := meta.get("unfinished"):
+        return str(told)
+    if (phase := meta.get("phase")) not in PHASES or (done := steps_done(step)) is None:
+        return ""
+    wanted = getattr(config.train, phase).steps
+    return f"step {done} of {wanted}" if done < wanted else ""
 
 
 def _private(config: Config, member: int) -> Config:
@@ -168,6 +195,7 @@ def _card(meta: Mapping[str, Any], results: Mapping[str, Any], parameters: int) 
     """Returns the model card as Markdown."""
     config, spec = meta["config"], meta["spec"]
     env, provenance = _plain(config["env"]["id"]), meta["provenance"]
+    stage = f", left at {_plain(meta['unfinished'])}" if "unfinished" in meta else ""
     lines = [
         "---",
         "library_name: dreamer4",
@@ -176,7 +204,7 @@ def _card(meta: Mapping[str, Any], results: Mapping[str, Any], parameters: int) 
         "",
         f"# Dreamer 4 agent for {env}",
         "",
-        f"Trained up to the phase *{_plain(meta['phase'])}*; {parameters:,} numbers, averaged weights of seed "
+        f"Trained up to the phase *{_plain(meta['phase'])}*{stage}; {parameters:,} numbers, averaged weights of seed "
         f"{config['seed']}. Frames {spec['frame_shape']}, action classes {spec['num_classes']}, "
         f"{spec['continuous_dim']} continuous.",
         "",

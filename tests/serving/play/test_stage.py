@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
+import jax.random as jr
 import pytest
+from agent.fakes import drawn_on_the_host, randomised
+from helpers import equal
 
 from dreamer4 import data
+from dreamer4.checkpoint import Checkpoints
+from dreamer4.config import load
+from dreamer4.dreamer import Dreamer, spec_to_json
+from dreamer4.envs import GymnaxEnvironment
 from dreamer4.errors import InputError
 from dreamer4.serving.play import stage
 
@@ -36,6 +44,17 @@ def test_a_tokenizer_cannot_dream(monkeypatch):
 def test_data_of_another_kind_is_refused():
     with pytest.raises(InputError, match="but the agent was trained on"):
         stage.load_stage(FIXTURES / "exported", dataset=stage.PRETRAINED / "catch" / stage.STARTS)
+
+
+def test_the_clone_of_an_unfinished_agent_phase_is_what_was_trained(tmp_path):
+    spec = GymnaxEnvironment("Catch-bsuite").spec
+    config = load("tiny", env="Catch-bsuite")
+    dreamer = randomised(drawn_on_the_host(Dreamer.build, config, spec, key=jr.key(0)))
+    meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(spec), "phase": "agent"}
+    step = Checkpoints(tmp_path / "checkpoints" / "agent").save(3, {"ema": dreamer, "step": jnp.array(3)}, meta)
+    loaded = stage.load_stage(step)
+    assert loaded.policies == ("prior",)
+    assert equal(loaded.dreamer.prior, dreamer.policy) and not equal(dreamer.prior, dreamer.policy)
 
 
 @pytest.mark.parametrize("name", stage.shipped())

@@ -19,7 +19,8 @@ from dreamer4.nn import cast_weights
 from dreamer4.serving.play import worlds
 from dreamer4.serving.play.controls import Controls, find_controls
 from dreamer4.sharing import STARTS
-from dreamer4.training.folder import RunFolder
+from dreamer4.training.folder import RunFolder, cloned_head
+from dreamer4.training.phases import freeze_prior
 from dreamer4.types import Action, DataSpec
 
 
@@ -145,6 +146,8 @@ def load_stage(path: Path, *, dataset: Path | None = None, member: int = 0) -> S
     if phase == "tokenizer":
         raise InputError(f"play: {step} is of the tokenizer phase, which cannot dream yet. Train the dynamics first.")
     dreamer = cast_weights(Dreamer.load(step, member=member))
+    if phase == "agent" and cloned_head(step) == "policy":  # a page that watches the clone asks for the prior
+        dreamer = freeze_prior(dreamer)
     env, absent = _environment(config, spec)
     found = dataset or _own_dataset(step, config)
     episodes = () if found is None else _episodes(found, spec, str(meta.get("data")))
