@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import equal
-from training.faults import FAULTS, STEPS, planted, world
+from training.faults import FAULTS, STEPS, Planted, planted, world
 from training.faults import source as made
 
 from dreamer4.config import GuardConfig, OptimizerConfig, PhaseConfig
@@ -28,6 +28,14 @@ CONFIG = PhaseConfig(
     guard=GuardConfig(window=WINDOW, abort_after=4),
     ema=0.5,
 )
+
+
+class Switching(Planted):
+    """Asks for something else from step `WINDOW` on."""
+
+    @property
+    def switches(self):
+        return (0.1, WINDOW / STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +115,16 @@ def test_a_run_ends_when_too_many_steps_in_a_row_are_left_out(small, source):
         for _ in train(phase, CONFIG, init_state(phase, small, CONFIG), source, seed=0):
             done += 1
     assert (caught.value.step, caught.value.skipped, done) == (12, 4, 12)
+
+
+def test_where_a_loss_asks_for_something_else_it_is_judged_anew(step, settled, source):
+    huge = planted(dict.fromkeys(range(WINDOW, STEPS), 1 + FAULTS.index("loss x 100")))
+    for phase, first in ((huge, 1), (Switching(huge.faults), 0)):
+        state, metrics = step(phase, settled, source)
+        assert metrics["skipped"] == first
+    for _ in range(WINDOW):  # and from there on by what it is now
+        state, metrics = step(phase, state, source)
+        assert metrics["skipped"] == 0
 
 
 def test_the_last_steps_of_a_run_count_too(small, source):

@@ -29,6 +29,10 @@ class Guard(eqx.Module):
         """Returns the guard before the first step."""
         return cls(jnp.zeros((2, config.window)), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
+    def forget(self, when: Bool[Array, ""]) -> "Guard":
+        """Returns the guard as before the first step if `when` is true, but for the steps left out in a row."""
+        return Guard(self.recent, jnp.where(when, 0, self.count), self.in_a_row)
+
     def limits(self, sigma: float | Float[Array, ""]) -> Float[Array, "2"]:
         """Returns what a figure may be at most; infinite until half the window is filled.
 

@@ -125,7 +125,10 @@ def train_step(
     (_, (scales, metrics)), gradients = gradient(trained)
     norm = optax.tree.norm(gradients)
     figures = jnp.stack([loss_size(metrics, phase.weights), norm])
-    good, guard = state.guard.judge(figures, all_finite(batch), config.guard.sigma)
+    before = (state.step - 1).astype(jnp.float32) / config.steps
+    switched = [(progress >= share) & (before < share) for share in phase.switches]
+    guard = state.guard.forget(jnp.any(jnp.array(switched, bool)))
+    good, guard = guard.judge(figures, all_finite(batch), config.guard.sigma)
     metrics |= {"gradient_norm": norm, "skipped": (~good).astype(jnp.float32)}
     metrics["skipped_in_a_row"] = guard.in_a_row.astype(jnp.float32)
 

@@ -50,6 +50,11 @@ class AbstractPhase(eqx.Module):
     def weights(self) -> dict[str, float]:
         """The loss terms by name, and their weights."""
 
+    @property
+    def switches(self) -> tuple[float, ...]:
+        """Shares of the run at which the loss begins to ask for something else, and its size and gradient may jump."""
+        return ()
+
     @abstractmethod
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         """Returns a tree that is True at the arrays this phase trains."""
@@ -140,6 +145,10 @@ class DynamicsPhase(AbstractPhase):
     def weights(self) -> dict[str, float]:
         return {"dynamics": 1.0}
 
+    @property
+    def switches(self) -> tuple[float, ...]:
+        return (self.forcing.bootstrap_start,)
+
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         return mark(dreamer, lambda d: [d.dynamics])
 
@@ -169,6 +178,10 @@ class AgentPhase(AbstractPhase):
     def weights(self) -> dict[str, float]:
         weights = {"dynamics": 1.0, "cloning": 1.0, "reward": 1.0, "continuation": 1.0}
         return weights | ({"reconstruction": self.reconstruction} if self.reconstruction else {})
+
+    @property
+    def switches(self) -> tuple[float, ...]:
+        return (self.warm_heads,)
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         return mark(dreamer, lambda d: [d.dynamics, d.policy, d.reward, d.continuation, d.reconstruction])
@@ -219,6 +232,10 @@ class ImaginationPhase(AbstractPhase):
     @property
     def weights(self) -> dict[str, float]:
         return {"policy": 1.0, "value": 1.0}
+
+    @property
+    def switches(self) -> tuple[float, ...]:
+        return (self.warm_value,)
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         return mark(dreamer, lambda d: [d.policy, d.value])
