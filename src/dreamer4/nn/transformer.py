@@ -282,7 +282,7 @@ class Transformer(eqx.Module):
         x = (x + self.slot[: x.shape[1]]).astype(self.dtype)
         unroll = self.num_groups if self.num_groups <= UNROLLED_IN_TRAINING else 1
         x, entries = jax.lax.scan(call, x, scanned, unroll=unroll)
-        return self.norm(x).astype(jnp.float32), entries
+        return self.norm(x.astype(jnp.float32)), entries
 
     def __call__(self, x: Float[Array, "T S D"], segment: Int[Array, " T"] | None = None) -> Float[Array, "T S D"]:
         """Transforms a clip.
@@ -332,7 +332,7 @@ class Transformer(eqx.Module):
         call = recomputing(call, self.remat)
         x = (x + self.slot[: x.shape[1]]).astype(self.dtype)
         unroll = self.num_groups if self.num_groups <= UNROLLED_IN_TRAINING else 1
-        return self.norm(jax.lax.scan(call, x, scanned, unroll=unroll)[0]).astype(jnp.float32)
+        return self.norm(jax.lax.scan(call, x, scanned, unroll=unroll)[0].astype(jnp.float32))
 
     def init_cache(self, slots: int | None = None) -> RingCache:
         """Returns an empty cache of `context_length` frames for the first `slots` slots (all by default)."""
@@ -367,7 +367,7 @@ class Transformer(eqx.Module):
         x = (x + self.slot[: x.shape[0]]).astype(self.dtype)
         unroll = self.num_groups if self.num_groups <= UNROLLED_GROUPS else 1
         x, entries = jax.lax.scan(call, x, scanned, unroll=unroll)
-        return self.norm(x).astype(jnp.float32), entries
+        return self.norm(x.astype(jnp.float32)), entries
 
 
 def cast_weights(model: PyTree, dtype: str | None = None) -> PyTree:
