@@ -42,6 +42,22 @@ def test_gif_keeps_every_frame_its_time_and_few_colours_exactly():
         assert (np.asarray(image.convert("RGB")) == frames[t]).all()
 
 
+def test_gif_shows_whole_frames_though_it_holds_what_changes():
+    frames = np.zeros((5, 12, 17, 3), np.uint8)
+    frames[1, 3, 5] = frames[2, 3, 5] = (250, 10, 20)  # comes, stays, goes, and more than it comes again
+    frames[4, 2:9, 1:16] = np.random.default_rng(0).integers(0, 256, (7, 15, 3), np.uint8)
+    content = gif(frames, fps=50)
+    assert len(content) < 2 * len(gif(frames[[0, 4]], fps=50))
+    image = Image.open(io.BytesIO(content))
+    assert image.n_frames == 5
+    for t in range(5):
+        image.seek(t)
+        assert image.info["duration"] == 20
+        assert (np.asarray(image.convert("RGB")) == frames[t]).all()
+    one = Image.open(io.BytesIO(gif(frames[4:], fps=50)))
+    assert one.n_frames == 1 and (np.asarray(one.convert("RGB")) == frames[4]).all()
+
+
 @pytest.mark.parametrize("length, fps", [(0, 5), (1, 0), (1, 51)])
 def test_impossible_films_are_refused(length, fps):
     with pytest.raises(InputError, match="gif"):

@@ -5,7 +5,9 @@ a pixel of an environment is a fact.
 """
 
 import io
-from collections.abc import Sequence
+import itertools
+import struct
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import partial
 
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt8
 from PIL import Image
+from PIL.GifImagePlugin import getdata
 
 from dreamer4.envs.render import render
 from dreamer4.errors import InputError
@@ -25,6 +28,7 @@ _EDGE = (58, 62, 70)
 _CONTEXT = (120, 126, 136)
 RIGHT = (45, 190, 165)
 WRONG = (240, 90, 80)
+_ENDLESS = b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"  # as every browser understands it in a GIF
 
 
 def fitting_scale(frame_shape: Sequence[int], side: int = 128) -> int:
@@ -44,41 +48,65 @@ def png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return buffer.getvalue()
 
 
-def gif(frames: UInt8[np.ndarray, "T H W 3"], *, fps: float) -> bytes:
+def gif(frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, fps: float) -> bytes:
     """Returns the bytes of an endless GIF file; colours are exact if there are at most 256 of them in a frame.
 
     Args:
-        frames: at least one.
+        frames: at least one; they are taken one after the other, and no more than two of them are held.
         fps: frames per second; GIF counts in hundredths of a second and browsers show at most 50.
 
     Raises:
         InputError: if there is no frame, or `fps` is not between 0 and 50.
     """
-    if not len(frames) or not 0 < fps <= 50:
-        raise InputError(
-            f"gif: got {len(frames)} frames at {fps} frames/s, expected at least 1 frame and 0 < fps <= 50."
-        )
-    first, *rest = (Image.fromarray(f).convert("P", palette=Image.Palette.ADAPTIVE, colors=256) for f in frames)
+    rest = iter(frames)
+    first = next(rest, None)
+    if first is None or not 0 < fps <= 50:
+        count = "no frame" if first is None else "frames"
+        raise InputError(f"gif: got {count} at {fps} frames/s, expected at least 1 frame and 0 < fps <= 50.")
     buffer = io.BytesIO()
+    # Frame by frame: Pillow would keep them all to the end of the film.
+    buffer.write(b"GIF89a" + struct.pack("<HHBBB", first.shape[1], first.shape[0], 0x70, 0, 0) + _ENDLESS)
     duration = 10 * round(100 / fps)
-    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, optimize=False)
+    frame, (top, bottom, left, right) = first, (0, first.shape[0], 0, first.shape[1])
+    while frame is not None:
+        part = Image.fromarray(frame[top:bottom, left:right])
+        colours = min(256, part.width * part.height)
+        part = part.convert("P", palette=Image.Palette.ADAPTIVE, colors=colours)
+        for piece in getdata(part, (left, top), duration=duration, include_color_table=True):
+            buffer.write(piece)
+        previous, frame = frame, next(rest, None)
+        if frame is not None:
+            top, bottom, left, right = _changed(previous, frame)
+    buffer.write(b";")
     return buffer.getvalue()
 
 
-def mp4(frames: UInt8[np.ndarray, "T H W 3"], *, fps: float) -> bytes:
+def _changed(before: UInt8[np.ndarray, "H W 3"], after: UInt8[np.ndarray, "H W 3"]) -> tuple[int, int, int, int]:
+    """Returns top, bottom, left and right of the least rectangle, of one pixel at least, in which two frames differ."""
+    differs = (before != after).any(axis=-1)
+    if not differs.any():
+        return 0, 1, 0, 1
+    rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def mp4(frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, fps: float) -> bytes:
     """Returns the bytes of an MP4 file (H.264) that any player shows; colours are close, not exact.
 
     Args:
-        frames: at least one, with even sides. Colour is kept for every second pixel only, so enlarge small frames.
+        frames: at least one, with even sides, taken one after the other. Colour is kept for every second pixel only, so
+            enlarge small frames.
         fps: frames per second, at most 240.
 
     Raises:
         InputError: if PyAV is not installed, there is no frame, a side is odd, or `fps` is not as it must be.
     """
-    if not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2 or not 0 < fps <= 240:
+    rest = iter(frames)
+    first = next(rest, None)
+    if first is None or first.shape[0] % 2 or first.shape[1] % 2 or not 0 < fps <= 240:
+        count = "no frame" if first is None else f"frames of {first.shape[0]} x {first.shape[1]} pixels"
         raise InputError(
-            f"mp4: got {len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} pixels at {fps} frames/s, "
-            "expected at least 1 frame, even sides, and 0 < fps <= 240."
+            f"mp4: got {count} at {fps} frames/s, expected at least 1 frame, even sides, and 0 < fps <= 240."
         )
     try:
         import av
@@ -87,9 +115,9 @@ def mp4(frames: UInt8[np.ndarray, "T H W 3"], *, fps: float) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = first.shape[0], first.shape[1], "yuv420p"
         stream.options = {"crf": "14", "preset": "veryfast"}
-        for frame in frames:
+        for frame in itertools.chain([first], rest):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """What a session leaves behind: films that show what was shown, and data sets that read back."""
 
 import io
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -20,7 +21,7 @@ def picture(*names, differs=False, seed=0):
 
 
 def test_a_single_view_is_enlarged_and_nothing_else():
-    film = compose([picture("dream", seed=i) for i in range(3)])
+    film = np.stack(list(compose([picture("dream", seed=i) for i in range(3)])))
     assert film.shape == (3, 320, 192, 3)
     for i in range(3):
         assert np.array_equal(film[i, ::64, ::64], picture("dream", seed=i).images["dream"])
@@ -29,7 +30,7 @@ def test_a_single_view_is_enlarged_and_nothing_else():
 def test_side_by_side_marks_what_differs_and_keeps_panels():
     film = compose([picture("game", "dream"), picture("game", "dream", differs=True), picture("dream")])
     right, wrong, alone = film
-    half = film.shape[2] // 2
+    half = right.shape[1] // 2
     assert np.array_equal(right[:, :half], wrong[:, :half])  # the game's panel tells nothing of the dream
     assert (right[:, half:] == media.RIGHT).all(-1).any() and not (right[:, half:] == media.WRONG).all(-1).any()
     assert (wrong[:, half:] == media.WRONG).all(-1).any()
@@ -38,8 +39,27 @@ def test_side_by_side_marks_what_differs_and_keeps_panels():
 
 @pytest.mark.parametrize("size", [(10, 5), (7, 9), (210, 160), (501, 333)])
 def test_sides_are_even(size):
-    film = compose([Picture({"game": np.zeros((*size, 3), np.uint8), "dream": np.zeros((*size, 3), np.uint8)}, False)])
-    assert film.shape[1] % 2 == 0 and film.shape[2] % 2 == 0
+    black = np.zeros((*size, 3), np.uint8)
+    (frame,) = compose([Picture({"game": black, "dream": black}, False)])
+    assert frame.shape[0] % 2 == 0 and frame.shape[1] % 2 == 0
+
+
+@pytest.mark.parametrize("kind", ["gif", "mp4"])
+def test_a_long_film_takes_no_more_memory_than_a_short_one(kind):
+    if kind == "mp4":
+        pytest.importorskip("av")
+
+    def peak(length):
+        pictures = [picture("game", "dream", seed=i) for i in range(length)]
+        tracemalloc.start()
+        try:
+            content = getattr(media, kind)(compose(pictures), fps=10)
+            return tracemalloc.get_traced_memory()[1] - len(content)
+        finally:
+            tracemalloc.stop()
+
+    (frame,) = compose([picture("game", "dream")])
+    assert peak(40) < peak(8) + 4 * frame.nbytes
 
 
 def test_mp4_plays_back_what_was_shown():

@@ -3,7 +3,7 @@
 import io
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ class Picture:
     differs: bool
 
 
-def compose(pictures: Sequence[Picture]) -> UInt8[np.ndarray, "T h w 3"]:
-    """Returns a film of what was shown, pixels enlarged and never blended; both sides are even.
+def compose(pictures: Sequence[Picture]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Yields the frames of a film of what was shown, pixels enlarged and never blended; both sides are even.
+
+    They are many times larger than what was recorded, so each is made when it is asked for.
 
     Where game and dream were shown side by side at any time, each has its panel throughout, dark while it was not
     shown, and the dream a frame in green, or in red where it differed.
@@ -46,7 +48,6 @@ def compose(pictures: Sequence[Picture]) -> UInt8[np.ndarray, "T h w 3"]:
     height, width, _ = next(iter(pictures[0].images.values())).shape
     scale = fitting_scale((height, width), _SIDE)
     border = max(2, scale // 4) if len(names) > 1 else 0
-    films = []
     for picture in pictures:
         panels = []
         for name in names:
@@ -54,10 +55,9 @@ def compose(pictures: Sequence[Picture]) -> UInt8[np.ndarray, "T h w 3"]:
             if name == "dream" and name in picture.images:
                 colour = WRONG if picture.differs else RIGHT
             panels.append(_panel(picture.images.get(name), (height, width), scale, border, colour))
-        films.append(np.concatenate(panels, axis=1))
-    film = np.stack(films)
-    odd = ((0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0))  # MP4 wants even sides
-    return np.pad(film, odd, mode="edge")
+        frame = np.concatenate(panels, axis=1)
+        odd = ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0))  # MP4 wants even sides
+        yield np.pad(frame, odd, mode="edge")
 
 
 def archive(episodes: Mapping[str, Episode], *, spec: DataSpec, environment: Mapping[str, Any], seed: int) -> bytes:
