@@ -38,7 +38,8 @@ def test_what_is_written_is_read_and_replaced(tmp_path):
 
 def test_the_table_has_every_method_and_says_what_was_not_run(tmp_path):
     values = [0.1, 0.2, 0.6, 0.7, 0.9]
-    table = rows({"imagination": entry("imagination", values), "random": entry("random", [-0.6], minutes=(0.0,))})
+    ours = entry("imagination", values, by_mode=(0.5, 0.7, 0.9, 1.1, 0.8))
+    table = rows({"imagination": ours, "random": entry("random", [-0.6], minutes=(0.0,))})
     others = {METHODS["pmpo"], METHODS["policy_gradient"]}
     assert [row[0] for row in table if "objective" not in row[0]] == [n for n in METHODS.values() if n not in others]
     by_name = {row[0]: row[1:] for row in table}
@@ -47,11 +48,12 @@ def test_the_table_has_every_method_and_says_what_was_not_run(tmp_path):
         "+0.500",
         f"{low:+.3f} to {high:+.3f}",
         f"{iqm(np.array(values)):+.3f}",
+        "+0.800",
         "5",
         "2.0",
         "abc1234",
     )
-    assert by_name[METHODS["random"]] == ("-0.600", "-", "-", "1", "-", "abc1234")
+    assert by_name[METHODS["random"]] == ("-0.600", "-", "-", "-", "1", "-", "abc1234")
     assert by_name[METHODS["ppo"]][0] == by_name["the same with the other policy objective"][0] == "not run"
 
 

@@ -127,7 +127,7 @@ def results(
     only_table: bool,
     only: Sequence[str] = (),
 ) -> None:
-    """Runs what is missing of the chosen benchmarks, writes their entries and prints the ledger."""
+    """Runs what is missing of the chosen benchmarks, writes their entries and prints them, or the ledger as it is."""
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         raise InputError(f"bench results: unknown benchmark {unknown[0]!r}. {nearest(unknown[0], BENCHMARKS)}")
@@ -153,8 +153,17 @@ def results(
             _refuse_lone(plan)
         for plan in plans:
             _run(plan, workers, out)
-    for name in chosen:
-        _print(name, read_entries(out, name))
+    for plan in plans:
+        held = read_entries(out, plan.name)
+        entries = held if only_table else gather(plan, out)
+        _print(plan.name, entries)
+        for method, entry in entries.items():
+            if beyond := set(held[method].seeds) - set(entry.seeds) if method in held else None:
+                console.print(
+                    f"{out / plan.name / method}.json holds training seeds {sorted(beyond)} too, and is kept until "
+                    "they have been run here. --out writes to another folder.",
+                    soft_wrap=True,
+                )
     if not only_table:
         tables = markdown({name: read_entries(out, name) for name in BENCHMARKS})
         (out / "README.md").write_text(f"# Results\n\n{tables}\n")
@@ -243,7 +252,7 @@ def _references(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
     config = plan.config(seed)
     by_chance = _play(config, random_policy(envs.make(config.env).spec))
     mean = data.read_info(plan.data).return_mean
-    return {"returns": {"random": by_chance, "data": mean}, "minutes": {"random": 0.0, "data": 0.0}}
+    return {"returns": {"random": by_chance, "data": mean}, "minutes": {"random": 0.0, "data": 0.0}} | _data(plan)
 
 
 def _dreamer(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
@@ -334,9 +343,14 @@ def _clock(folder: Path) -> Iterator[Callable[[], float]]:
         file.write_text(f"{before + time.monotonic() - started:.1f}")
 
 
-def gather(plan: Plan, out: Path) -> None:
-    """Writes the ledger's entries from the units that are done."""
-    config = plan.config(DATA_SEED)
+def gather(plan: Plan, out: Path) -> dict[str, Entry]:
+    """Returns the entries that the finished units make, and writes them to the ledger.
+
+    An entry of the ledger is replaced by one that has all of its training seeds, and kept until then: a run that has
+    just begun would be a poor trade for a result.
+    """
+    config, held = plan.config(DATA_SEED), read_entries(out, plan.name)
+    entries: dict[str, Entry] = {}
     for kind, methods in UNITS.items():
         seeds = (DATA_SEED,) if kind == "references" else plan.seeds
         done = {seed: file for seed in seeds if (file := plan.unit(kind, seed) / "unit.json").exists()}
@@ -357,15 +371,19 @@ def gather(plan: Plan, out: Path) -> None:
                 device=", ".join(sorted({unit["device"] for unit in facts})),
                 commit=", ".join(sorted({unit["commit"] for unit in facts})),
                 command=plan.command,
-                data=facts[0].get("data", ""),
+                data="" if method == "random" else facts[0].get("data", ""),
                 notes={name: [unit["notes"].get(name) for unit in facts] for name in facts[0].get("notes", {})},
             )
-            write_entry(out, entry)
+            entries[method] = entry
+            if method not in held or set(held[method].seeds) <= set(entry.seeds):
+                write_entry(out, entry)
+    return entries
 
 
 def _print(name: str, entries: dict[str, Entry]) -> None:
     env = next((entry.env for entry in entries.values()), "not run")
-    table = Table("method", "mean return", "95 % interval", "IQM", "seeds", "minutes", title=f"{name} ({env})")
+    columns = ("method", "mean return", "95 % interval", "IQM", "greedy", "seeds", "minutes")
+    table = Table(*columns, title=f"{name} ({env})")
     for *row, _ in rows(entries):  # commits stand in the ledger's file; a terminal has no room for them
         table.add_row(*row)
     console.print(table)

@@ -112,7 +112,10 @@ def read_entries(folder: Path, benchmark: str) -> dict[str, Entry]:
 
 
 def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
-    """Returns the table of one benchmark: method, mean, 95 % interval over training seeds, IQM, seeds, minutes, commit.
+    """Returns the table of one benchmark.
+
+    Columns are the method; mean, 95 % interval and IQM over training seeds, actions sampled; the mean by the most
+    likely action; seeds; minutes; commit.
 
     Every method has a row; one without an entry is "not run". A single seed has no interval.
     """
@@ -125,7 +128,7 @@ def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
                 continue
             name = "the same with the other policy objective"
         if entry is None:
-            table.append((name, "not run", "", "", "", "", ""))
+            table.append((name, "not run", "", "", "", "", "", ""))
             continue
         values = np.array(entry.returns)
         several = len(values) > 1
@@ -136,6 +139,7 @@ def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
                 _number(values.mean()),
                 f"{_number(low)} to {_number(high)}" if several else "-",
                 _number(float(iqm(values))) if several else "-",
+                _number(float(np.mean(entry.by_mode))) if entry.by_mode else "-",
                 str(len(values)),
                 f"{np.mean(entry.minutes):.1f}" if any(entry.minutes) else "-",
                 entry.commit,
@@ -168,8 +172,8 @@ def markdown(benchmarks: Mapping[str, Mapping[str, Entry]]) -> str:
         if not entries:
             continue
         parts += [
-            "| method | mean return | 95 % interval | IQM | seeds | minutes a seed | commit |",
-            "|---|---|---|---|---|---|---|",
+            "| method | mean return | 95 % interval | IQM | greedy | seeds | minutes a seed | commit |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         parts += ["| " + " | ".join(row) + " |" for row in rows(entries)]
         if (gain := improvement(entries)) is not None:

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 
 import pytest
 
 from dreamer4 import envs
 from dreamer4.baselines import PPORun
 from dreamer4.config import EnvConfig
-from dreamer4.data import collect, random_policy, write_dataset
+from dreamer4.data import collect, random_policy, read_info, write_dataset
 from dreamer4.errors import InputError
 from dreamer4.reporting.ledger import read_entries
 from dreamer4.training import stream
@@ -85,7 +86,9 @@ def test_what_is_missing_is_run_in_processes_and_fills_the_ledger(plan, tmp_path
     part = dataclasses.replace(plan, kinds=("references",))
     bench._run(part, 1, tmp_path / "ledger")
     assert part.units() == []
-    assert set(read_entries(tmp_path / "ledger", "tiny")) == {"random", "data"}
+    entries = read_entries(tmp_path / "ledger", "tiny")
+    assert set(entries) == {"random", "data"}
+    assert (entries["random"].data, entries["data"].data) == ("", read_info(plan.data).fingerprint)
     assert json.loads((plan.unit("references", 0) / "unit.json").read_text())["episodes"] == 16
 
 
@@ -130,6 +133,28 @@ def test_entries_gather_the_units_that_are_done(plan, tmp_path):
     assert entries["imagination"].data == "fingerprint"
     assert entries["ppo"].seeds == (1,)
     assert entries["ppo"].by_mode == ()
+
+
+def test_an_entry_gives_way_to_one_with_all_of_its_seeds_and_to_no_other(plan, tmp_path, capsys, monkeypatch):
+    ledger, again = tmp_path / "ledger", {"returns": {"ppo": 0.7}, "minutes": {"ppo": 1.0}}
+    for seed in (0, 1):
+        finish(plan, "ppo", seed, returns={"ppo": 0.5}, minutes={"ppo": 1.0})
+    bench.gather(plan, ledger)
+    for seed in (0, 1):
+        shutil.rmtree(plan.unit("ppo", seed))
+    finish(plan, "ppo", 0, **again)
+    monkeypatch.setattr(bench, "_run", lambda plan, workers, out: None)
+    monkeypatch.setattr(bench, "Plan", lambda **settings: plan)
+    how = {"quick": False, "workers": 1, "runs": tmp_path / "runs", "out": ledger, "only_table": False, "only": ["ppo"]}
+    bench.results(["catch"], seeds=2, **how)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "+0.700" in said, "the table tells what was run here"
+    assert "ppo.json holds training seeds [1] too, and is kept until they have been run here" in said
+    assert read_entries(ledger, "tiny")["ppo"].returns == (0.5, 0.5)
+    finish(plan, "ppo", 1, **again)
+    bench.results(["catch"], seeds=2, **how)
+    assert "kept" not in capsys.readouterr().out
+    assert read_entries(ledger, "tiny")["ppo"].returns == (0.7, 0.7)
 
 
 def test_a_unit_leaves_its_result_and_its_output_in_its_folder(plan, capsys):
