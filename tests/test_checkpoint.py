@@ -233,6 +233,10 @@ def test_a_checkpoint_from_elsewhere_is_taken_over_once_mended_and_never_replace
     assert checkpoint.verify(taken)
     assert checkpoint.verify(steps.adopt(4, saved)) == []
     assert steps.steps() == [4] and [f.name for f in steps.root.iterdir()] == ["4"]
+    marked = Checkpoints(tmp_path / "marked").adopt(4, saved, {"taken_to": "a data set"})
+    assert checkpoint.verify(marked) == []
+    assert checkpoint.read_meta(marked) == {**checkpoint.read_meta(saved), "taken_to": "a data set"}
+    assert checkpoint.read_manifest(marked).leaves == checkpoint.read_manifest(saved).leaves
     other = tmp_path / "other"
     checkpoint.save(other, make_tree(jr.key(1)), meta={"step": 5, "preset": "catch"})
     with pytest.raises(InputError, match="it holds another checkpoint"):

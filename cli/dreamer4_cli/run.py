@@ -3,6 +3,7 @@
 import contextlib
 import json
 import resource
+import shlex
 import shutil
 import sys
 import time
@@ -51,6 +52,8 @@ from dreamer4_cli.phase import Work, resume_command, save
 console = Console()
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
+
+_TAKEN_TO = "taken_to"  # in the meta of a checkpoint from another run: the fingerprint of the data set it now serves
 
 _POLICY_NAMES = {
     "random": "random actions",
@@ -121,11 +124,9 @@ def train(
     processes.wait("checked")  # what they are all to refuse, before the first one changes it
     if processes.first():
         run.open(config, resume=resume)
-        if start is not None:
-            run.checkpoints(before[-1]).adopt(getattr(config.train, before[-1]).steps, start)
     processes.wait("opened")
     command = resume_command(f"train {'all' if phases == PHASES else phases[0]}", run, config)
-    _train(config, run, phases, command, fallback=fallback, changed_data=changed_data)
+    _train(config, run, phases, command, fallback=fallback, changed_data=changed_data, end=start)
 
 
 def _end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
@@ -170,11 +171,25 @@ def _check_paths(config: Config) -> DataSpec:
 
 
 def _train(
-    config: Config, run: RunFolder, phases: tuple[str, ...], command: str, *, fallback: bool, changed_data: bool
+    config: Config,
+    run: RunFolder,
+    phases: tuple[str, ...],
+    command: str,
+    *,
+    fallback: bool,
+    changed_data: bool,
+    end: Path | None = None,
 ) -> None:
-    stopping.note(f"Go on with: {command}")
+    """Trains phases in an opened run, from the `end` of the phase before them in another run, if that is given."""
+    stopping.note(f"Go on with: {command}" + ("" if end is None else f" --from {shlex.quote(str(end.parents[2]))}"))
     path = _dataset(config, run)
     info = data.read_info(path)
+    if end is not None:
+        if processes.first():
+            _take_over(config, run, PHASES[PHASES.index(phases[0]) - 1], end, path, info.fingerprint)
+        processes.wait("taken over")
+        stopping.note(f"Go on with: {command}")
+    _check_data_unchanged(run, info.fingerprint, accept=changed_data)
     source = DeviceSource.from_episodes(data.read_episodes(path, "train"))
     mesh = build_mesh(config.train.mesh)
     opened: contextlib.AbstractContextManager[MetricLog | None] = contextlib.nullcontext()
@@ -194,7 +209,6 @@ def _train(
             start = _start(config, run, name, info.spec)
             state = spread(init_state(phase, start, settings, config.seeds), mesh)
             if newest is not None:
-                _check_data_unchanged(newest, info.fingerprint, accept=changed_data)
                 state = checkpoint.load(newest, state, added=ADDED)
             if name != "tokenizer" and latents is None:
                 latents = _encode(config, start, source)
@@ -238,13 +252,37 @@ def _encode(config: Config, dreamer: Dreamer, source: DeviceSource):
     return stack_members([encode_source(agent, source) for agent in agents])
 
 
-def _check_data_unchanged(path: Path, fingerprint: str, *, accept: bool = False) -> None:
-    if (saved := checkpoint.read_meta(path).get("data")) == fingerprint:
+def _take_over(config: Config, run: RunFolder, phase: str, end: Path, path: Path, fingerprint: str) -> None:
+    """Copies the end of a phase of another run, and marks the copy if it is meant to go on with another data set."""
+    origin = RunFolder(end.parents[2])
+    own = Path(origin.read_config().data.path or origin.data)
+    # Another place is another data set on purpose; the same place with other episodes has changed under the weights.
+    meant = path.resolve() != own.resolve() and checkpoint.read_meta(end).get("data") != fingerprint
+    steps = getattr(config.train, phase).steps
+    run.checkpoints(phase).adopt(steps, end, {_TAKEN_TO: fingerprint} if meant else None)
+
+
+def _check_data_unchanged(run: RunFolder, fingerprint: str, *, accept: bool) -> None:
+    """Refuses a data set that is not the one of the run's newest checkpoint.
+
+    That one speaks for all: it was saved after its run had passed here with the older ones.
+    """
+    steps = [run.checkpoints(phase).path(n) for phase in PHASES for n in run.checkpoints(phase).steps()]
+    for path in reversed(steps):
+        try:
+            meta, imported = checkpoint.read_meta(path), not checkpoint.read_leaves(path, at="step")
+        except InputError:  # it is passed over or refused where it is loaded
+            continue
+        saved = meta.get(_TAKEN_TO, meta.get("data"))
+        if imported or saved == fingerprint:  # weights of others come without their data
+            return
+        what = f"The data set changed since {path} was saved (fingerprint {str(saved)[:12]}, now {fingerprint[:12]})."
+        if not accept:
+            raise InputError(
+                f"{what} Restore the data set, start a new run, or go on all the same with --changed-data."
+            )
+        _say(f"{what} Going on with the changed one.")
         return
-    what = f"The data set changed since {path} was saved (fingerprint {str(saved)[:12]}, now {fingerprint[:12]})."
-    if not accept:
-        raise InputError(f"{what} Restore the data set, start a new run, or go on all the same with --changed-data.")
-    _say(f"{what} Going on with the changed one.")
 
 
 def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:

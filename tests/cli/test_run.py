@@ -1,6 +1,7 @@
 """The commands at work, on the smallest preset: one whole demo, and what can be done with its folder."""
 
 import json
+import shutil
 import signal
 
 import equinox as eqx
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer4 import checkpoint
+from dreamer4 import checkpoint, data
 from dreamer4.config import load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError
+from dreamer4.sharing import import_agent
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import read_metrics
 from dreamer4_cli import describe, run, stopping, world_model
@@ -201,14 +203,70 @@ def test_data_can_be_checked_and_is_not_overwritten(folder, config):
     shard.write_bytes(whole)
 
 
-def test_a_changed_data_set_is_refused_under_a_resumed_run_unless_accepted(folder, capsys):
-    step = folder / "checkpoints" / "agent" / "4"
-    with pytest.raises(InputError, match="data set changed.*--changed-data"):
-        run._check_data_unchanged(step, "another fingerprint")
-    run._check_data_unchanged(step, "another fingerprint", accept=True)
-    assert "data set changed" in capsys.readouterr().out
-    run._check_data_unchanged(step, checkpoint.read_meta(step)["data"])
-    assert capsys.readouterr().out == ""
+@pytest.fixture
+def fingerprints(monkeypatch):
+    """What data sets tell as their fingerprints, by their folders, where it is another one than they have."""
+    told, read = {}, data.read_info
+    monkeypatch.setattr(
+        data, "read_info", lambda p: read(p).model_copy(update={"fingerprint": told[p]} if p in told else {})
+    )
+    return told
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Runs that are stopped where training would begin."""
+
+    def stop(*_):
+        raise stopping.Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(run, "_encode", stop)
+    return pytest.raises(stopping.Stopped)
+
+
+def test_a_changed_data_set_is_refused_between_phases_unless_accepted(
+    folder, config, tmp_path, capsys, fingerprints, stopped
+):
+    path = shutil.copytree(folder, tmp_path / "run")
+    (path / "checkpoints" / "imagination" / "4" / checkpoint.MANIFEST).write_text("")  # passed over
+    fingerprints[path / "data"] = 64 * "0"
+    with pytest.raises(InputError, match=r"data set changed since .*imagination/2 was saved.*--changed-data"):
+        run.demo(config, path, resume=True)
+    shutil.rmtree(path / "checkpoints" / "imagination")
+    for phases in (PHASES, ("imagination",)):
+        with pytest.raises(InputError, match=r"data set changed since .*agent/4 was saved.*--changed-data"):
+            run.train(config, path, phases, resume=True)
+    with stopped:
+        run.train(config, path, ("imagination",), resume=True, changed_data=True)
+    assert "Going on with the changed one" in capsys.readouterr().out
+    del fingerprints[path / "data"]
+    with stopped:
+        run.train(config, path, ("imagination",), resume=True)
+    assert "changed" not in capsys.readouterr().out
+
+
+def test_imported_weights_come_without_their_data(folder, config, tmp_path, fingerprints, stopped):
+    import_agent(folder / "checkpoints" / "agent", tmp_path / "run", overrides=[f"data.path={folder / 'data'}"])
+    fingerprints[folder / "data"] = 64 * "0"
+    with stopped:
+        run.train(RunFolder(tmp_path / "run").read_config(), tmp_path / "run", ("imagination",), resume=False)
+
+
+def test_a_start_from_another_run_may_change_the_data_on_purpose_and_once(folder, tmp_path, fingerprints, stopped):
+    path, elsewhere = tmp_path / "other", shutil.copytree(folder / "data", tmp_path / "data")
+    other = load("tiny", overrides=[f"data.path={elsewhere}", "seed=1"])
+    fingerprints[elsewhere] = 64 * "1"
+    for _ in range(2):
+        with stopped:
+            run.train(other, path, ("imagination",), resume=False, origin=folder)
+    fingerprints[elsewhere] = 64 * "2"
+    with pytest.raises(InputError, match="fingerprint 1111.* now 2222"):
+        run.train(other, path, ("imagination",), resume=False, origin=folder)
+    # The data set of the other run, if it has changed since, is another matter.
+    same = load("tiny", overrides=[f"data.path={folder / 'data'}", "seed=1"])
+    fingerprints[folder / "data"] = 64 * "3"
+    with pytest.raises(InputError, match="data set changed"):
+        run.train(same, tmp_path / "same", ("imagination",), resume=False, origin=folder)
 
 
 def test_a_phase_needs_the_one_before(config, tmp_path):
@@ -236,10 +294,12 @@ def test_a_start_from_another_run_that_was_stopped_before_its_first_save_can_be_
     def stop(*_):
         raise stopping.Stopped(signal.SIGTERM)
 
-    with monkeypatch.context() as patched, pytest.raises(stopping.Stopped):
-        patched.setattr(run, "_encode", stop)
-        run.train(other, path, ("imagination",), resume=False, origin=folder)
-    assert RunFolder(path).checkpoints("agent").steps() == [4]
+    for place, taken in (("_dataset", []), ("_encode", [4])):
+        with monkeypatch.context() as patched, pytest.raises(stopping.Stopped):
+            patched.setattr(run, place, stop)
+            run.train(other, path, ("imagination",), resume=False, origin=folder)
+        assert RunFolder(path).checkpoints("agent").steps() == taken
+        assert stopping.message(0).endswith(f"--resume --from {folder}" if not taken else "--resume")
     assert RunFolder(path).checkpoints("imagination").steps() == []
     run.train(other, path, ("imagination",), resume=True, origin=folder)
     assert RunFolder(path).checkpoints("imagination").steps()[-1] == other.train.imagination.steps

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from dreamer4.checkpoint import arrays, tensors
+from dreamer4.checkpoint import arrays, manifest, tensors
 from dreamer4.checkpoint.leaves import check_savable, compare, hash_leaf, is_abstract_array, named_arrays, within
 from dreamer4.checkpoint.manifest import MANIFEST, Manifest, describe_file, encode, file_problems, read
 from dreamer4.errors import InputError
@@ -78,18 +78,18 @@ def load(path: Path, like: PyTree, *, at: str = "", added: Sequence[str] = ()) -
         InputError: if the checkpoint is missing or damaged (the message names the file), or if a leaf is missing, left
             over, or of another shape or type (the message names the first such leaf, and both sides).
     """
-    manifest = read_manifest(path)
+    known = read_manifest(path)
     dynamic, static = eqx.partition(like, is_abstract_array)
     given = named_arrays(dynamic, at)
-    lacking = [part for part in added if not within(manifest.leaves, part)]
+    lacking = [part for part in added if not within(known.leaves, part)]
     wanted = {name: leaf for name, leaf in given.items() if not any(within({name: leaf}, part) for part in lacking)}
-    compare(path, {name: leaf.struct for name, leaf in within(manifest.leaves, at).items()}, wanted)
-    if problems := file_problems(path, manifest):
+    compare(path, {name: leaf.struct for name, leaf in within(known.leaves, at).items()}, wanted)
+    if problems := file_problems(path, known):
         raise InputError(f"Checkpoint {path} is damaged: {'; '.join(problems)}. Use another checkpoint.")
     _, store = _kind(path)
     loaded = store.read(path, wanted)
     for name, array in loaded.items():
-        if hash_leaf(array) != manifest.leaves[name].sha256:
+        if hash_leaf(array) != known.leaves[name].sha256:
             raise InputError(
                 f"Checkpoint {path} is damaged: leaf {name} is not what was saved. Use another checkpoint."
             )
@@ -120,6 +120,12 @@ def read_manifest(path: Path) -> Manifest:
 def read_meta(path: Path) -> dict[str, Any]:
     """Returns the `meta` given to `save`; raises as `read_manifest`."""
     return read_manifest(path).meta
+
+
+def add_meta(path: Path, meta: Mapping[str, Any]) -> None:
+    """Adds entries to what a checkpoint tells about itself; raises as `read_manifest`."""
+    name, _ = _kind(path)
+    manifest.add_meta(path / name, meta)
 
 
 def read_leaves(path: Path, *, at: str = "") -> dict[str, jax.ShapeDtypeStruct]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jaxtyping import PyTree
 
-from dreamer4.checkpoint.folder import read_manifest, save, verify
+from dreamer4.checkpoint.folder import add_meta, read_manifest, save, verify
 from dreamer4.errors import InputError
 
 
@@ -80,10 +80,15 @@ class Checkpoints:
             raise
         return path
 
-    def adopt(self, step: int, path: Path) -> Path:
+    def adopt(self, step: int, path: Path, meta: Mapping[str, Any] | None = None) -> Path:
         """Copies a whole checkpoint from elsewhere, to stand as a step of this folder. Returns the folder of the step.
 
         May be repeated: a copy that is there stays, one that was damaged since is made anew.
+
+        Args:
+            step: the number it gets.
+            path: the checkpoint.
+            meta: what the copy tells about itself in addition.
 
         Raises:
             InputError: if this step is a whole checkpoint already, and another one.
@@ -98,6 +103,8 @@ class Checkpoints:
         partial = target.parent / f".{target.name}.tmp"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(path, partial)
+        if meta:
+            add_meta(partial, meta)
         if target.exists():
             _discard(target)
         os.rename(partial, target)
