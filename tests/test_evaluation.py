@@ -169,6 +169,11 @@ class Renewed(Tape):
         return jax.tree.map(lambda fresh, old: jnp.where(ended, fresh, old), self.reset(key=key), moved)
 
 
+def test_a_dreamer_acts_for_its_task(dreamer):
+    assert [int(DreamerPolicy(dreamer, task=task).init().task) for task in (0, 1)] == [0, 1]
+    assert int(DreamerPolicy(dreamer).init().task) == 0
+
+
 def test_a_dreamer_collects_as_it_plays(dreamer):
     for episode in collect(Renewed(), DreamerPolicy(dreamer), episodes=12, key=jr.key(0), num_envs=4):
         secret, taken = int(episode.frame[0, 0, 0, 0]) // LEVEL, episode.discrete[1:, 0]

@@ -28,14 +28,16 @@ class DreamerPolicy(AbstractPolicy):
         dreamer: the agent.
         mode: draw from its policy, or take the most likely action.
         temperature: divides the logits of discrete components, scales the spread of continuous ones.
+        task: id of the task that it acts for.
     """
 
     dreamer: Dreamer
     mode: Literal["sample", "mode"] = eqx.field(default="sample", static=True)
     temperature: float = eqx.field(default=1.0, static=True)
+    task: int = eqx.field(default=0, static=True)
 
     def init(self) -> Memory:
-        return self.dreamer.init()
+        return self.dreamer.init(self.task)
 
     def __call__(
         self, memory: PyTree, time_step: TimeStep, action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray

@@ -9,10 +9,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 from agent.fakes import build_tiny
-from helpers import distance, equal
+from helpers import distance, equal, generic
 from play_stage import LEFT, RIGHT, STAY, act, ending, stage
 
+from dreamer4.config import load
 from dreamer4.data import find_problems
+from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics import ShortcutSampler, denoise
 from dreamer4.errors import InputError
 from dreamer4.nn import ActionDistribution, Categorical, Normal
@@ -312,6 +314,23 @@ class TestKept:
         session, _ = play([LEFT], mode="dream", episode=1, passed=5)
         episode = session.episodes()["dream"]
         assert np.array_equal(episode.frame[:5], stage().episodes[1].frame[:5]) and episode.length == 6
+
+    def test_a_recorded_start_keeps_its_task(self):
+        spec = dataclasses.replace(stage().spec, num_tasks=2)
+        dreamer = generic(Dreamer.build, load("tiny"), spec, key=jr.key(0))
+        same = [dataclasses.replace(stage().episodes[0], task=task) for task in (0, 1)]
+        two = dataclasses.replace(stage(), spec=spec, dreamer=dreamer, episodes=tuple(same))
+        readings = []
+        for task in (0, 1):
+            session = Session(two)
+            readings.append(session.start("both", episode=task, passed=3).reading)
+            act(session)
+            kept = session.episodes()
+            assert [kept[name].task for name in ("game", "dream")] == [task, task]
+            assert not find_problems(kept["dream"], spec)
+        assert readings[0]["value"] != readings[1]["value"]
+        session.start("both", episode=None)
+        assert session.episodes()["game"].task == 0
 
     def test_a_new_dream_is_no_sequel_of_the_old_one(self):
         session, _ = play([LEFT, LEFT], mode="both")

@@ -90,8 +90,8 @@ class Side:
         return {"reward": finite(self.reward), "total": finite(self.total), "end": self.end}
 
 
-def to_episode(rows: list[Row], view: Callable[[Row], tuple[Any, float]], terminal: bool) -> Episode:
-    """Returns rows as an episode; `view` tells frame and reward of a row."""
+def to_episode(rows: list[Row], view: Callable[[Row], tuple[Any, float]], terminal: bool, task: int) -> Episode:
+    """Returns rows as an episode of a task; `view` tells frame and reward of a row."""
     known = np.array([row.known for row in rows])
     known[0] = False  # also where the oldest rows were dropped
     return Episode(
@@ -101,6 +101,7 @@ def to_episode(rows: list[Row], view: Callable[[Row], tuple[Any, float]], termin
         action_mask=known,
         reward=np.array([view(row)[1] for row in rows], np.float32),
         is_terminal=terminal,
+        task=task,
     )
 
 

@@ -39,7 +39,7 @@ class Session:
         """Opens a session in some mode; `start` must come first."""
         self._stage = stage
         self._mode: Mode = mode
-        self._seed, self._time = 0, 0
+        self._seed, self._time, self._task = 0, 0, 0
         frame_bytes = math.prod(stage.spec.frame_shape)
         self._context = stage.dreamer.dynamics.context_length
         most = max(self._context + 1, min(_MOST_ROWS, _MOST_BYTES // frame_bytes))
@@ -76,6 +76,7 @@ class Session:
         stage, clock = self._stage, Clock.at(seed, 0)
         rows = self._recorded(episode, passed) if episode is not None else None
         self._seed, self._time, self._by, self._note = seed, 0, "", ""
+        self._task = 0 if episode is None else stage.episodes[episode].task
         self._rows.clear()
         self._real, self._dream, self._game = Side(), Side(), None
         if rows is None:
@@ -175,10 +176,10 @@ class Session:
         rows, found = list(self._rows), {}
         real = [row for row in rows if row.real is not None]
         if real and self._game is not None:
-            found["game"] = to_episode(real, lambda r: (r.real, r.real_reward), self._real.terminal)
+            found["game"] = to_episode(real, lambda r: (r.real, r.real_reward), self._real.terminal, self._task)
         if self._mode != "game":
             dreamt = [row for row in rows if row.dreamt is not None]
-            found["dream"] = to_episode(dreamt, lambda r: (r.dreamt, r.dreamt_reward), self._dream.end)
+            found["dream"] = to_episode(dreamt, lambda r: (r.dreamt, r.dreamt_reward), self._dream.end, self._task)
         return found
 
     def _take_in(self, action: Action, played, dreamt, reading) -> None:
@@ -249,7 +250,7 @@ class Session:
             action,
             mask,
             np.asarray(len(rows), np.int32),
-            np.asarray(0, np.int32),
+            np.asarray(self._task, np.int32),
             Clock.at(self._seed, self._time),
         )
         self._reading = jax.device_get(reading)
