@@ -21,6 +21,8 @@ from dreamer4_cli import stopping
 
 # What a disk says that is full, closed or gone: nothing that a program could have known better.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+# What is said of a path that cannot be what it is to be.
+_PATH = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class Commands(typer.core.TyperGroup):
@@ -42,11 +44,10 @@ class Commands(typer.core.TyperGroup):
             complain(stopping.message(number))
             raise typer.Exit(128 + number) from None
         except OSError as error:
-            if error.errno not in _DISK:
+            if error.errno not in _DISK | _PATH:
                 raise
-            complain(
-                f"Error: {error.filename or 'A file'}: {error.strerror}. Free or choose a disk that is open to us."
-            )
+            remedy = "Choose another path" if error.errno in _PATH else "Free or choose a disk that is open to us"
+            complain(f"Error: {error.filename or 'A file'}: {error.strerror}. {remedy}.")
             raise typer.Exit(2) from None
 
 

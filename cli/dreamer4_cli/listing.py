@@ -49,11 +49,13 @@ def _row(run: RunFolder) -> tuple[str, ...]:
     try:
         config = run.read_config()
         results = read_results(run)
-    except InputError as error:
-        return (_MISSING, _MISSING, _MISSING, f"unreadable: {str(error).splitlines()[0][:60]}", *[_MISSING] * 3, age)
+        figures = _figures(results, str(config.sampler.num_steps))
+    except (InputError, AttributeError, KeyError, TypeError) as error:
+        said = str(error).splitlines()[0][:60] if isinstance(error, InputError) else f"{run.results_file.name}, {error}"
+        return (_MISSING, _MISSING, _MISSING, f"unreadable: {said}", *[_MISSING] * 3, age)
     seeds = str(config.seed) if config.seeds == 1 else f"{config.seed}-{config.seed + config.seeds - 1}"
     about = (config.env.id, config.preset, seeds, _status(run, config, results))
-    return (*about, *_figures(results, str(config.sampler.num_steps)), age)
+    return (*about, *figures, age)
 
 
 def _status(run: RunFolder, config: Any, results: dict[str, Any]) -> str:

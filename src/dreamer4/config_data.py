@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, field_validator, model_validator
 
 from dreamer4.config_text import show
 
@@ -32,8 +32,8 @@ class EnvConfig(Branch):
 class SpecConfig(Branch):
     """What data looks like, declared where neither environment nor data set is at hand to tell."""
 
-    frame_shape: tuple[int, int, int] = Field(description="height, width, channels")
-    num_classes: tuple[int, ...] = Field(default=(), description="classes of each discrete action component")
+    frame_shape: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(description="height, width, channels")
+    num_classes: tuple[PositiveInt, ...] = Field(default=(), description="classes of each discrete action component")
     continuous_dim: int = Field(default=0, ge=0, description="size of the continuous action")
     num_tasks: int = Field(default=1, gt=0)
 

@@ -85,6 +85,12 @@ def shell(*args: str, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **kwargs)
 
 
+def test_a_path_that_cannot_be_is_told_as_one(tmp_path):
+    (tmp_path / "afile").touch()
+    assert ": Not a directory. Choose another path." in refused("collect", "--preset", "tiny", "--out", "afile/x")
+    assert "File name too long. Choose another path." in refused("train", "tokenizer", "--run", 300 * "x")
+
+
 class TestCalls:
     def test_demo(self, calls):
         assert invoke("demo", "--preset", "tiny", "--seed", "3").exit_code == 0

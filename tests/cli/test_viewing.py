@@ -89,17 +89,20 @@ def test_a_film_that_cannot_be_is_refused(run, tmp_path, changed, message):
 def test_runs_are_listed_with_how_far_they_came(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(listing, "console", type(listing.console)(width=200))
-    other, broken = run.parent / "deep" / "second", run.parent / "third"
-    for folder in (other, broken):
+    other, broken, odd = run.parent / "deep" / "second", run.parent / "third", run.parent / "fourth"
+    for folder in (other, broken, odd):
         folder.mkdir(parents=True)
-    (other / "config.yaml").write_text(to_yaml(Config()))
+    for folder in (other, odd):
+        (folder / "config.yaml").write_text(to_yaml(Config()))
+    (odd / "results.json").write_text('{"returns": {"imagination": {"low": 0.1}}}')
     (broken / "config.yaml").write_text("seed: -1\n")
     listing.runs(run.parent)
     lines = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
-    assert set(lines) == {"first", "deep/second", "third"}, "no run is found inside another"
+    assert set(lines) == {"first", "deep/second", "third", "fourth"}, "no run is found inside another"
     for text in ("done", "+0.25", "+0.12 to +0.50", "75.0%"):
         assert text in lines["first"]
     assert "begun" in lines["deep/second"] and "unreadable: seed" in lines["third"]
+    assert "unreadable: results.json, 'mean'" in lines["fourth"]
     with pytest.raises(InputError, match="holds no run"):
         listing.runs(run / "data")
 

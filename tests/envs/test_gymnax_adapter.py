@@ -105,6 +105,18 @@ def test_unknown_names_are_answered_with_the_nearest():
         make(EnvConfig(id="Catch-bsuite", kwargs={"params": 3}))
 
 
+@pytest.mark.parametrize("rows", ["abc", -3])
+def test_arguments_that_make_no_game_are_refused(rows):
+    with pytest.raises(InputError, match=f"env.kwargs: Catch-bsuite does not run with arguments .*{rows}"):
+        GymnaxEnvironment("Catch-bsuite", rows=rows)
+
+
+@pytest.mark.parametrize("limit", [0, -4])
+def test_an_episode_has_at_least_one_action(limit):
+    with pytest.raises(InputError, match=f"max_steps_in_episode: got {limit}, expected at least 1"):
+        GymnaxEnvironment("Catch-bsuite", params={"max_steps_in_episode": limit})
+
+
 def test_an_environment_that_downloads_is_refused():
     with pytest.raises(InputError, match="downloads"):
         GymnaxEnvironment("MNISTBandit-bsuite")

@@ -52,8 +52,8 @@ class Game(eqx.Module):
             **kwargs: arguments of `gymnax.make`, JSON values.
 
         Raises:
-            InputError: if the id, an argument or a parameter is unknown, if the game would download something, or if
-                its actions have no factors.
+            InputError: if the id, an argument or a parameter is unknown or makes no game, if the game would download
+                something, or if its actions have no factors.
         """
         try:
             arguments = json.dumps(kwargs, sort_keys=True)
@@ -63,8 +63,20 @@ class Game(eqx.Module):
             ) from error
         self.inner, default_params = _make(env_id, arguments)
         self.params = _replace(env_id, default_params, params or {})
-        self.action_spec = _action_spec(env_id, self.inner.action_space(self.params))
-        self._dtypes = _dtypes(self.inner, self.params)
+        if self.max_steps < 1:
+            raise InputError(
+                f"env.kwargs.params.max_steps_in_episode: got {self.max_steps}, expected at least 1 for {env_id}."
+            )
+        try:
+            self.action_spec = _action_spec(env_id, self.inner.action_space(self.params))
+            self._dtypes = _dtypes(self.inner, self.params)
+        except (TypeError, ValueError) as error:
+            if not kwargs and not params:
+                raise  # it is not what was asked for that is wrong
+            raise InputError(
+                f"env.kwargs: {env_id} does not run with arguments {arguments} and params {params or {}}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
     @property
     def max_steps(self) -> int:

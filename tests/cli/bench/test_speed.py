@@ -151,9 +151,12 @@ class TestCommand:
     def test_mistakes_are_told_before_anything_runs(self, tmp_path):
         with pytest.raises(InputError, match="'fram'.*frame"):
             suite.speed(["collect", "fram"], Settings("tiny"), out=tmp_path / "a.json")
-        (tmp_path / "b.json").write_text('{"other": 1}')
-        with pytest.raises(InputError, match=r"b\.json is not a result"):
-            suite.speed(["collect"], Settings("tiny"), out=tmp_path / "b.json")
+        for text in ('{"other": 1}', "[]", "{"):
+            (tmp_path / "b.json").write_text(text)
+            with pytest.raises(InputError, match=r"b\.json is not a result"):
+                suite.speed(["collect"], Settings("tiny"), out=tmp_path / "b.json")
+        with pytest.raises(InputError, match="is not a result of bench speed"):
+            suite.speed(["collect"], Settings("tiny"), out=tmp_path)
 
     def test_random_play_is_collected_and_loaded(self, quick):
         collected = suite.measure("collect", Settings("tiny", batch=2, repeats=1))["rows"][0]

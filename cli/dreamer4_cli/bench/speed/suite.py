@@ -19,6 +19,7 @@ from rich.table import Table
 
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
+from dreamer4.files import read_bytes
 from dreamer4_cli import run as work
 from dreamer4_cli.bench.speed import data, floor, start
 from dreamer4_cli.bench.speed.floor import Rates
@@ -109,9 +110,7 @@ def speed(names: Sequence[str], settings: Settings, *, out: Path) -> None:
     """
     check(names)
     settings.config()  # refused before the first one runs
-    kept = json.loads(out.read_text()) if out.exists() else {}
-    if not isinstance(kept, dict) or not set(kept) <= set(BENCHMARKS):
-        raise InputError(f"{out} is not a result of bench speed. Choose another file with --out.")
+    kept = _kept(out)
     table = Table("what", title=_title(settings))
     for heading in ("figure", "floor", "of it", "ms", "p99", "GB"):
         table.add_column(heading, no_wrap=True, justify="right")
@@ -131,6 +130,19 @@ def speed(names: Sequence[str], settings: Settings, *, out: Path) -> None:
         f"The floor is what matrix products at {rates} and memory at {memory:.3g} GB/s allow, measured here. {out}",
         soft_wrap=True,
     )
+
+
+def _kept(out: Path) -> dict[str, Any]:
+    """Returns what a file holds already."""
+    if not out.exists():
+        return {}
+    try:
+        kept = json.loads(read_bytes(out, limit=10**7))
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict) or not set(kept) <= set(BENCHMARKS):
+        raise InputError(f"{out} is not a result of bench speed. Choose another file with --out.")
+    return kept
 
 
 def _title(settings: Settings) -> str:
