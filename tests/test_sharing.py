@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ import pytest
 from agent.fakes import TINY, TINY_SPEC
 from helpers import equal, generic
 
-from dreamer4 import Dreamer, checkpoint, data
+from dreamer4 import Dreamer, checkpoint, data, sharing
 from dreamer4.checkpoint import Checkpoints
 from dreamer4.dreamer import PHASES, read_description, spec_to_json
 from dreamer4.errors import InputError
@@ -98,7 +99,22 @@ def test_the_card_shows_no_figures_of_another_phase(run, dreamer, tmp_path):
     assert "imagination policy" not in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_held_out_episodes_go_along_if_asked_for(dreamer, tmp_path, monkeypatch):
+def test_a_checkpoint_that_was_moved_belongs_to_no_run(dreamer, tmp_path):
+    config = TINY.model_copy(update={"data": TINY.data.model_copy(update={"path": None})})
+    step = shutil.copytree(save(tmp_path / "run", {"ema": dreamer}, config), tmp_path / "a" / "b" / "catch")
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))  # of something else, as high as a run's would be
+    export_agent(step, tmp_path / "out")
+    assert "imagination policy" not in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(InputError, match="lies in no run"):
+        export_agent(step, tmp_path / "more", starts=1)
+
+
+@pytest.mark.parametrize("path", ["/catch", "/models/catch", "/a/models/catch", "/run/checkpoints/7"])
+def test_no_path_is_too_short_to_lie_in_no_run(path):
+    assert sharing._run_of(Path(path)) is None
+
+
+def test_held_out_episodes_godef test_held_out_episodes_go_along_if_asked_for(dreamer, tmp_path, monkeypatch):
     episodes = [
         data.Episode(
             np.full((3, *TINY_SPEC.frame_shape), i, np.uint8),

@@ -101,8 +101,12 @@ def export_agent(
 def _held_out(step: Path, count: int) -> tuple[DatasetInfo, list[Episode]]:
     """Returns the first held-out episodes of the data set that a checkpoint was trained on."""
     (config, _), meta = read_description(step), checkpoint.read_meta(step)
-    own = Path(os.path.normpath(step.absolute() / "../../../data"))  # of <run>/checkpoints/<phase>/<step>
-    path = own if config.data.path is None else Path(config.data.path)
+    if config.data.path is not None:
+        path = Path(config.data.path)
+    elif (run := _run_of(step)) is not None:
+        path = run.data
+    else:
+        raise InputError(f"export: {step} lies in no run that has held-out episodes to add. Leave --starts out.")
     info = read_info(path)
     if info.fingerprint != meta.get("data"):
         raise InputError(f"export: {path} is not the data set that {step} was trained on. Leave --starts out.")
@@ -177,11 +181,18 @@ def _private(config: Config, member: int) -> Config:
     return config.model_copy(update={"seed": config.seed + member, "seeds": 1, "data": data})
 
 
+def _run_of(step: Path) -> RunFolder | None:
+    """Returns the run that a checkpoint lies in, as `<run>/checkpoints/<phase>/<step>`; None for one that was moved."""
+    folders = Path(os.path.abspath(step)).parents
+    return RunFolder(folders[2]) if len(folders) > 2 and folders[1].name == "checkpoints" else None
+
+
 def _results(step: Path) -> dict[str, Any]:
     """Returns the results of the run that a step belongs to, if it has any."""
-    file = step.absolute().parents[2] / "results.json"
-    if not file.exists():
+    run = _run_of(step)
+    if run is None or not run.results_file.exists():
         return {}
+    file = run.results_file
     try:
         results = json.loads(read_bytes(file, limit=_MAX_RESULTS))
         if not isinstance(results, dict):
