@@ -20,6 +20,7 @@ from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json
+from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate as play
 from dreamer4.reporting import summarise, write_report
@@ -288,8 +289,8 @@ def _check_data_unchanged(run: RunFolder, fingerprint: str, *, accept: bool) -> 
 def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
     """Plays a trained agent in the real environment and prints its returns."""
     step = find_checkpoint(path)
-    cloned, meta, (config, _) = cloned_head(step), checkpoint.read_meta(step), read_description(step)
-    env = envs.make(config.env)
+    cloned, meta, (config, spec) = cloned_head(step), checkpoint.read_meta(step), read_description(step)
+    env = _environment(config, spec)
     agents = [Dreamer.load(path, member=i) for i in range(config.seeds)]
     count = episodes or config.evaluation.episodes
     table = Table("policy", "acting by", "return", "95 % interval", "episodes")
@@ -303,6 +304,17 @@ def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
             row = _summary(returns)
             table.add_row(_POLICY_NAMES[name], mode, *_cells(row))
     console.print(table)
+
+
+def _environment(config: Config, spec: DataSpec) -> AbstractEnvironment:
+    """Returns the real environment, in which an agent of such data can play."""
+    env = envs.make(config.env)
+    if (env.spec.frame_shape, env.spec.action) != (spec.frame_shape, spec.action):
+        raise InputError(
+            f"env.id: {config.env.id} looks like {env.spec}, but the data like {spec}, so what learns from it cannot "
+            "play there. Name the environment of the data with --env and env.kwargs; dreamer4 train all needs none."
+        )
+    return env
 
 
 def _play(config: Config, agent: Dreamer, env, episodes: int, policy, mode, seed: int) -> np.ndarray:
@@ -337,11 +349,15 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, c
     """Runs the whole loop and writes `results.json` and `report.html`."""
     started = time.monotonic()
     run = RunFolder(folder)
-    _check_paths(config)
+    env = _environment(config, _check_paths(config))
+    if config.data.path is not None and not data.read_info(Path(config.data.path)).held_out:
+        raise InputError(
+            f"data.path: {config.data.path} holds no episodes out, and demo dreams on those. Import it again with "
+            "--held-out 0.1, or use dreamer4 train all."
+        )
     run.open(config, resume=resume)
     _train(config, run, PHASES, resume_command("demo", run, config), fallback=fallback, changed_data=changed_data)
 
-    env = envs.make(config.env)
     path = _dataset(config, run)
     info = data.read_info(path)
     agents = [Dreamer.load(folder, member=i) for i in range(config.seeds)]

@@ -269,6 +269,29 @@ def test_a_start_from_another_run_may_change_the_data_on_purpose_and_once(folder
         run.train(same, tmp_path / "same", ("imagination",), resume=False, origin=folder)
 
 
+def test_a_demo_that_could_not_be_judged_is_refused_before_it_trains(folder, tmp_path):
+    whole, info = tmp_path / "whole", data.read_info(folder / "data")
+    episodes = data.read_episodes(folder / "data")[:4]
+    data.write_dataset(
+        whole, episodes, spec=info.spec, environment=info.environment, policy="random", seed=0, held_out=0.0
+    )
+    with pytest.raises(InputError, match=r"data\.path: .*whole holds no episodes out"):
+        run.demo(load("tiny", overrides=[*SETTINGS, f"data.path={whole}"]), tmp_path / "run", resume=False)
+    other = [*SETTINGS, f"data.path={folder / 'data'}", "env.id=FourRooms-pixels"]
+    with pytest.raises(InputError, match=r"env\.id: FourRooms-pixels looks like"):
+        run.demo(load("tiny", overrides=other), tmp_path / "run", resume=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_agent_is_not_played_in_a_world_that_looks_otherwise(folder, tmp_path):
+    step = folder / "checkpoints" / "agent" / "4"
+    meta = checkpoint.read_meta(step)
+    meta["config"]["env"] = {"id": "FourRooms-pixels", "kwargs": {}}
+    checkpoint.save(tmp_path / "agent", {"ema": jnp.zeros(1)}, meta=meta)
+    with pytest.raises(InputError, match=r"env\.id: FourRooms-pixels looks like"):
+        run.evaluate(tmp_path / "agent", episodes=16, seed=0)
+
+
 def test_a_phase_needs_the_one_before(config, tmp_path):
     with pytest.raises(InputError, match="Train tokenizer first"):
         run.train(config, tmp_path / "run", ("dynamics",), resume=False)
