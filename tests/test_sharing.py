@@ -114,7 +114,7 @@ def test_no_path_is_too_short_to_lie_in_no_run(path):
     assert sharing._run_of(Path(path)) is None
 
 
-def test_held_out_episodes_godef test_held_out_episodes_go_along_if_asked_for(dreamer, tmp_path, monkeypatch):
+def test_held_out_episodes_go_along_if_asked_for(dreamer, tmp_path, monkeypatch):
     episodes = [
         data.Episode(
             np.full((3, *TINY_SPEC.frame_shape), i, np.uint8),
