@@ -61,6 +61,14 @@ def refused(source, **keywords):
     return str(caught.value)
 
 
+def test_episodes_without_a_reward_among_others_are_told_of(source):
+    for name, reward in (("a", np.arange(6.0)), ("b", None), ("c", None)):
+        save(source / f"{name}.npz", **arrays(1, reward=reward))
+    with pytest.warns(UserWarning, match=r"2 of 3 episodes have no reward, b\.npz for one\. They count as 0"):
+        rewards = [episode.reward.sum() for episode in run(source)]
+    assert rewards == [15, 0, 0]
+
+
 def test_arrays_come_in_bit_by_bit(source):
     first = arrays(1, action=np.array([0, 1, 3, 2, 1, 0]), task=np.int64(2), relevant=np.False_)
     second = arrays(2, frame=frames(2)[..., :], action=np.array([2, 0, 0, 1, 1, 0], np.uint8), is_terminal=None)

@@ -12,6 +12,7 @@ There are two passes. The first looks at everything but pixels and collects what
 decodes one episode at a time and writes it. The data set appears at the end of the second, or not at all.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,6 +118,13 @@ def import_folder(
             with _noting(problems, clip.name):
                 episode(clip, blank)
     _tell(source, problems)
+    silent = [clip.name for clip in clips if "reward" not in clip.labels]
+    if 0 < len(silent) < len(clips):
+        warnings.warn(
+            f"{source}: {len(silent)} of {len(clips)} episodes have no reward, {silent[0]} for one. They count as 0 in "
+            "every step, so an agent learns that what they show earns nothing. Leave them out if that is not so.",
+            stacklevel=2,
+        )
 
     def episodes() -> Iterator[Episode]:
         for done, clip in enumerate(clips):
