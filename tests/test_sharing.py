@@ -15,6 +15,7 @@ from helpers import equal, generic
 
 from dreamer4 import Dreamer, checkpoint, data, sharing
 from dreamer4.checkpoint import Checkpoints
+from dreamer4.config import Config
 from dreamer4.dreamer import PHASES, read_description, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.sharing import STARTS, export_agent, import_agent
@@ -112,6 +113,36 @@ def test_a_checkpoint_that_was_moved_belongs_to_no_run(dreamer, tmp_path):
 @pytest.mark.parametrize("path", ["/catch", "/models/catch", "/a/models/catch", "/run/checkpoints/7"])
 def test_no_path_is_too_short_to_lie_in_no_run(path):
     assert sharing._run_of(Path(path)) is None
+
+
+def test_names_of_behaviour_policies_tell_no_folder(dreamer, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    own, agent = f"{home}/code/own.py:build", f"{home}/runs/best"
+    mixture = [{"policy": p, "share": 1} for p in ("random", "ppo:early", own, agent, f"{home}/mixture")]
+    episode = data.Episode(
+        np.zeros((3, *TINY_SPEC.frame_shape), np.uint8),
+        np.zeros((3, 1), np.int32),
+        np.zeros((3, 2), np.float32),
+        np.array([False, True, True]),
+        np.zeros(3, np.float32),
+        True,
+    )
+    for policy, name in (("random", "random"), ("ppo", "ppo"), (own, "own.py:build"), (agent, "best")):
+        run = tmp_path / name
+        about = {"spec": TINY_SPEC, "environment": {"id": "Catch-bsuite"}, "policy": policy, "seed": 0}
+        info = data.write_dataset(run / "data", [episode] * 3, held_out=0.4, **about)
+        monkeypatch.setitem(META, "data", info.fingerprint)
+        config = TINY.model_dump(mode="json")
+        config["data"] |= {"path": None, "policy": policy, "mixture": mixture if policy == own else []}
+        save(run, {"ema": dreamer}, Config.model_validate(config))
+        export_agent(run, tmp_path / "out" / name, starts=1)
+        told, _ = read_description(tmp_path / "out" / name)
+        assert told.data.policy == name == data.read_info(tmp_path / "out" / name / STARTS).policy
+        if policy == own:
+            parts = [part.policy for part in told.data.mixture]
+            assert parts == ["random", "ppo:early", "own.py:build", "best", "./mixture"]
+    for file in (tmp_path / "out").rglob("*"):
+        assert file.is_dir() or str(home).encode() not in file.read_bytes()
 
 
 def test_held_out_episodes_go_along_if_asked_for(dreamer, tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def export_agent(
             episodes,
             spec=info.spec,
             environment=info.environment,
-            policy=info.policy,
+            policy=_policy_name(info.policy),
             seed=info.seed,
             held_out=0.0,
         )
@@ -176,9 +176,18 @@ def _unfinished(step: Path, config: Config, meta: Mapping[str, Any]) -> str:
 def _private(config: Config, member: int) -> Config:
     """Returns the configuration of one training seed, without the folders of this machine."""
     data = config.data
-    if data.path is not None:
-        data = data.model_copy(update={"path": Path(data.path).name})
+    cleaned: dict[str, Any] = {"path": None if data.path is None else Path(data.path).name}
+    cleaned["policy"] = _policy_name(data.policy)
+    cleaned["mixture"] = tuple(part.model_copy(update={"policy": _policy_name(part.policy)}) for part in data.mixture)
+    data = data.model_copy(update=cleaned)
     return config.model_copy(update={"seed": config.seed + member, "seeds": 1, "data": data})
+
+
+def _policy_name(policy: str) -> str:
+    """Returns the name of a behaviour policy without the folder that its file or its checkpoint lies in."""
+    name = Path(policy).name or "checkpoint"
+    # A folder that is called as a kind of policy is still none.
+    return f"./{name}" if name != policy and name in ("random", "ppo", "mixture") else name
 
 
 def _run_of(step: Path) -> RunFolder | None:
