@@ -1,4 +1,4 @@
-"""How a command may end otherwise than well: one message on stderr, and an exit code.
+"""How a command warns, and how it may end otherwise than well: one message on stderr, and an exit code.
 
     1      a training that came to nothing
     2      bad input, or a disk that takes no more
@@ -8,8 +8,11 @@
 Any other exception is a defect and keeps its traceback.
 """
 
+import contextlib
 import errno
 import signal
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -31,7 +34,7 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""
         try:
-            with stopping.installed():
+            with _warnings_as_messages(), stopping.installed():
                 return super().invoke(ctx)
         except InputError as error:
             complain(f"Error: {error}")
@@ -51,11 +54,27 @@ class Commands(typer.core.TyperGroup):
             raise typer.Exit(2) from None
 
 
-def complain(message: str) -> None:
+@contextlib.contextmanager
+def _warnings_as_messages() -> Iterator[None]:
+    """Shows warnings that are meant for users without the line of code that gave them; others stay as they are."""
+    with warnings.catch_warnings():
+        as_it_was = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category is UserWarning:
+                complain(f"Warning: {message}", style="yellow")
+            else:
+                as_it_was(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def complain(message: str, style: str = "red") -> None:
     """Prints a message on stderr."""
     from rich.console import Console
     from rich.text import Text
 
     # What a user typed may hold terminal control codes; they are shown, not obeyed.
     safe = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
-    Console(stderr=True, highlight=False).print(Text(safe, style="red"), soft_wrap=True)
+    Console(stderr=True, highlight=False).print(Text(safe, style=style), soft_wrap=True)

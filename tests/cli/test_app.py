@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_a_path_that_cannot_be_is_told_as_one(tmp_path):
     (tmp_path / "afile").touch()
     assert ": Not a directory. Choose another path." in refused("collect", "--preset", "tiny", "--out", "afile/x")
     assert "File name too long. Choose another path." in refused("train", "tokenizer", "--run", 300 * "x")
+
+
+def test_warnings_are_told_without_the_line_of_code_that_gave_them(monkeypatch):
+    def warn(_):
+        warnings.warn("Episodes differ.", stacklevel=1)
+        warnings.warn("will be gone", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr("dreamer4_cli.listing.runs", warn)
+    before = warnings.showwarning
+    with pytest.warns(FutureWarning, match="will be gone") as others:
+        result = invoke("runs", ".")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "Warning: Episodes differ.\n"
+    assert len(others) == 1
+    assert warnings.showwarning is before
 
 
 class TestCalls:
