@@ -137,6 +137,15 @@ def test_shares_of_exact_frames_are_shown_where_the_tokenizer_is_exact_at_times(
     assert ("frames dreamt exactly right" in world_section(record)) == shown
 
 
+def test_a_film_calls_no_frame_right_that_is_only_near():
+    truth = np.full((6, 4, 4, 1), 100, np.uint8)
+    dream = truth + np.uint8(90)  # no pixel is exact, and none is off by half the range
+    dream[5, 0, 0] = 255
+    shown = "".join(Page(render_report(Report(title="t", dreams=[(truth, dream, 2)]))).text)
+    assert "3 of 4 dreamt frames without red" in shown and "off by more than half the range" in shown
+    assert "frames right" not in shown and "and right" not in shown
+
+
 def test_what_was_not_measured_of_the_world_model_is_said():
     record = {**world("plain"), "heads": "not trained", "returns": "no environment"}
     shown = "".join(Page(render_report(Report(title="t", world_model=record))).text)

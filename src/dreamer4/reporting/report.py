@@ -205,15 +205,17 @@ def _dream_films(report: Report) -> str:
         cards.append(
             f'<figure><picture><source media="(prefers-reduced-motion: reduce)" srcset="{_data_uri(still, "png")}">'
             f'<img src="{_data_uri(moving, "gif")}" alt="Truth, dream and difference, {len(truth)} frames"></picture>'
-            f"<figcaption>{right} of {len(imagined)} dreamt frames right</figcaption></figure>"
+            f"<figcaption>{right} of {len(imagined)} dreamt frames without red</figcaption></figure>"
         )
     shown = "" if len(cards) == len(report.dreams) else f" Shown: {len(cards)} of {len(report.dreams)}."
     return _join(
         '<figure><div class="frames films">',
         cards,
-        "</div><figcaption>Left the truth, in the middle the dream, on the right the truth dimmed with every differing "
-        'pixel in red. Border and timeline: <i class="key given"></i> frame given, <i class="key right"></i> dreamt '
-        f'and right, <i class="key wrong"></i> dreamt and wrong.{shown}</figcaption></figure>',
+        # Another rule than that of exact frames, which films of many colours never are.
+        "</div><figcaption>Left the truth, in the middle the dream, on the right the truth dimmed with every pixel in "
+        "red that is off by more than half the range of colours. Border and timeline: "
+        '<i class="key given"></i> frame given, <i class="key right"></i> dreamt without such a pixel, '
+        f'<i class="key wrong"></i> dreamt with one.{shown}</figcaption></figure>',
     )
 
 
@@ -229,8 +231,8 @@ def _dream_grids(report: Report) -> str:
         "<h3>More passes, wrong actions</h3>",
         tables,
         '<p class="note apart">The same clips dreamt with K denoise passes per frame; and, with the K of the agent, '
-        "under actions that were not taken, where a dream that follows them must differ. Differing pixels are red, "
-        "darker ones are missing.</p>",
+        "under actions that were not taken, where a dream that follows them must differ. Pixels off by more than half "
+        "the range of colours are red, darker ones are missing.</p>",
     )
 
 
