@@ -153,6 +153,19 @@ def test_a_balanced_batch_is_half_uniform_half_relevant(source, batch_size):
     assert np.isin(batch.task[np.asarray(batch.relevant)], (1, 3)).all()
 
 
+def test_each_task_has_an_equal_share_of_the_relevant_rows():
+    # Task 4 has one relevant episode of 3 frames, task 2 three with 21 together; task 0 has none.
+    flags = [(0, 5, False), (2, 10, True), (4, 3, True), (2, 7, True), (4, 30, False), (2, 4, True)]
+    episodes = [episode(i, length, task=task, relevant=known) for i, (task, length, known) in enumerate(flags)]
+    batch = sample(BalancedSource(DeviceSource.from_episodes(episodes)), 40_000, 4, 0)
+    number, task = np.asarray(batch.frame[1::2, 0, 0, 0, 0]), np.asarray(batch.task[1::2])
+    assert set(number) == {1, 2, 3, 5} and set(task) == {2, 4}
+    np.testing.assert_allclose(np.mean(task == 4), 0.5, atol=0.015)
+    # Within a task every place counts alike: an episode of n frames has n + 3 of them.
+    shares = [np.mean(number[task == 2] == i) for i in (1, 3, 5)]
+    np.testing.assert_allclose(shares, np.array([13, 10, 7]) / 30, atol=0.02)
+
+
 def test_the_uniform_half_of_a_balanced_batch_sees_every_episode(source):
     batch = sample(BalancedSource(source), 400, 4, 0)
     assert set(np.asarray(batch.task)[np.asarray(batch.uniform)]) == set(range(5))

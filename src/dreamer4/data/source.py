@@ -133,7 +133,9 @@ class DeviceSource(AbstractDataSource):
         return self._window(episode, offset, length, self.relevant[episode], jnp.ones_like(episode, bool))
 
     def windows(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
-        return self._draw(jnp.ones_like(self.relevant), batch_size, length, key=key)
+        places = self._places(length)
+        drawn = jr.randint(key, (batch_size,), 0, jnp.sum(places))
+        return self._windows_at(drawn, jnp.arange(self.num_episodes), places, length)
 
     def episodes(self, index: Int[Array, " B"], length: int) -> Trajectory:
         """Returns whole episodes from their first frame, padded to `length`.
@@ -154,15 +156,24 @@ class DeviceSource(AbstractDataSource):
         """
         return self._window(index, offset, length, self.relevant[index], jnp.ones_like(index, bool))
 
-    def _draw(
-        self, eligible: Bool[Array, " E"], batch_size: int, length: int, *, key: PRNGKeyArray
+    def _places(self, length: int) -> Int[Array, " E"]:
+        """Returns at how many places a window may begin that overlaps each episode."""
+        return self.length + length - 1
+
+    def _windows_at(
+        self, drawn: Int[Array, " B"], order: Int[Array, " E"], places: Int[Array, " E"], length: int
     ) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
-        """Returns episode and offset of windows of the eligible episodes: those that overlap one, moved to fit."""
-        places = jnp.where(eligible, self.length + length - 1, 0)
+        """Returns episode and offset of windows by their numbers, each moved to where it fits.
+
+        Args:
+            drawn: numbers of places, from 0 on, counted through all episodes.
+            order: the episodes in the order in which they are counted.
+            places: of each episode, in that order; 0 leaves it out.
+            length: frames of a window.
+        """
         ends = jnp.cumsum(places)
-        drawn = jr.randint(key, (batch_size,), 0, ends[-1])
-        episode = jnp.searchsorted(ends, drawn, side="right")
-        offset = drawn - (ends - places)[episode] - (length - 1)
+        at = jnp.searchsorted(ends, drawn, side="right")
+        episode, offset = order[at], drawn - (ends - places)[at] - (length - 1)
         return episode, jnp.clip(offset, 0, jnp.maximum(self.length[episode] - length, 0))
 
     def _window(
@@ -201,9 +212,13 @@ class BalancedSource(AbstractDataSource):
     False. The others are drawn from the episodes flagged relevant for cloning: `relevant` True and `uniform` False.
     They alternate, so that any stretch of a batch, such as the rows that learn from teachers, holds as many of either.
     A set in which every episode is relevant needs no balance; sample its `DeviceSource`.
+
+    Each task has the same share of the relevant rows, however many of the relevant frames are its own.
     """
 
     source: DeviceSource
+    _order: Int[Array, " E"]
+    _last: Int[Array, " tasks"]
 
     def __init__(self, source: DeviceSource):
         """Wraps a source.
@@ -220,6 +235,12 @@ class BalancedSource(AbstractDataSource):
                 "one. Flag the episodes worth cloning, or sample the DeviceSource itself."
             )
         self.source = source
+        # Relevant episodes by task, and where each task's last one stands among them; those that are not come behind.
+        task, relevant = np.asarray(source.task), np.asarray(source.relevant)
+        order = np.lexsort((task, ~relevant))
+        tasks = np.unique(task[relevant])
+        self._order = jnp.asarray(order)
+        self._last = jnp.asarray(np.searchsorted(task[order][: relevant.sum()], tasks, side="right") - 1)
 
     def with_latents(self, latent: Float[Array, "N Nz Dz"]) -> "BalancedSource":
         """Returns the same rows with their frames replaced by latents, as `DeviceSource.with_latents` does."""
@@ -234,8 +255,20 @@ class BalancedSource(AbstractDataSource):
         uniform_key, relevant_key = jr.split(key)
         source, rows = self.source, batch_size // 2
         uniform_rows = source.windows(batch_size - rows, length, key=uniform_key)
-        relevant_rows = source._draw(source.relevant, rows, length, key=relevant_key)
+        relevant_rows = self._relevant_windows(rows, length, key=relevant_key)
         row = jnp.arange(batch_size)
         place = row // 2 + row % 2 * (batch_size - rows)  # of a row, in the halves laid end to end
         episode, offset = (jnp.concatenate(pair)[place] for pair in zip(uniform_rows, relevant_rows, strict=True))
         return episode, offset
+
+    def _relevant_windows(
+        self, rows: int, length: int, *, key: PRNGKeyArray
+    ) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+        """Draws a task, then a window of its relevant episodes."""
+        source, (key_task, key_place) = self.source, jr.split(key)
+        places = jnp.where(source.relevant, source._places(length), 0)[self._order]
+        upper = jnp.cumsum(places)[self._last]
+        lower = jnp.concatenate([jnp.zeros_like(upper[:1]), upper[:-1]])
+        task = jr.randint(key_task, (rows,), 0, len(upper))
+        drawn = jr.randint(key_place, (rows,), lower[task], upper[task])
+        return source._windows_at(drawn, self._order, places, length)
