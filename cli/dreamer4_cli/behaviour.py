@@ -27,12 +27,15 @@ from dreamer4.reporting import summarise
 from dreamer4.reporting.data_page import render_data
 from dreamer4.reporting.report import write_page
 from dreamer4.training import stream
-from dreamer4.training.folder import cloned_head
+from dreamer4.training.folder import RunFolder, cloned_head
 from dreamer4.training.metrics import Progress
 from dreamer4_cli import stopping
 
 
 console = Console()
+
+# Beside the data set in the folder of a run: the PPO policies that made it, and where `baseline ppo` writes to.
+BEHAVIOUR, PPO = "behaviour", "ppo"
 
 
 def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -> DatasetInfo:
@@ -93,6 +96,67 @@ def check(config: Config, env: AbstractEnvironment) -> None:
     for part in config.data.behaviours:
         if part.policy != "random" and _stage(part.policy) is None:
             _policy(part.policy, env, Path())
+
+
+def kept(config: Config, run: RunFolder) -> tuple[str, ...]:
+    """Returns the names of what `collect` and `baseline ppo` left in the folder of a run that is yet to start.
+
+    Raises:
+        InputError: if the run would make another data set, or plays in another environment than PPO did.
+    """
+    if run.is_run or not run.path.is_dir():
+        return ()
+    if (run.path / PPO).exists():
+        env = _read(run.path / PPO, "results.json", "results of PPO").get("env")
+        _refuse_unlike(run.path / PPO, {"env": env}, {"env": config.env.model_dump(mode="json")})
+    path = config.data.path
+    if path is not None and Path(path).resolve() != run.data.resolve():
+        return (PPO,)
+    if path is None and run.data.exists():
+        info = data.read_info(run.data)
+        _refuse_unlike(run.data, _told(info), _wanted(config))
+    elif path is None and (run.path / BEHAVIOUR).exists():
+        _check_ppo(config, run.path / BEHAVIOUR)
+    return (PPO, run.data.name, BEHAVIOUR)
+
+
+def _wanted(config: Config) -> dict[str, Any]:
+    """Returns what decides which data set a configuration collects, by key."""
+    parts, counts, episodes = config.data.behaviours, _counts(config), config.data.episodes
+    ppo = config.ppo.model_dump(mode="json") if any(_stage(part.policy) for part in parts) else {}
+    return {
+        "env.id": config.env.id,
+        "env.kwargs": config.env.kwargs,
+        "seed": config.seed,
+        "data.episodes": episodes,
+        "data.held_out": f"{max(round(config.data.held_out * episodes), 1)} episodes",
+        "data.policy": [[part.policy, part.epsilon, count] for part, count in zip(parts, counts, strict=True)],
+        **{f"ppo.{key}": value for key, value in ppo.items()},
+    }
+
+
+def _told(info: DatasetInfo) -> dict[str, Any]:
+    """Returns the same of a data set that was collected."""
+    ppo = next((part.about.get("ppo", {}) for part in info.behaviour if part.policy.split(":")[0] == "ppo"), {})
+    return {
+        "env.id": info.environment.get("id"),
+        "env.kwargs": info.environment.get("kwargs"),
+        "seed": info.seed,
+        "data.episodes": info.num_episodes,
+        "data.held_out": f"{len(info.held_out)} episodes",
+        "data.policy": [[part.policy, part.epsilon, part.episodes] for part in info.behaviour]
+        or [[info.policy, 0.0, info.num_episodes]],  # the first version told no more
+        **{f"ppo.{key}": value for key, value in ppo.items()},
+    }
+
+
+def _refuse_unlike(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    unlike = [f"  {key}: {found.get(key)} -> {value}\n" for key, value in wanted.items() if found.get(key) != value]
+    if unlike:
+        raise InputError(
+            f"{folder} is not what this run would make (the folder's -> yours):\n{''.join(unlike)}"
+            "Choose another folder with --run, or remove it; a data set that is meant is named, --set data.path=DIR."
+        )
 
 
 def summary(info: DatasetInfo) -> None:
@@ -204,18 +268,38 @@ def _from_file(name: str, env: AbstractEnvironment) -> AbstractPolicy:
 
 def _ppo(config: Config, env: AbstractEnvironment, folder: Path) -> None:
     """Trains the PPO policies of a run into `folder`, unless they are there."""
-    wanted = {"env": config.env.model_dump(mode="json"), "ppo": config.ppo.model_dump(mode="json"), "seed": config.seed}
     if not folder.exists():
         (run,) = train(config, env, 1)
         _write(folder, config, env, run, config.seed)
-    try:
-        found = json.loads(read_bytes(folder / "ppo.json", limit=10**6))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{folder} holds no PPO policies ({error}). Remove it, or choose another folder.") from None
-    if not isinstance(found, dict) or {key: found.get(key) for key in wanted} != wanted:
+    _check_ppo(config, folder)
+
+
+def _check_ppo(config: Config, folder: Path) -> None:
+    """Refuses PPO policies that are not those of a run."""
+    wanted, found = _facts(config), _read(folder, "ppo.json", "PPO policies")
+    if {key: found.get(key) for key in wanted} != wanted:
         raise InputError(
             f"{folder} holds PPO policies of another environment, seed or setting. Remove it, or choose another folder."
         )
+
+
+def _read(folder: Path, name: str, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(read_bytes(folder / name, limit=10**7))
+        if not isinstance(found, dict):
+            raise ValueError(f"{name} is no mapping")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{folder} holds no {what} ({error}). Remove it, or choose another folder.") from None
+    return found
+
+
+def _facts(config: Config) -> dict[str, Any]:
+    """Returns what PPO policies depend on, as JSON values."""
+    return {
+        "env": config.env.model_dump(mode="json"),
+        "ppo": config.ppo.model_dump(mode="json"),
+        "seed": config.seed,
+    }
 
 
 def train(config: Config, env: AbstractEnvironment, seeds: int) -> list[PPORun]:
@@ -233,7 +317,7 @@ def train(config: Config, env: AbstractEnvironment, seeds: int) -> list[PPORun]:
 
 def _write(folder: Path, config: Config, env: AbstractEnvironment, run: PPORun, seed: int) -> None:
     """Writes the stages of one seed and its learning curve, completely or not at all."""
-    facts = {"env": config.env.model_dump(mode="json"), "ppo": config.ppo.model_dump(mode="json"), "seed": seed}
+    facts = _facts(config) | {"seed": seed}
     hidden = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(hidden, ignore_errors=True)
     for stage in STAGES:

@@ -69,7 +69,7 @@ def collect(config: Config, out: Path) -> None:
     if out.exists():
         raise InputError(f"{out} exists, and a data set is never overwritten. Choose another folder with --out.")
     stopping.note(f"No data set was written to {out}.")
-    agents = out.with_name("behaviour" if out.name == RunFolder(out).data.name else f"{out.name}-behaviour")
+    agents = out.with_name(behaviour.BEHAVIOUR if out.name == RunFolder(out).data.name else f"{out.name}-behaviour")
     info = behaviour.collect(config, envs.make(config.env), out, agents)
     _say(f"{out}: {info.num_episodes} episodes, {info.num_frames} frames, mean return {info.return_mean:.3f}")
 
@@ -84,7 +84,7 @@ def _dataset(config: Config, folder: RunFolder) -> Path:
                 "data.path: several processes train on a data set that is there before they start. Make one with "
                 "dreamer4 collect --out DIR, and give it with --set data.path=DIR."
             )
-        behaviour.collect(config, envs.make(config.env), folder.data, folder.path / "behaviour")
+        behaviour.collect(config, envs.make(config.env), folder.data, folder.path / behaviour.BEHAVIOUR)
     return folder.data
 
 
@@ -121,10 +121,11 @@ def train(
     if start is None and missing and missing[-1] == before[-1]:
         raise InputError(f"{folder} has no {missing[0]} phase, which {phases[0]} builds on. Train {missing[0]} first.")
     resume = resume or (run.is_run and not begun)
-    run.check(config, resume=resume)
+    kept = behaviour.kept(config, run)
+    run.check(config, resume=resume, kept=kept)
     processes.wait("checked")  # what they are all to refuse, before the first one changes it
     if processes.first():
-        run.open(config, resume=resume)
+        run.open(config, resume=resume, kept=kept)
     processes.wait("opened")
     command = resume_command(f"train {'all' if phases == PHASES else phases[0]}", run, config)
     _train(config, run, phases, command, fallback=fallback, changed_data=changed_data, end=start)
@@ -355,7 +356,7 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, c
             f"data.path: {config.data.path} holds no episodes out, and demo dreams on those. Import it again with "
             "--held-out 0.1, or use dreamer4 train all."
         )
-    run.open(config, resume=resume)
+    run.open(config, resume=resume, kept=behaviour.kept(config, run))
     _train(config, run, PHASES, resume_command("demo", run, config), fallback=fallback, changed_data=changed_data)
 
     path = _dataset(config, run)

@@ -1,13 +1,16 @@
 """Who plays: names become policies, mixtures keep shares, and bad names are refused before anything is written."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 from dreamer4 import data, envs
 from dreamer4.config import load
+from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
+from dreamer4.training.folder import RunFolder
 from dreamer4_cli import behaviour, options, run
 
 
@@ -121,6 +124,71 @@ def test_a_policy_of_another_environment_is_refused(mixed, tmp_path):
     late = next(mixed.rglob("late"))
     with pytest.raises(InputError, match="Choose a policy of this environment"):
         run.collect(load("tiny", overrides=["env.id=Breakout-MinAtar", f"data.policy={late}"]), tmp_path / "data")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Opens a run and trains nothing; returns whether it was begun."""
+    monkeypatch.setattr(run, "_train", lambda *_, **__: None)
+
+    def attempt(config, folder):
+        run.train(config, folder, PHASES, resume=False)
+        begun = RunFolder(folder).is_run
+        RunFolder(folder).config_file.unlink()
+        return begun
+
+    return attempt
+
+
+def test_what_was_collected_beforehand_is_what_a_run_of_the_same_settings_begins_with(tmp_path, opened, monkeypatch):
+    folder = tmp_path / "run"
+    run.collect(config("random"), folder / "data")
+    assert opened(config("random"), folder)
+    with monkeypatch.context() as patched, pytest.raises(KeyError, match="trained"):
+        patched.setattr(run, "_train", lambda *_, **__: {}["trained"])
+        run.demo(config("random"), folder, resume=False)
+    RunFolder(folder).config_file.unlink()
+    others = {
+        "seed=1": "seed: 0 -> 1",
+        "data.episodes=41": "data.episodes: 40 -> 41",
+        "data.held_out=0.2": "10 episodes -> 8 episodes",
+        "env.kwargs={rows: 15}": "env.kwargs: {} -> {'rows': 15}",
+        "data.policy=ppo": r"data.policy: \[\['random', 0.0, 40\]\] -> \[\['ppo', 0.0, 40\]\]",
+    }
+    for change, told in others.items():
+        with pytest.raises(InputError, match=f"data is not what this run would make(.|\n)*{told}"):
+            opened(config("random", change), folder)
+        assert [file.name for file in folder.iterdir()] == ["data"]
+    # A data set that is named is meant, but then another one has no business in the folder.
+    assert opened(config("random", "seed=1", f"data.path={folder / 'data'}"), folder)
+    (folder / "data").rename(tmp_path / "data")
+    (folder / "data").mkdir()
+    with pytest.raises(InputError, match="not empty and not a run folder"):
+        opened(config("random", f"data.path={tmp_path / 'data'}"), folder)
+    (folder / "data").rmdir()
+    (folder / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="not empty and not a run folder"):
+        opened(config("random"), folder)
+
+
+def test_policies_that_were_trained_beforehand_are_those_of_the_run(mixed, tmp_path, opened):
+    policy = data.read_info(mixed / "data").behaviour[1].policy.removesuffix(":left")
+    mixture = f"mixture:random=1,{policy}:left~0.5=2,ppo:early=1,ppo=1"
+    os.symlink(mixed / "data", tmp_path / "data")
+    assert opened(config(mixture), tmp_path)
+    with pytest.raises(InputError, match="  ppo.hidden: 16 -> 32"):
+        opened(config(mixture, "ppo.hidden=32"), tmp_path)
+    (tmp_path / "data").unlink()
+    described = {"env": config("ppo").env.model_dump(mode="json"), "ppo": config("ppo").ppo.model_dump(mode="json")}
+    (tmp_path / "behaviour").mkdir()
+    (tmp_path / "behaviour/ppo.json").write_text(json.dumps(described | {"seed": 0}))
+    (tmp_path / "ppo").mkdir()
+    (tmp_path / "ppo/results.json").write_text(json.dumps(described))
+    assert opened(config("ppo"), tmp_path)
+    with pytest.raises(InputError, match="PPO policies of another environment, seed or setting"):
+        opened(config("ppo", "seed=1"), tmp_path)
+    with pytest.raises(InputError, match=r"ppo is not what this run would make(.|\n)*env: "):
+        opened(config("ppo", "env.id=Breakout-MinAtar", "tokenizer.patch=[5, 5]"), tmp_path)
 
 
 def test_an_online_run_leaves_its_results(tmp_path):

@@ -14,6 +14,7 @@ keeps what it was begun with.
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,9 +72,9 @@ class RunFolder:
         """Returns the checkpoints of a phase, of which the newest `keep` stay (None: all)."""
         return Checkpoints(self.path / "checkpoints" / phase, keep=keep)
 
-    def open(self, config: Config, *, resume: bool = False) -> None:
+    def open(self, config: Config, *, resume: bool = False, kept: Iterable[str] = ()) -> None:
         """Starts a run here, or continues the one that is here; arguments and errors are those of `check`."""
-        self.check(config, resume=resume)
+        self.check(config, resume=resume, kept=kept)
         if not self.is_run:
             self.path.mkdir(parents=True, exist_ok=True)
             partial = self._partial
@@ -84,12 +85,13 @@ class RunFolder:
     def _partial(self) -> Path:
         return self.config_file.with_suffix(".tmp")
 
-    def check(self, config: Config, *, resume: bool = False) -> None:
+    def check(self, config: Config, *, resume: bool = False, kept: Iterable[str] = ()) -> None:
         """Tells whether a run can be started here, or continued, and changes nothing.
 
         Args:
             config: the resolved configuration of the run.
             resume: whether to continue. Then the run must exist and have this configuration, but for the hardware.
+            kept: names of what may lie in the folder of a run that is yet to start.
 
         Raises:
             InputError: if the folder holds something else, another configuration, or a run that `resume` does not ask
@@ -105,7 +107,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, expected a folder. Choose another one with --run.")
         # May be left over from a start that was killed, or from a collection.
-        leftovers = {self._partial, *self.path.glob(".*.tmp")}
+        leftovers = {self._partial, *self.path.glob(".*.tmp"), *(self.path / name for name in kept)}
         if self.path.is_dir() and set(self.path.iterdir()) - leftovers:
             raise InputError(
                 f"{self.path} is not empty and not a run folder (it has no {self.config_file.name}). "
