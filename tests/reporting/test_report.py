@@ -1,7 +1,7 @@
 """A report is one safe file: nothing fetched, nothing executed, nothing unescaped, small."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -120,6 +120,15 @@ def test_the_numbers_are_there():
     shown = "".join(Page(render_report(full())).text)
     for text in ("+0.50", "−0.60", "+0.40 to +0.60", "1,000", "+1.10", "97.5%", "6.2"):
         assert text in shown, text
+
+
+def test_intervals_are_over_what_they_were_taken_over():
+    report = full()
+    shown = "".join(Page(render_report(report)).text)
+    assert "bootstrap interval over episodes;" in shown and "training seeds" not in shown
+    of_three = {**report.returns["imagination"], "seeds": [0.4, 0.5, 0.6]}
+    shown = "".join(Page(render_report(replace(report, returns={**report.returns, "imagination": of_three}))).text)
+    assert "interval over 3 training seeds where a policy was trained, over episodes elsewhere;" in shown
 
 
 def test_what_is_known_of_the_world_model_is_told():

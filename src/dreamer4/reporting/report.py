@@ -47,7 +47,8 @@ class Report:
         run: facts of the run in the order to show them, such as env, seed, preset, minutes, device, commit.
         provenance: what else is needed to make it again or to know it by, such as the fingerprint of its data.
         packages: versions by package.
-        returns: `mean`, `low`, `high` and `episodes` by policy; the four policies of a demo get readable names.
+        returns: `mean`, `low`, `high` and `episodes` by policy, and the means of `seeds` where the interval is over
+            several; the four policies of a demo get readable names.
         metrics: lines of the metric log; a list in place of a number holds one value per training seed.
         reconstructions: triples of a frame, the frame as the encoder saw it, and the frame as decoded.
         dreams: triples, from held-out episodes, of the true frames, the frames dreamt for the same actions, and the
@@ -64,7 +65,7 @@ class Report:
     run: Mapping[str, str | int | float] = field(default_factory=dict)
     provenance: Mapping[str, str | int | float] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
-    returns: Mapping[str, Mapping[str, float | int]] = field(default_factory=dict)
+    returns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     reconstructions: Sequence[tuple[Frame, Frame, Frame]] = ()
     dreams: Sequence[tuple[Video, Video, int]] = ()
@@ -145,9 +146,13 @@ def _returns(report: Report) -> str:
         f'<td class="number">{row["episodes"]:,}</td></tr>'
         for name, row in named.items()
     )
+    seeds = max(len(row.get("seeds", ())) for row in named.values())
+    over = (
+        f"over {seeds} training seeds where a policy was trained, over episodes elsewhere" if seeds else "over episodes"
+    )
     return (
         f'<section><figure class="card">{chart}<figcaption>Mean return of an episode in the real environment. Each dot '
-        "is a mean, each bar its 95% bootstrap interval over episodes; where the bar is hidden, the interval is "
+        f"is a mean, each bar its 95% bootstrap interval {over}; where the bar is hidden, the interval is "
         f"narrower than the dot.</figcaption></figure>{_tiles(report)}"
         '<div class="scroll apart"><table><thead><tr><th>Policy</th><th class="number">Mean</th>'
         '<th class="number">95% interval</th><th class="number">Episodes</th></tr></thead>'
