@@ -20,7 +20,7 @@ from dreamer4.reporting.clips import anywhere
 from dreamer4.reporting.dreams import DreamQuality, measure_dreams, tells_exactness
 from dreamer4.reporting.return_gap import measure_return_gap
 from dreamer4.training import encode_source, stream
-from dreamer4.training.folder import RunFolder
+from dreamer4.training.folder import RunFolder, steps_done
 from dreamer4.training.metrics import Progress
 
 
@@ -49,7 +49,7 @@ def evaluate_world_model(
     config, phase = Config.model_validate(meta["config"]), meta["phase"]
     if phase == "tokenizer":
         raise InputError(f"{step} is of the tokenizer phase, which has no world model yet. Train the dynamics first.")
-    run = _run_of(step)
+    done, run = steps_done(step), _run_of(step)
     out = _free_file(out, run)
     dataset = _dataset(config, run, meta["data"])
     info = data.read_info(dataset)
@@ -90,7 +90,7 @@ def evaluate_world_model(
     results = {
         "env": config.env.id,
         "phase": phase,
-        "step": int(step.name),
+        "step": "exported" if done is None else done,
         "data": info.fingerprint,
         "starts_seed": seed,
         "no_op": "class 0 of each component, 0 of continuous ones",

@@ -165,10 +165,12 @@ def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsy
     page = (folder / "world_model.html").read_text()
     assert "data:image/gif" in page and "Warnings without labels" in page and "</html>" in page
 
-    # The dynamics phase has no heads, and no file is written over.
-    checkpoint_of_dynamics = folder / "checkpoints" / "dynamics" / "4"
-    evaluate_world_model(checkpoint_of_dynamics, **measure, out=None)
-    (early,) = json.loads((folder / "world_model-2.json").read_text())["seeds"]
+    # The dynamics phase has no heads, and no file is written over; a folder may be called as one likes.
+    renamed = shutil.copytree(folder / "checkpoints" / "dynamics" / "2", folder / "checkpoints" / "dynamics" / "best")
+    evaluate_world_model(renamed, **measure, out=None)
+    dynamics = json.loads((folder / "world_model-2.json").read_text())
+    assert (dynamics["phase"], dynamics["step"]) == ("dynamics", 2)
+    (early,) = dynamics["seeds"]
     assert early["heads"] == early["returns"] == "not trained"
     assert "not trained" in capsys.readouterr().out
     assert json.loads((folder / "world_model.json").read_text()) == told
