@@ -36,6 +36,7 @@ def dream(
     num_steps: int | None,
     seed: int,
     fps: float,
+    dataset: Path | None = None,
 ) -> None:
     """Dreams on from a held-out episode and writes a film.
 
@@ -43,22 +44,27 @@ def dream(
         path: run or checkpoint.
         out: the .gif or .mp4 to create.
         actions: `policy`, `random`, `data`, or a list as `parse_actions` reads it.
-        episode: which held-out episode.
+        episode: which held-out episode, or which of all if none is held out.
         context: its first frames, which the dream remembers.
         length: frames to dream at most.
         num_steps: K; None: the agent's own.
         seed: of the dream.
         fps: frames per second.
+        dataset: where the episode is from; None: what belongs to the checkpoint.
     """
     if out.suffix == ".mp4" and importlib.util.find_spec("av") is None:
         raise InputError(f"--out {out}: MP4 needs PyAV. Install dreamer4-eqx[video], or choose a .gif.")
     step = find_checkpoint(path)
     config, spec = read_description(step)
     listed = None if actions in ("policy", "random", "data") else parse_actions(actions, spec.action)
-    folder = find_dataset(step, config)
-    held_out = data.read_episodes(folder, "held_out")
+    folder = find_dataset(step, config) if dataset is None else dataset
+    info = data.read_info(folder)
+    if info.spec != spec:
+        raise InputError(f"{folder} holds {info.spec}, but {step} was trained on {spec}. Give its own data set.")
+    held_out = data.read_episodes(folder, "held_out" if info.held_out else "all")
     if episode >= len(held_out):
-        raise InputError(f"--episode: got {episode}, but {folder} holds {len(held_out)} held-out episodes, from 0 on.")
+        kind = "held-out episodes" if info.held_out else "episodes"
+        raise InputError(f"--episode: got {episode}, but {folder} holds {len(held_out)} {kind}, from 0 on.")
     chosen, longest = held_out[episode], max(e.length for e in held_out)
     if context >= chosen.length:
         raise InputError(f"--context: got {context}, but episode {episode} has {chosen.length} frames. Give fewer.")
@@ -68,7 +74,7 @@ def dream(
         DeviceSource.from_episodes([chosen]),
         spec,
         context_length=context,
-        levels=data.read_info(folder).frame_levels or (),
+        levels=info.frame_levels or (),
         key=jr.key(seed),
     )
     if actions == "data":

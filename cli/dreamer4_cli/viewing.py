@@ -47,6 +47,10 @@ def dream(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Draws the dream.")] = 0,
     fps: Annotated[float, typer.Option("--fps", min=0.1, max=50.0, help="Frames per second.")] = 6.0,
+    dataset: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Data set of the episode. Default: the agent's own."),
+    ] = None,
 ) -> None:
     """Dream on from a real episode under actions of your choice, into a film; it stops where the model sees the end."""
     existing(path)
@@ -54,6 +58,8 @@ def dream(
         raise InputError(f"--out: got {out}, expected a name that ends in .gif or .mp4.")
     if os.path.lexists(out):
         raise InputError(f"--out: {out} exists. Choose another name.")
+    if dataset is not None:
+        existing(dataset)
     from dreamer4_cli import dreaming
 
     dreaming.dream(
@@ -66,6 +72,7 @@ def dream(
         num_steps=num_steps,
         seed=seed,
         fps=fps,
+        dataset=dataset,
     )
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dreamer4 import data
 from dreamer4.config import Config, to_yaml
 from dreamer4.dreamer import read_description
 from dreamer4.errors import InputError
+from dreamer4.sharing import export_agent
 from dreamer4.types import ActionSpec
 from dreamer4_cli import dreaming, listing, pages
 
@@ -66,6 +68,28 @@ def test_a_film_has_the_context_and_the_dream(run, tmp_path, capsys, actions):
         count = film.n_frames
     assert f"within {count - 1}" in told or f"after {count - 1}" in told
     assert [file.name for file in tmp_path.iterdir()] == ["film.gif"]
+
+
+def test_an_exported_agent_dreams_on_from_the_episodes_that_came_with_it_or_are_given(run, tmp_path):
+    alone, full = tmp_path / "alone", tmp_path / "full"
+    for out, starts in ((alone, 0), (full, 1)):
+        export_agent(run, out, starts=starts)
+    dreaming.dream(full, tmp_path / "a.gif", actions="random", **FILM)
+    with pytest.raises(InputError, match=r"Give a data set"):
+        dreaming.dream(alone, tmp_path / "b.gif", actions="random", **FILM)
+    dreaming.dream(alone, tmp_path / "b.gif", actions="random", **FILM, dataset=run / "data")
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+
+
+def test_a_run_whose_data_set_was_exchanged_dreams_no_more(run, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    shutil.rmtree(other / "data")
+    info, episodes = data.read_info(run / "data"), data.read_episodes(run / "data")
+    about = {"environment": info.environment, "policy": info.policy, "seed": 0}
+    data.write_dataset(other / "data", episodes[::-1], spec=info.spec, **about)
+    with pytest.raises(InputError, match="is not the data set that .* was trained on"):
+        dreaming.dream(other, tmp_path / "film.gif", actions="random", **FILM)
 
 
 def test_the_same_seed_makes_the_same_film_and_another_name_an_mp4(run, tmp_path):

@@ -22,6 +22,7 @@ from dreamer4.dynamics import ShortcutSampler
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.nn import Stream, cast_weights
+from dreamer4.sharing import STARTS
 from dreamer4.training import encode_source
 from dreamer4.training.folder import RunFolder
 from dreamer4.types import Action, DataSpec, TimeStep, Trajectory, to_uint8
@@ -146,7 +147,8 @@ class DreamWorld(AbstractEnvironment):
 
         Args:
             path: run, checkpoint or exported folder, as `Dreamer.load` takes it.
-            dataset: folder of the episodes to start from; by default those of the run.
+            dataset: folder of the episodes to start from; by default those that it was trained on, or that were
+                exported with it.
             context_length: real frames that a dream remembers at its start.
             anywhere: whether dreams start anywhere in an episode; else after its first frames.
             max_steps: limit of the actions in an episode; as many as in the longest real one by default.
@@ -289,15 +291,27 @@ def load_agent(step: Path, *, num_steps: int | None = None, member: int = 0) -> 
 
 
 def find_dataset(step: Path, config: Config) -> Path:
-    """Returns the data set of the run that a checkpoint lies in.
+    """Returns the data set that belongs to a checkpoint, as `own_dataset` finds it.
 
     Raises:
-        InputError: if it lies in none, and its configuration names no data set.
+        InputError: if it is not there, or is another one than the checkpoint was trained on.
     """
-    if config.data.path is not None:
-        return Path(config.data.path)
-    parents = step.resolve().parents
+    path, trained_on = own_dataset(step, config), checkpoint.read_meta(step).get("data")
+    if path is None:
+        raise InputError(f"{step}: neither the episodes that it learned from are here nor others. Give a data set.")
+    if path != step / STARTS and trained_on not in (None, data.read_info(path).fingerprint):
+        raise InputError(f"{path} is not the data set that {step} was trained on. Restore it, or give a data set.")
+    return path
+
+
+def own_dataset(step: Path, config: Config) -> Path | None:
+    """Returns where the data set of a checkpoint is, if it is where it should be.
+
+    That is beside exported weights, where their configuration says, or in the run that the checkpoint lies in.
+    """
+    parents = step.absolute().parents
     run = RunFolder(parents[2]) if len(parents) > 2 else None
-    if run is None or not run.is_run:
-        raise InputError(f"{step} lies in no run folder, so there are no episodes to start from. Give their data set.")
-    return run.data
+    candidates = [step / STARTS]
+    candidates += [Path(config.data.path)] if config.data.path is not None else []
+    candidates += [run.data] if run is not None and run.is_run else []
+    return next((path for path in candidates if (path / "dataset.json").is_file()), None)

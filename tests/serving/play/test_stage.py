@@ -15,6 +15,7 @@ from dreamer4.dreamer import Dreamer, spec_to_json
 from dreamer4.envs import GymnaxEnvironment
 from dreamer4.errors import InputError
 from dreamer4.serving.play import stage
+from dreamer4.sharing import STARTS
 
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "v1"
@@ -43,7 +44,7 @@ def test_a_tokenizer_cannot_dream(monkeypatch):
 
 def test_data_of_another_kind_is_refused():
     with pytest.raises(InputError, match="but the agent was trained on"):
-        stage.load_stage(FIXTURES / "exported", dataset=stage.PRETRAINED / "catch" / stage.STARTS)
+        stage.load_stage(FIXTURES / "exported", dataset=stage.PRETRAINED / "catch" / STARTS)
 
 
 def test_the_clone_of_an_unfinished_agent_phase_is_what_was_trained(tmp_path):

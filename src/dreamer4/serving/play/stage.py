@@ -16,10 +16,10 @@ from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.nn import cast_weights
+from dreamer4.serving.dream import own_dataset
 from dreamer4.serving.play import worlds
 from dreamer4.serving.play.controls import Controls, find_controls
-from dreamer4.sharing import STARTS
-from dreamer4.training.folder import RunFolder, cloned_head
+from dreamer4.training.folder import cloned_head
 from dreamer4.training.phases import freeze_prior
 from dreamer4.types import Action, DataSpec
 
@@ -149,7 +149,7 @@ def load_stage(path: Path, *, dataset: Path | None = None, member: int = 0) -> S
     if phase == "agent" and cloned_head(step) == "policy":  # a page that watches the clone asks for the prior
         dreamer = freeze_prior(dreamer)
     env, absent = _environment(config, spec)
-    found = dataset or _own_dataset(step, config)
+    found = dataset or own_dataset(step, config)
     episodes = () if found is None else _episodes(found, spec, str(meta.get("data")))
     if env is None and not episodes:
         raise InputError(
@@ -169,16 +169,6 @@ def _environment(config: Config, spec: DataSpec) -> tuple[AbstractEnvironment | 
     if env.spec.frame_shape != spec.frame_shape or env.spec.action != spec.action:
         return None, f"The real game cannot be played: {config.env.id} does not look like the agent's data."
     return env, ""
-
-
-def _own_dataset(step: Path, config: Config) -> Path | None:
-    """Returns the data set that belongs to a checkpoint, if it is where it should be."""
-    parents = step.absolute().parents
-    run = RunFolder(parents[2]) if len(parents) > 2 else None
-    candidates = [step / STARTS]
-    candidates += [Path(config.data.path)] if config.data.path is not None else []
-    candidates += [run.data] if run is not None and run.is_run else []
-    return next((path for path in candidates if (path / "dataset.json").is_file()), None)
 
 
 def _episodes(path: Path, spec: DataSpec, trained_on: str) -> tuple[Episode, ...]:
