@@ -6,7 +6,7 @@ import resource
 import shlex
 import shutil
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from dreamer4.training.metrics import MetricLog, Progress
 from dreamer4.training.placement import bring_home, build_mesh, spread
 from dreamer4.training.state import ADDED
 from dreamer4.types import DataSpec
-from dreamer4_cli import behaviour, pages, processes, stopping
+from dreamer4_cli import behaviour, pages, processes, stopping, writing
 from dreamer4_cli.describe import check_data as check_data
 from dreamer4_cli.describe import dry_run as dry_run
 from dreamer4_cli.describe import info as info
@@ -128,7 +128,8 @@ def train(
         run.open(config, resume=resume, kept=kept)
     processes.wait("opened")
     command = resume_command(f"train {'all' if phases == PHASES else phases[0]}", run, config)
-    _train(config, run, phases, command, fallback=fallback, changed_data=changed_data, end=start)
+    with writing.clock(run):
+        _train(config, run, phases, command, fallback=fallback, changed_data=changed_data, end=start)
 
 
 def _end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
@@ -348,7 +349,6 @@ def _cells(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, changed_data: bool = False) -> None:
     """Runs the whole loop and writes `results.json` and `report.html`."""
-    started = time.monotonic()
     run = RunFolder(folder)
     env = _environment(config, _check_paths(config))
     if config.data.path is not None and not data.read_info(Path(config.data.path)).held_out:
@@ -357,11 +357,17 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, c
             "--held-out 0.1, or use dreamer4 train all."
         )
     run.open(config, resume=resume, kept=behaviour.kept(config, run))
-    _train(config, run, PHASES, resume_command("demo", run, config), fallback=fallback, changed_data=changed_data)
+    command = resume_command("demo", run, config)
+    with writing.clock(run) as seconds:
+        _train(config, run, PHASES, command, fallback=fallback, changed_data=changed_data)
+        _judge(config, run, env, seconds)
 
+
+def _judge(config: Config, run: RunFolder, env: AbstractEnvironment, seconds: Callable[[], float]) -> None:
+    """Plays the agents of a trained run, measures their dreams, and writes down what came out."""
     path = _dataset(config, run)
     info = data.read_info(path)
-    agents = [Dreamer.load(folder, member=i) for i in range(config.seeds)]
+    agents = [Dreamer.load(run.path, member=i) for i in range(config.seeds)]
     count, seed = config.evaluation.episodes, config.seed
     by_chance = data.collect(env, data.random_policy(env.spec), episodes=count, key=stream(seed, "evaluate"))
     returns = {
@@ -376,12 +382,11 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, c
     }
     _say("measuring dreams on held-out episodes")
     qualities = pages.measure(config, agents, path, seed=seed)
-    minutes = (time.monotonic() - started) / 60
     results = {
         "env": config.env.id,
         "seed": seed,
         "seeds": config.seeds,
-        "minutes": round(minutes, 2),
+        "minutes": round(seconds() / 60, 2),
         "returns": returns,
         "by_mode": by_mode,
         "world_model": pages.summary(qualities),

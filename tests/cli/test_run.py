@@ -94,6 +94,7 @@ def test_a_finished_run_resumes_to_the_same_results(folder, config, capsys):
     after = json.loads((folder / "results.json").read_text())
     assert "done before" in capsys.readouterr().out
     assert after["returns"] == before["returns"]
+    assert after["minutes"] > before["minutes"]  # what it took as a whole
     assert after["world_model"] == before["world_model"]
 
 

@@ -5,6 +5,7 @@
     metrics.jsonl                  one line of metrics each
     checkpoints/<phase>/<step>/    numbered checkpoints of each phase
     results.json, report.html      what came out
+    seconds.txt                    how long all of it took
     diverged-<phase>-<step>.json   the batches that ended a run, if they did
 
 A folder belongs to one configuration for good. Continuing a run is asked for, never assumed, and continuing it with
@@ -52,6 +53,11 @@ class RunFolder:
     def results_file(self) -> Path:
         """The results, JSON."""
         return self.path / "results.json"
+
+    @property
+    def seconds_file(self) -> Path:
+        """Seconds that were spent on the run, one number."""
+        return self.path / "seconds.txt"
 
     @property
     def report_file(self) -> Path:

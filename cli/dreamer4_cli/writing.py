@@ -1,0 +1,45 @@
+"""What a process does for a run as long as it writes to it: it counts the time."""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+
+from dreamer4.errors import InputError
+from dreamer4.training.folder import RunFolder
+from dreamer4_cli import processes
+from dreamer4_cli.pages import read_results
+
+
+@contextlib.contextmanager
+def clock(run: RunFolder) -> Iterator[Callable[[], float]]:
+    """Counts seconds of work on a run, those of earlier pieces that ended in order included.
+
+    Raises:
+        InputError: if what the earlier pieces left cannot be read.
+    """
+    before, started = _seconds(run), time.monotonic()
+
+    def total() -> float:
+        return before + time.monotonic() - started
+
+    try:
+        yield total
+    finally:
+        # A disk that takes no more has a message of its own, which this must not hide.
+        with contextlib.suppress(OSError):
+            if processes.first():
+                partial = run.seconds_file.with_suffix(".tmp")
+                partial.write_text(f"{total():.1f}\n")
+                os.replace(partial, run.seconds_file)
+
+
+def _seconds(run: RunFolder) -> float:
+    if not run.seconds_file.exists():  # of a version that kept no count
+        minutes = read_results(run).get("minutes")
+        return 60.0 * minutes if isinstance(minutes, int | float) else 0.0
+    text = run.seconds_file.read_text(errors="replace")[:100].strip()
+    if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        raise InputError(f"{run.seconds_file}: got {text!r}, expected a number of seconds. Mend or remove it.")
+    return float(text)
