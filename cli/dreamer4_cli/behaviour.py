@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dreamer4 import data, envs
-from dreamer4.baselines import STAGES, PPORun, is_policy, load_policy, save_policy, train_ppo
+from dreamer4.baselines import STAGES, PPORun, is_policy, load_policy, save_policy, steps_taken, train_ppo
 from dreamer4.config import Config
 from dreamer4.data import AbstractPolicy, Behaviour, DatasetInfo, Episode, EpsilonPolicy
 from dreamer4.dreamer import Dreamer, find_checkpoint
@@ -304,8 +304,7 @@ def _facts(config: Config) -> dict[str, Any]:
 
 def train(config: Config, env: AbstractEnvironment, seeds: int) -> list[PPORun]:
     """Trains PPO with the given number of seeds side by side, from the configuration's seed on."""
-    total = config.ppo.updates * config.ppo.steps_per_update
-    with Progress("ppo", total=total, unit="steps", console=console) as bar:
+    with Progress("ppo", total=steps_taken(config.ppo), unit="steps", console=console) as bar:
 
         def tell(done: int, returns: list[float]) -> None:
             known = ("-" if math.isnan(r) else f"{r:.2f}" for r in returns)  # unknown before an episode has ended

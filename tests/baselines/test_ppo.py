@@ -18,6 +18,7 @@ from dreamer4.baselines import (
     advantages,
     clipped_policy_loss,
     clipped_value_loss,
+    steps_taken,
     train_ppo,
 )
 from dreamer4.config import PPOConfig
@@ -187,7 +188,9 @@ def catch():
 
 def test_it_learns_catch(catch):
     env, config, run = catch
-    assert run.steps[-1] == config.updates * config.steps_per_update
+    assert run.steps[-1] == steps_taken(config) == config.updates * config.steps_per_update
+    # 245 updates in stretches of 4, the last of which is not whole.
+    assert steps_taken(PPOConfig(steps=1_000_000, num_envs=32, rollout_length=128)) == 244 * 4096
     assert run.returns[0] < -0.3
     played = play(run.policy(), env, episodes=200, batch_size=200, key=jr.key(1))
     assert played.returns.mean() >= 0.9

@@ -22,4 +22,5 @@ from dreamer4.baselines.ppo import clipped_value_loss as clipped_value_loss
 from dreamer4.baselines.ppo import is_policy as is_policy
 from dreamer4.baselines.ppo import load_policy as load_policy
 from dreamer4.baselines.ppo import save_policy as save_policy
+from dreamer4.baselines.ppo import steps_taken as steps_taken
 from dreamer4.baselines.ppo import train_ppo as train_ppo
