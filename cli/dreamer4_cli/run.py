@@ -128,7 +128,7 @@ def train(
         run.open(config, resume=resume, kept=kept)
     processes.wait("opened")
     command = resume_command(f"train {'all' if phases == PHASES else phases[0]}", run, config)
-    with writing.clock(run):
+    with writing.alone(run), writing.clock(run):
         _train(config, run, phases, command, fallback=fallback, changed_data=changed_data, end=start)
 
 
@@ -358,7 +358,7 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, c
         )
     run.open(config, resume=resume, kept=behaviour.kept(config, run))
     command = resume_command("demo", run, config)
-    with writing.clock(run) as seconds:
+    with writing.alone(run), writing.clock(run) as seconds:
         _train(config, run, PHASES, command, fallback=fallback, changed_data=changed_data)
         _judge(config, run, env, seconds)
 

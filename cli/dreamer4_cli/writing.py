@@ -1,4 +1,4 @@
-"""What a process does for a run as long as it writes to it: it counts the time."""
+"""What a process does for a run as long as it writes to it: it keeps others out, and counts the time."""
 
 import contextlib
 import os
@@ -10,6 +10,39 @@ from dreamer4.errors import InputError
 from dreamer4.training.folder import RunFolder
 from dreamer4_cli import processes
 from dreamer4_cli.pages import read_results
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+@contextlib.contextmanager
+def alone(run: RunFolder) -> Iterator[None]:
+    """Keeps other processes from writing to a run until the block ends, or the process does.
+
+    Of several that train it together the first does, for them all. Where a system or a disk knows no locks, nothing is
+    kept out.
+
+    Raises:
+        InputError: if another process writes to the run.
+    """
+    if fcntl is None or not processes.first():
+        yield
+        return
+    # The file stays: if it were removed, the next two processes could each lock one of that name.
+    with run.lock_file.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{run.path}: another process writes to this run. Wait for it or stop it, or choose another folder "
+                "with --run."
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 @contextlib.contextmanager

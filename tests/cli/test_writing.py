@@ -1,12 +1,17 @@
-"""A run knows how long it took, in however many pieces."""
+"""One process at a time writes to a run, which knows how long it took, in however many pieces."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
+from dreamer4.config import load
+from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
 from dreamer4.training.folder import RunFolder
-from dreamer4_cli import writing
+from dreamer4_cli import run, writing
 
 
 @pytest.fixture
@@ -20,6 +25,61 @@ def clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(writing.time, "monotonic", lambda: now[0])
     return now
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from dreamer4.training.folder import RunFolder
+from dreamer4_cli import writing
+with writing.alone(RunFolder(Path(sys.argv[1]))):
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_run_has_one_writer_until_that_one_ends_or_dies(folder):
+    with writing.alone(folder):
+        with pytest.raises(InputError, match="another process writes to this run"), writing.alone(folder):
+            pytest.fail("two write")
+    other = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder.path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "writing\n"
+        with pytest.raises(InputError, match="another process writes to this run"), writing.alone(folder):
+            pytest.fail("two write")
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait(60)
+    with writing.alone(folder):
+        pass
+
+
+def test_of_several_processes_the_first_keeps_others_out_for_all(folder, monkeypatch):
+    with writing.alone(folder), monkeypatch.context() as patched:
+        patched.setattr(writing.processes, "first", lambda: False)
+        with writing.alone(folder):
+            pass
+
+
+@pytest.mark.parametrize("lacking", ["module", "disk"])
+def test_where_there_are_no_locks_a_run_goes_on_without(folder, monkeypatch, lacking):
+    if lacking == "module":
+        monkeypatch.setattr(writing, "fcntl", None)
+    else:
+        monkeypatch.setattr(writing.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(37, "No locks available")))
+    with writing.alone(folder), writing.alone(folder):
+        pass
+
+
+@pytest.mark.parametrize("work", ["train", "demo"])
+def test_a_second_process_is_refused_before_it_writes(folder, monkeypatch, work):
+    config = load("tiny")
+    folder.open(config)
+    monkeypatch.setattr(run, "_train", lambda *_, **__: pytest.fail("trained"))
+    more = (PHASES,) if work == "train" else ()
+    with writing.alone(folder), pytest.raises(InputError, match="another process writes to this run"):
+        getattr(run, work)(config, folder.path, *more, resume=True)
+    assert sorted(file.name for file in folder.path.iterdir()) == ["config.yaml", "lock"]
 
 
 def test_seconds_of_interrupted_pieces_add_up(folder, clock):

@@ -6,6 +6,7 @@
     checkpoints/<phase>/<step>/    numbered checkpoints of each phase
     results.json, report.html      what came out
     seconds.txt                    how long all of it took
+    lock                           what a process that writes to the run locks
     diverged-<phase>-<step>.json   the batches that ended a run, if they did
 
 A folder belongs to one configuration for good. Continuing a run is asked for, never assumed, and continuing it with
@@ -58,6 +59,11 @@ class RunFolder:
     def seconds_file(self) -> Path:
         """Seconds that were spent on the run, one number."""
         return self.path / "seconds.txt"
+
+    @property
+    def lock_file(self) -> Path:
+        """What a process that writes to the run locks; it is empty."""
+        return self.path / "lock"
 
     @property
     def report_file(self) -> Path:
