@@ -7,8 +7,8 @@ user's own file written) without knowing any code. `dreamer4 config show --prese
 from typing import Any
 
 
-# Data of mixed quality: random play, and PPO at three stages of its training, with some noise and with much, since an
-# agent that plays well comes where no good player goes.
+# Data of mixed quality: random play, and PPO at three stages of its training, with a little and with much exploration
+# noise, since a learning agent visits states that a good policy avoids.
 MIXED = [
     {"policy": "random", "share": 0.2, "epsilon": 0.0},
     {"policy": "ppo:early", "share": 0.2, "epsilon": 0.1},
@@ -21,13 +21,13 @@ MIXED = [
 def catch() -> dict[str, Any]:
     """The demo: Catch from random data, minutes on two CPU cores.
 
-    Where it differs from the paper's values it does so because the world is tiny. A frame holds two lit pixels, so
-    hiding up to nine tenths of it (`mask_max`) would leave little to learn from. Half of the flow rows show context
-    frames and pure noise only (`context_fraction`), since one pixel can be denoised from itself at almost any other
-    noise level and the past would hardly be used; and what is predicted from pure noise counts in full (`ramp_floor`),
-    for it is the only hard part of a world without chance. Time layers come every second layer, the network being four
-    layers deep. The prior is a clone of random play and deserves less trust than a player's (`beta`). The read-out also
-    reconstructs its frame (`reconstruction`): with nothing to clone but chance, it would forget the ball.
+    It departs from the paper's values because the world is tiny. A frame has two lit pixels, so masking up to nine
+    tenths of it (`mask_max`) would leave little to learn from. Half of the flow rows contain context frames and pure
+    noise only (`context_fraction`), since at almost any other noise level one pixel can be denoised from itself and the
+    past would hardly be used; and predictions from pure noise have full weight (`ramp_floor`), as they are the only
+    hard part of a deterministic world. Every second layer is a time layer, the network being four layers deep. The
+    prior is a clone of random play and deserves less weight than that of a good policy (`beta`). The read-out also
+    reconstructs its frame (`reconstruction`): with only random actions to clone, it would forget the ball.
     """
     transformer = {"width": 64, "depth": 2, "heads": 4, "kv_heads": 4, "time_every": 2, "context_length": 10}
     muon = {"kind": "muon", "learning_rate": 3e-3}
@@ -95,17 +95,17 @@ def tiny() -> dict[str, Any]:
 def cartpole() -> dict[str, Any]:
     """CartPole from pixels and mixed play, for two CPU cores.
 
-    One patch, the whole frame, becomes one token of the dynamics, for position and angle are all there is to tell. The
-    picture is out of focus (`blur`), which makes the code short, and its background enters as zero (`pixel_zero`), or
-    hundreds of equal inputs would drown the rest. A step moves things by a tenth of their spread, so velocities are
-    told by small differences: no masks, and a context that is hardly corrupted (`context_signal`, and `k_max`, which
-    bounds it). What the next frame is depends on the last two and leaves nothing to chance, so the dynamics learns each
-    frame after a past as it is when acting (`drafts`), mostly from pure noise, which counts in full, and one denoise
-    pass is enough (`num_steps`). Two time layers over eight frames see no further than the clips of training
-    reach. The read-out reconstructs its frame, as in Catch. Players of the data are chance (24 steps) and PPO at three
-    stages; most frames show good play, since an agent that lives longer than its data comes where the model guesses.
-    The value comes to its height before the policy moves (`warm_value`). As long as the pole stands, most advantages
-    are next to zero and their signs are chance, so the policy goes by their size: policy gradient in place of PMPO.
+    One patch, the whole frame, becomes one token of the dynamics, since position and angle are all a frame shows. The
+    picture is blurred (`blur`), which makes the code short, and its background enters as zero (`pixel_zero`), or
+    hundreds of equal inputs would swamp the rest. A step moves things by a tenth of their spread, so velocities appear
+    as small differences: no masks, and a context that is hardly corrupted (`context_signal`, and `k_max`, which bounds
+    it). The next frame is determined by the last two, so the dynamics learns each frame given a past as when acting
+    (`drafts`), mostly from pure noise at full weight, and one denoising pass is enough (`num_steps`). Two time layers
+    over eight frames see no further back than the training clips reach. The read-out reconstructs its frame, as in
+    Catch. Behaviour policies are random (22 steps an episode) and PPO at three stages; most frames show good play,
+    since an agent that outlives its data leaves the model's support. The value converges before the policy is trained
+    (`warm_value`). As long as the pole stands, most advantages are near zero and their signs are noise, so the policy
+    weights them by size: policy gradient instead of PMPO.
     """
     transformer = {"width": 64, "depth": 2, "heads": 4, "kv_heads": 4, "time_every": 2, "context_length": 8}
     muon = {"kind": "muon", "learning_rate": 3e-3, "decay": 0.85}
@@ -167,12 +167,12 @@ def cartpole() -> dict[str, Any]:
 def fourrooms() -> dict[str, Any]:
     """FourRooms from above and mixed play, start and goal drawn anew in each episode of at most 50 steps, for a CPU.
 
-    Agent and goal are out of focus (`blur`), or a tokenizer would have to learn each of 104 cells by itself. A frame
-    tells the whole state, so it is coded as a still image, and dynamics and agent see two frames (`context_length`).
-    Moves fail in a third of all cases, so dreams must be drawn and not averaged: four denoise passes. The dynamics
-    learns each frame after a past as it is when acting (`drafts`), and what is drawn from pure noise counts in full
-    (`ramp_floor`). A reward comes once in an episode, with its last frame, so the agent learns from many short clips.
-    The read-out reconstructs its frame, as in Catch. Players of the data are chance and PPO at three stages.
+    Agent and goal are blurred (`blur`), or a tokenizer would have to learn each of 104 cells separately. A frame shows
+    the whole state, so it is coded as a still image, and dynamics and agent see two frames (`context_length`). Moves
+    fail in a third of all cases, so dreams must be sampled and not averaged: four denoising passes. The dynamics learns
+    each frame given a past as when acting (`drafts`), and predictions from pure noise have full weight (`ramp_floor`).
+    A reward comes once in an episode, with its last frame, so the agent learns from many short clips. The read-out
+    reconstructs its frame, as in Catch. Behaviour policies are random and PPO at three stages.
     """
     transformer = {"width": 64, "depth": 2, "heads": 4, "kv_heads": 4, "time_every": 2, "context_length": 2}
     image = {**transformer, "context_length": 1}
@@ -236,20 +236,20 @@ def minatar(
 ) -> dict[str, Any]:
     """A MinAtar game from mixed play, for two CPU cores: 10x10 frames of 4 to 7 layers, a token for each patch.
 
-    Layers are slightly out of focus (`blur`), or a tokenizer would have to learn each of a hundred cells by itself, and
-    their black enters as zero (`pixel_zero`). Trails show where things go, so a frame is coded as a still image. The
-    dynamics learns each frame after a past as it is when acting (`drafts`), and what is drawn from pure noise counts in
-    full (`ramp_floor`). The read-out reconstructs its frame, as in Catch. The prior has the paper's weight (`beta`).
+    Layers are slightly blurred (`blur`), or a tokenizer would have to learn each of a hundred cells separately, and
+    their background enters as zero (`pixel_zero`). Trails show where things go, so a frame is coded as a still image.
+    The dynamics learns each frame given a past as when acting (`drafts`), and predictions from pure noise have full
+    weight (`ramp_floor`). The read-out reconstructs its frame, as in Catch. The prior has the paper's weight (`beta`).
 
     Args:
         env_id: gymnax id of the game.
         episodes: to collect, the fewer the longer they are: a random player of Breakout loses within a few bounces, and
             an episode of Freeway always has 2,501 frames.
         context_length: frames that dynamics and agent see; more where timers of the game are hidden.
-        num_steps: denoise passes K: one where nothing is left to chance, else several, so that dreams are drawn and not
-            averaged.
+        num_steps: denoising passes K: one where the game is deterministic, else several, so that dreams are sampled and
+            not averaged.
         patch: cells, high and wide; rows where things move along rows.
-        agent_steps: more where an end is hard to see.
+        agent_steps: of the agent phase, more where the end of an episode is hard to recognise.
         agent_rate: learning rate of the agent phase. At 3e-3 one of four training seeds of Breakout diverged.
     """
     tokens = 100 // (patch[0] * patch[1])
@@ -300,12 +300,12 @@ def minatar(
 
 
 def paper() -> dict[str, Any]:
-    """The Minecraft model of arXiv 2509.24527 at full size: about 0.4 B + 1.6 B parameters.
+    """The Minecraft model of arXiv 2509.24527 at full size: 0.41 B + 1.68 B parameters (0.4 B + 1.6 B in the paper).
 
     The paper states the patch (16x16 of a 360x640 frame padded to 384x640), both bottleneck shapes, the context of 192
     frames, clips of 64 and 256, the share of images, K = 4, the loss weights and the discount. Depths, widths, heads,
-    registers, step counts and learning rates are our best reading: the sizes reproduce the two parameter counts, with a
-    depth that the time layers divide. It needs an own environment adapter and data set, and many accelerators.
+    registers, step counts and learning rates are our best reading: the sizes come close to the two parameter counts,
+    with a depth that the time layers divide. It needs your own environment adapter and data set, and many accelerators.
     """
     common = {"time_every": 4, "mlp_ratio": 4.0, "soft_cap": 50.0, "remat": True, "dtype": "bfloat16"}
     tokenizer = {"width": 1024, "depth": 12, "heads": 16, "kv_heads": 16, "context_length": 32, **common}
@@ -355,10 +355,11 @@ def paper() -> dict[str, Any]:
 
 
 def small() -> dict[str, Any]:
-    """The work that other implementations were timed on (`benchmarks/matched.py`), for speed on two CPU cores.
+    """The sizes that other implementations were timed on, for speed on two CPU cores.
 
     Frames of 64x64 in patches of 8, 16 tokens of 16 channels, 2.2 M + 1.1 M parameters, in float32. Chosen to be
-    comparable, not tuned to learn; with a data set of such frames it can be trained.
+    comparable, not tuned to learn; with a data set of such frames it can be trained. `benchmarks/matched.py` also sets
+    `accumulate` to the number of rows for tokenizer and dynamics, so its training steps are another, faster program.
     """
     heads = {"heads": 4, "kv_heads": 4, "soft_cap": None}
     transformer = {"width": 128, "depth": 4, "time_every": 4, "mlp_ratio": 4.0, "context_length": 16, **heads}
@@ -388,11 +389,11 @@ def small() -> dict[str, Any]:
 
 
 def base() -> dict[str, Any]:
-    """A model of about 100 M parameters and 64 tokens a frame: what one GPU trains in a day and plays fast.
+    """A model of about 100 M parameters and 64 tokens a frame, meant to train on one GPU in a day and to play fast.
 
-    Frames of 128x128 in patches of 16, 64 tokens of 32 channels, 35 M + 103 M parameters, in bfloat16. All of it is
-    ours, between `breakout` and `paper` in every size: head size 64, four query heads to a key-value head, four times
-    as wide feed-forward layers. Chosen to be measured, not tuned to learn; it needs a data set of such frames.
+    Frames of 128x128 in patches of 16, 64 tokens of 32 channels, 35 M + 103 M parameters, in bfloat16. The sizes are
+    ours, between `breakout` and `paper`: head size 64, four query heads per key-value head, feed-forward layers four
+    times as wide. For measuring speed, not tuned to learn; it needs a data set of such frames.
     """
     common = {"time_every": 4, "mlp_ratio": 4.0, "dtype": "bfloat16", "remat": True}
     tokenizer = {"width": 512, "depth": 4, "heads": 8, "kv_heads": 8, "context_length": 16, **common}
