@@ -11,10 +11,11 @@ from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config
 from dreamer4.dreamer import PHASES, Dreamer, read_description, weights_of
 from dreamer4.errors import InputError
-from dreamer4.training import build_phase
+from dreamer4.training import AbstractPhase, build_phase, trackers
 from dreamer4.training.flops import parameters, step_flops
 from dreamer4.training.folder import RunFolder
 from dreamer4.types import ActionSpec, DataSpec
+from dreamer4_cli import behaviour
 
 
 console = Console()
@@ -28,14 +29,31 @@ def data_spec(config: Config) -> DataSpec:
         return DataSpec(declared.frame_shape, action, declared.num_tasks)
     if config.data.path is not None:
         return data.read_info(Path(config.data.path)).spec
-    return envs.make(config.env).spec
+    env = envs.make(config.env)
+    behaviour.check(config, env)
+    return env.spec
+
+
+def check_sizes(config: Config, spec: DataSpec) -> tuple[Dreamer, list[AbstractPhase]]:
+    """Refuses sizes that do not fit each other or the data; returns the agent, in shapes, and its phases."""
+    phases = [build_phase(name, config, spec) for name in PHASES]
+    longest = config.dynamics.transformer.context_length
+    if config.train.imagination.length > longest:
+        raise InputError(
+            f"train.imagination.length: got {config.train.imagination.length}, more than the {longest} frames of "
+            "dynamics.transformer.context_length. A dream starts from a context that the dynamics can hold."
+        )
+    return eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0)), phases
 
 
 def dry_run(config: Config) -> None:
-    """Checks a configuration whole and prints parameters, operations and memory; trains nothing, writes nothing."""
+    """Checks a configuration whole and prints parameters, operations and memory; trains nothing, writes nothing.
+
+    Only the devices are not looked at: a run may be planned on another machine.
+    """
+    trackers.check(config.train.tracker)
     spec = data_spec(config)
-    dreamer = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))
-    phases = [build_phase(name, config, spec) for name in PHASES]
+    dreamer, phases = check_sizes(config, spec)
     parts = Table("part", "parameters", title=f"{config.preset}: {config.env.id}, frames {spec.frame_shape}")
     for name in ("tokenizer", "dynamics", "policy", "reward", "continuation", "value"):
         parts.add_row(name, f"{parameters(getattr(dreamer, name)):,}")

@@ -22,6 +22,7 @@ from dreamer4.training.folder import RunFolder
 from dreamer4.training.loop import draws_from, step_keys
 from dreamer4.training.metrics import MetricLog, Progress
 from dreamer4_cli import processes, stopping
+from dreamer4_cli.invocation import invoked
 
 
 console = Console()
@@ -29,7 +30,7 @@ console = Console()
 
 def resume_command(what: str, run: RunFolder, config: Config) -> str:
     """Returns what a person types to go on with a run, on other devices than it was begun with if it is on such now."""
-    parts = ["dreamer4", what, "--run", shlex.quote(str(run.path)), "--resume"]
+    parts = [invoked(), what, "--run", shlex.quote(str(run.path)), "--resume"]
     for change in diff(run.read_config(), config):
         key, _, value = change.replace(": ", "=", 1).partition("=")
         parts += ["--set", f"{key}={value.rpartition(' -> ')[2]}"]

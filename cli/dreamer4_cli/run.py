@@ -4,14 +4,12 @@ import contextlib
 import json
 import resource
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -43,8 +41,10 @@ from dreamer4.training.state import ADDED
 from dreamer4.types import DataSpec
 from dreamer4_cli import behaviour, pages, processes, stopping, writing
 from dreamer4_cli.describe import check_data as check_data
+from dreamer4_cli.describe import check_sizes
 from dreamer4_cli.describe import dry_run as dry_run
 from dreamer4_cli.describe import info as info
+from dreamer4_cli.invocation import invoked
 from dreamer4_cli.pages import device as device
 from dreamer4_cli.pages import source_commit as source_commit
 from dreamer4_cli.phase import Work, resume_command, save
@@ -161,15 +161,7 @@ def _check_paths(config: Config) -> DataSpec:
         spec = env.spec
     else:
         spec = data.read_info(Path(config.data.path)).spec
-    for phase in PHASES:
-        build_phase(phase, config, spec)
-    eqx.filter_eval_shape(Dreamer.build, config, spec, key=jax.random.key(0))
-    longest = config.dynamics.transformer.context_length
-    if config.train.imagination.length > longest:
-        raise InputError(
-            f"train.imagination.length: got {config.train.imagination.length}, more than the {longest} frames of "
-            "dynamics.transformer.context_length. A dream starts from a context that the dynamics can hold."
-        )
+    check_sizes(config, spec)
     return spec
 
 
@@ -418,14 +410,6 @@ def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> N
     _say(f"results: {run.results_file}")
     _say(f"report:  {run.report_file}")
     _say(f"play it: {invoked()} play {run.path}")
-
-
-def invoked() -> str:
-    """Returns how this command line was called, so that what is printed can be called the same way."""
-    name = sys.argv[0]
-    if Path(name).name != "dreamer4":
-        return "python -m dreamer4_cli"
-    return "dreamer4" if shutil.which("dreamer4") == name else name
 
 
 def _say(line: str) -> None:

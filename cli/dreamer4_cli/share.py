@@ -6,6 +6,7 @@ from pathlib import Path
 from dreamer4.dreamer import PHASES
 from dreamer4.sharing import export_agent, import_agent
 from dreamer4_cli.describe import console
+from dreamer4_cli.invocation import invoked
 from dreamer4_cli.run import source_commit
 
 
@@ -21,5 +22,6 @@ def import_run(path: Path, folder: Path, *, phase: str | None, overrides: Sequen
     run = import_agent(path, folder, phase=phase, overrides=overrides)
     done = max(PHASES.index(name) for name in PHASES if run.checkpoints(name).steps())
     following = PHASES[done + 1 :]
-    then = f"dreamer4 train {following[0]} --run {folder}" if following else f"dreamer4 evaluate {folder}"
-    console.print(f"{folder}: a run with the {PHASES[done]} phase done. Next: {then}", markup=False, soft_wrap=True)
+    then = f"train {following[0]} --run {folder}" if following else f"evaluate {folder}"
+    said = f"{folder}: a run with the {PHASES[done]} phase done. Next: {invoked()} {then}"
+    console.print(said, markup=False, soft_wrap=True)

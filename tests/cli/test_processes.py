@@ -58,10 +58,13 @@ def test_several_do_not_collect(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_to_go_on_names_the_hardware(tmp_path):
+def test_the_command_to_go_on_is_called_as_this_one_was_and_names_the_hardware(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     folder.open(load("tiny"))
-    assert resume_command("train agent", folder, load("tiny")) == f"dreamer4 train agent --run {tmp_path} --resume"
+    monkeypatch.setattr("sys.argv", ["elsewhere/.venv/bin/dreamer4"])  # of no shell's path
+    line = f"elsewhere/.venv/bin/dreamer4 train agent --run {tmp_path} --resume"
+    assert resume_command("train agent", folder, load("tiny")) == line
+    monkeypatch.setattr("shutil.which", lambda name: f"elsewhere/.venv/bin/{name}")
     moved = load("tiny", overrides=["train.mesh.data=4", "dynamics.transformer.remat=true"])
     assert resume_command("train all", folder, moved) == (
         f"dreamer4 train all --run {tmp_path} --resume --set dynamics.transformer.remat=true --set train.mesh.data=4"
