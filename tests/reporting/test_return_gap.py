@@ -65,3 +65,11 @@ def test_chance_is_not_called_exploitation():
     noisy = partial(ReturnGap, horizon=5, ended=np.ones(40, bool))
     assert not noisy(rng.normal(0.5, 3.0, 40), rng.normal(0.5, 3.0, 40)).record()["alarm"]
     assert noisy(rng.normal(5.0, 3.0, 40), rng.normal(0.5, 3.0, 40)).record()["alarm"]
+
+
+def test_a_difference_that_so_few_episodes_leave_open_is_called_neither():
+    real = np.zeros(20)
+    told = ReturnGap(np.where(np.arange(20) < 2, 10.0, 0.0), real, 5, np.ones(20, bool)).record()
+    assert not told["alarm"] and told["low"] <= 0.05 < told["difference"]
+    assert told["verdict"].startswith("Not settled: the policy earns +1.000 in its dreams and +0.000")
+    assert f"between {told['low']:+.3f} and {told['high']:+.3f}" in told["verdict"]

@@ -56,7 +56,7 @@ class ReturnGap:
             "high": round(high, 4),
             "dreams_ended": round(float(self.ended.mean()), 4),
             "alarm": alarm,
-            "verdict": _verdict(alarm, high < -margin, imagined, real),
+            "verdict": _verdict(alarm, difference, low, high, margin, imagined, real),
         }
 
 
@@ -99,14 +99,20 @@ def _imagined_returns(dreamer, env, keys, horizon):
     return jax.vmap(dream)(keys)
 
 
-def _verdict(alarm, pessimistic, imagined, real):
+def _verdict(alarm, difference, low, high, margin, imagined, real):
     if alarm:
         return (
             f"WARNING, reward exploitation: the policy earns {imagined:+.3f} in its dreams and {real:+.3f} in the real "
             "environment, more than chance explains. The policy lives on errors of the world model or of its reward "
             "head; do not trust imagined returns."
         )
-    if pessimistic:
+    if difference > margin:
+        return (
+            f"Not settled: the policy earns {imagined:+.3f} in its dreams and {real:+.3f} in the real environment, but "
+            f"so few episodes leave the difference between {low:+.3f} and {high:+.3f}. Play more of them before you "
+            "trust imagined returns."
+        )
+    if high < -margin:
         return (
             f"No sign of reward exploitation; dreams even pay less, {imagined:+.3f}, than the real world, {real:+.3f}."
         )
