@@ -1,4 +1,4 @@
-"""The folder of one run: where everything it writes lies, and the rule that nothing in it is overwritten.
+"""The folder of one run: where everything it writes lies, and the rule that no work in it is overwritten.
 
     config.yaml                    the resolved configuration; its presence is what makes a folder a run folder
     data/                          the data set, if the run collected its own
