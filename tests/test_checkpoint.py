@@ -245,3 +245,15 @@ def test_a_checkpoint_from_elsewhere_is_taken_over_once_mended_and_never_replace
         checkpoint.load(taken, jax.ShapeDtypeStruct((4, 3), jnp.float32), at="model.weight"),
         make_tree()["model"].weight,
     )
+
+
+def test_a_checkpoint_that_cannot_be_copied_leaves_nothing_behind(saved, tmp_path, monkeypatch):
+    def copytree(source, target):
+        target.mkdir(parents=True)
+        raise shutil.Error([(str(source), str(target), "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(shutil, "copytree", copytree)
+    steps = Checkpoints(tmp_path / "agent")
+    with pytest.raises(InputError, match=r"Cannot copy .*: \[Errno 28\] No space left on device\. Free or choose"):
+        steps.adopt(4, saved)
+    assert list(steps.root.iterdir()) == []

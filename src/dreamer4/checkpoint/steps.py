@@ -91,7 +91,7 @@ class Checkpoints:
             meta: what the copy tells about itself in addition.
 
         Raises:
-            InputError: if this step is a whole checkpoint already, and another one.
+            InputError: if this step is a whole checkpoint already, and another one; or if a file cannot be copied.
         """
         target = self.path(step)
         if target.exists() and not verify(target):
@@ -102,7 +102,13 @@ class Checkpoints:
             )
         partial = target.parent / f".{target.name}.tmp"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(path, partial)
+        try:
+            shutil.copytree(path, partial)
+        except shutil.Error as error:  # of source, destination and reason of each file
+            shutil.rmtree(partial, ignore_errors=True)
+            raise InputError(
+                f"Cannot copy {path} to {target}: {error.args[0][0][-1]}. Free or choose a disk that can be written."
+            ) from error
         if meta:
             add_meta(partial, meta)
         if target.exists():
