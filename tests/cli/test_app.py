@@ -387,14 +387,20 @@ class TestHelp:
         assert told == [(command, 0, []) for command in commands]
 
     def test_help_answers_at_once(self):
-        def seconds() -> float:
+        def seconds(*command: str) -> float:
             before = os.times()
-            assert shell("train", "--help").returncode == 0
+            assert subprocess.run([sys.executable, *command], capture_output=True, timeout=60).returncode == 0
             after = os.times()
             return after.children_user - before.children_user + after.children_system - before.children_system
 
-        # Processor time, and the best of three: other work on the machine is not the command's.
-        assert min(seconds() for _ in range(3)) < 0.5
+        smallest = "import typer; app = typer.Typer(); app.command()(lambda: None); app()"
+        # Processor time, and the best of three: other work on the machine is not the command's. What the library for
+        # command lines needs by itself tells how fast the machine is; importing JAX takes four times as long as that.
+        bare, ours = (
+            min(seconds(*command) for _ in range(3))
+            for command in (("-c", smallest, "--help"), ("-m", "dreamer4_cli", "train", "--help"))
+        )
+        assert ours < 3 * bare
 
 
 class TestProcess:

@@ -126,6 +126,12 @@ def test_a_policy_of_another_environment_is_refused(mixed, tmp_path):
         run.collect(load("tiny", overrides=["env.id=Breakout-MinAtar", f"data.policy={late}"]), tmp_path / "data")
 
 
+def clear(opened):
+    """Takes away what opening a run leaves in its folder."""
+    for file in (opened.config_file, opened.lock_file, opened.seconds_file):
+        file.unlink()
+
+
 @pytest.fixture
 def opened(monkeypatch):
     """Opens a run and trains nothing; returns whether it was begun."""
@@ -134,7 +140,7 @@ def opened(monkeypatch):
     def attempt(config, folder):
         run.train(config, folder, PHASES, resume=False)
         begun = RunFolder(folder).is_run
-        RunFolder(folder).config_file.unlink()
+        clear(RunFolder(folder))
         return begun
 
     return attempt
@@ -147,7 +153,7 @@ def test_what_was_collected_beforehand_is_what_a_run_of_the_same_settings_begins
     with monkeypatch.context() as patched, pytest.raises(KeyError, match="trained"):
         patched.setattr(run, "_train", lambda *_, **__: {}["trained"])
         run.demo(config("random"), folder, resume=False)
-    RunFolder(folder).config_file.unlink()
+    clear(RunFolder(folder))
     others = {
         "seed=1": "seed: 0 -> 1",
         "data.episodes=41": "data.episodes: 40 -> 41",
