@@ -389,8 +389,8 @@ def test_a_data_set_is_encoded_episode_by_episode_from_its_start(tiny, source, e
     def kept(rows):
         return np.concatenate([rows[i, :length] for i, length in enumerate(LENGTHS)])
 
-    # What each episode gives alone, frame by frame from its start. They are two programs, in which sums may have another
-    # order: on some processors the same bit by bit, on others up to the last bit.
+    # What each episode gives alone, frame by frame from its start. They are two programs, in which sums may be taken in
+    # another order: on some processors the same bit by bit, on others up to the last bit.
     step = eqx.filter_jit(lambda tokenizer, frame, stream: jax.vmap(tokenizer.encode_step)(frame, stream))
     stream = jax.tree.map(lambda x: jnp.stack([x] * len(LENGTHS)), tokenizer.init_encoder())
     rows = []
