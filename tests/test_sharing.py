@@ -13,13 +13,14 @@ import pytest
 from agent.fakes import TINY, TINY_SPEC
 from helpers import equal, generic
 
-from dreamer4 import Dreamer, checkpoint, data, sharing
+from dreamer4 import Dreamer, checkpoint, data
 from dreamer4.checkpoint import Checkpoints
 from dreamer4.config import Config
 from dreamer4.dreamer import PHASES, read_description, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.sharing import STARTS, export_agent, import_agent
 from dreamer4.training import stack_members
+from dreamer4.training.folder import run_of
 from dreamer4_cli import run as commands
 
 
@@ -112,7 +113,7 @@ def test_a_checkpoint_that_was_moved_belongs_to_no_run(dreamer, tmp_path):
 
 @pytest.mark.parametrize("path", ["/catch", "/models/catch", "/a/models/catch", "/run/checkpoints/7"])
 def test_no_path_is_too_short_to_lie_in_no_run(path):
-    assert sharing._run_of(Path(path)) is None
+    assert run_of(Path(path)) is None
 
 
 def test_names_of_behaviour_policies_tell_no_folder(dreamer, tmp_path, monkeypatch):

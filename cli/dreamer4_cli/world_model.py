@@ -20,7 +20,7 @@ from dreamer4.reporting.clips import anywhere
 from dreamer4.reporting.dreams import DreamQuality, measure_dreams, tells_exactness
 from dreamer4.reporting.return_gap import measure_return_gap
 from dreamer4.training import encode_source, stream
-from dreamer4.training.folder import RunFolder, steps_done
+from dreamer4.training.folder import RunFolder, run_of, steps_done
 from dreamer4.training.metrics import Progress
 
 
@@ -49,7 +49,8 @@ def evaluate_world_model(
     config, phase = Config.model_validate(meta["config"]), meta["phase"]
     if phase == "tokenizer":
         raise InputError(f"{step} is of the tokenizer phase, which has no world model yet. Train the dynamics first.")
-    done, run = steps_done(step), _run_of(step)
+    done, run = steps_done(step), run_of(step)
+    run = run if run is not None and run.is_run else None
     out = _free_file(out, run)
     dataset = _dataset(config, run, meta["data"])
     info = data.read_info(dataset)
@@ -103,13 +104,6 @@ def evaluate_world_model(
     write_report(page, _report(config, results, first))
     _say(f"results: {out}")
     _say(f"report:  {page}")
-
-
-def _run_of(step: Path) -> RunFolder | None:
-    """Returns the run that a checkpoint lies in, if it lies in one."""
-    parents = step.resolve().parents
-    run = RunFolder(parents[2]) if len(parents) > 2 else None
-    return run if run is not None and run.is_run else None
 
 
 def _free_file(out: Path | None, run: RunFolder | None) -> Path:

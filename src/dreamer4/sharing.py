@@ -11,7 +11,6 @@ is one training seed, without optimiser and without the paths of the machine it 
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from dreamer4.data import DatasetInfo, Episode, read_episodes, read_info, write_
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json, weights_of
 from dreamer4.errors import InputError
 from dreamer4.files import read_bytes
-from dreamer4.training.folder import RunFolder, steps_done
+from dreamer4.training.folder import RunFolder, run_of, steps_done
 
 
 STARTS = "starts"
@@ -103,7 +102,7 @@ def _held_out(step: Path, count: int) -> tuple[DatasetInfo, list[Episode]]:
     (config, _), meta = read_description(step), checkpoint.read_meta(step)
     if config.data.path is not None:
         path = Path(config.data.path)
-    elif (run := _run_of(step)) is not None:
+    elif (run := run_of(step)) is not None:
         path = run.data
     else:
         raise InputError(f"export: {step} lies in no run that has held-out episodes to add. Leave --starts out.")
@@ -190,15 +189,9 @@ def _policy_name(policy: str) -> str:
     return f"./{name}" if name != policy and name in ("random", "ppo", "mixture") else name
 
 
-def _run_of(step: Path) -> RunFolder | None:
-    """Returns the run that a checkpoint lies in, as `<run>/checkpoints/<phase>/<step>`; None for one that was moved."""
-    folders = Path(os.path.abspath(step)).parents
-    return RunFolder(folders[2]) if len(folders) > 2 and folders[1].name == "checkpoints" else None
-
-
 def _results(step: Path) -> dict[str, Any]:
     """Returns the results of the run that a step belongs to, if it has any."""
-    run = _run_of(step)
+    run = run_of(step)
     if run is None or not run.results_file.exists():
         return {}
     file = run.results_file

@@ -24,7 +24,7 @@ from dreamer4.errors import InputError
 from dreamer4.nn import Stream, cast_weights
 from dreamer4.sharing import STARTS
 from dreamer4.training import encode_source
-from dreamer4.training.folder import RunFolder
+from dreamer4.training.folder import run_of
 from dreamer4.types import Action, DataSpec, TimeStep, Trajectory, to_uint8
 
 
@@ -309,8 +309,7 @@ def own_dataset(step: Path, config: Config) -> Path | None:
 
     That is beside exported weights, where their configuration says, or in the run that the checkpoint lies in.
     """
-    parents = step.absolute().parents
-    run = RunFolder(parents[2]) if len(parents) > 2 else None
+    run = run_of(step)
     candidates = [step / STARTS]
     candidates += [Path(config.data.path)] if config.data.path is not None else []
     candidates += [run.data] if run is not None and run.is_run else []

@@ -150,6 +150,18 @@ class RunFolder:
             )
 
 
+def run_of(step: Path) -> RunFolder | None:
+    """Returns the run that a checkpoint lies in, as `<run>/checkpoints/<phase>/<step>`; None for one that was moved.
+
+    It may lie there by its path, or by where links in its path lead. Whether the folder is a run is not looked at.
+    """
+    for place in (Path(os.path.abspath(step)), step.resolve()):
+        folders = place.parents
+        if len(folders) > 2 and folders[1].name == "checkpoints":
+            return RunFolder(folders[2])
+    return None
+
+
 def steps_done(step: Path) -> int | None:
     """Returns how far the phase of a checkpoint had come, whatever its folder is called; None for weights alone.
 
