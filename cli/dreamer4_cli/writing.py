@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from dreamer4.errors import InputError
 from dreamer4.training.folder import RunFolder
@@ -45,14 +46,27 @@ def alone(run: RunFolder) -> Iterator[None]:
         yield
 
 
+def clock(run: RunFolder) -> contextlib.AbstractContextManager[Callable[[], float]]:
+    """Counts seconds of work on a run, as `seconds` does."""
+    before = 0.0
+    if not run.seconds_file.exists():  # of a version that kept no count
+        minutes = read_results(run).get("minutes")
+        before = 60.0 * minutes if isinstance(minutes, int | float) else 0.0
+    return seconds(run.seconds_file, before)
+
+
 @contextlib.contextmanager
-def clock(run: RunFolder) -> Iterator[Callable[[], float]]:
-    """Counts seconds of work on a run, those of earlier pieces that ended in order included.
+def seconds(file: Path, before: float = 0.0) -> Iterator[Callable[[], float]]:
+    """Counts seconds of work, those of earlier pieces that ended in order included.
+
+    Args:
+        file: where they are kept from piece to piece.
+        before: seconds of earlier pieces, if there is no file.
 
     Raises:
         InputError: if what the earlier pieces left cannot be read.
     """
-    before, started = _seconds(run), time.monotonic()
+    before, started = _read(file) if file.exists() else before, time.monotonic()
 
     def total() -> float:
         return before + time.monotonic() - started
@@ -63,16 +77,13 @@ def clock(run: RunFolder) -> Iterator[Callable[[], float]]:
         # A disk that takes no more has a message of its own, which this must not hide.
         with contextlib.suppress(OSError):
             if processes.first():
-                partial = run.seconds_file.with_suffix(".tmp")
+                partial = file.with_suffix(".tmp")
                 partial.write_text(f"{total():.1f}\n")
-                os.replace(partial, run.seconds_file)
+                os.replace(partial, file)
 
 
-def _seconds(run: RunFolder) -> float:
-    if not run.seconds_file.exists():  # of a version that kept no count
-        minutes = read_results(run).get("minutes")
-        return 60.0 * minutes if isinstance(minutes, int | float) else 0.0
-    text = run.seconds_file.read_text(errors="replace")[:100].strip()
+def _read(file: Path) -> float:
+    text = file.read_text(errors="replace")[:100].strip()
     if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
-        raise InputError(f"{run.seconds_file}: got {text!r}, expected a number of seconds. Mend or remove it.")
+        raise InputError(f"{file}: got {text!r}, expected a number of seconds. Mend or remove it.")
     return float(text)

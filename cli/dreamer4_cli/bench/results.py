@@ -8,7 +8,6 @@ cloning from pixels and PPO, which are short, begin anew.
 import contextlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from dreamer4.training import CloningPhase, init_dreamer, init_state, stream
 from dreamer4.training import train as train_phase
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import MetricLog, Progress
-from dreamer4_cli import behaviour, stopping
+from dreamer4_cli import behaviour, stopping, writing
 from dreamer4_cli import run as work
 from dreamer4_cli.bench.workers import Workers
 
@@ -335,12 +334,8 @@ def cloned(agent: Dreamer) -> Dreamer:
 def _clock(folder: Path) -> Iterator[Callable[[], float]]:
     """Counts minutes of work, those of earlier, interrupted attempts included."""
     file = folder / "seconds.txt"
-    before = float(file.read_text()) if file.exists() else 0.0
-    started = time.monotonic()
-    try:
+    with writing.seconds(file):
         yield lambda: float(file.read_text()) / 60
-    finally:
-        file.write_text(f"{before + time.monotonic() - started:.1f}")
 
 
 def gather(plan: Plan, out: Path) -> dict[str, Entry]:

@@ -226,7 +226,7 @@ def test_the_other_objective_is_the_one_that_the_preset_leaves_at_the_papers_wei
 
 def test_minutes_of_interrupted_attempts_add_up(tmp_path, monkeypatch):
     now = iter([0.0, 60.0, 100.0, 220.0])
-    monkeypatch.setattr(bench.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr("dreamer4_cli.writing.time.monotonic", lambda: next(now))
     with pytest.raises(KeyboardInterrupt), bench._clock(tmp_path):
         raise KeyboardInterrupt
     with bench._clock(tmp_path) as minutes:
