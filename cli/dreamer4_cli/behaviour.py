@@ -129,7 +129,7 @@ def _wanted(config: Config) -> dict[str, Any]:
         "env.kwargs": config.env.kwargs,
         "seed": config.seed,
         "data.episodes": episodes,
-        "data.held_out": f"{max(round(config.data.held_out * episodes), 1)} episodes",
+        "data.held_out": f"{data.held_out_episodes(episodes, config.data.held_out)} episodes",
         "data.policy": [[part.policy, part.epsilon, count] for part, count in zip(parts, counts, strict=True)],
         **{f"ppo.{key}": value for key, value in ppo.items()},
     }

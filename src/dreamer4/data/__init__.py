@@ -16,6 +16,7 @@ from dreamer4.data.episode import Episode as Episode
 from dreamer4.data.episode import find_problems as find_problems
 from dreamer4.data.format import SUMMARY as SUMMARY
 from dreamer4.data.format import check as check
+from dreamer4.data.format import held_out_episodes as held_out_episodes
 from dreamer4.data.format import read_episodes as read_episodes
 from dreamer4.data.format import read_info as read_info
 from dreamer4.data.format import write_dataset as write_dataset

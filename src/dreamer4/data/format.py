@@ -272,9 +272,13 @@ class _ShardWriter:
         return f"shard-{len(self._shards):05d}.array_record"
 
 
+def held_out_episodes(episodes: int, share: float) -> int:
+    """Returns how many of some episodes a share holds out; at least one stays for training."""
+    return min(max(round(share * episodes), int(share > 0)), episodes - 1)
+
+
 def _draw_held_out(episodes: int, share: float, seed: int) -> tuple[int, ...]:
-    number = min(max(round(share * episodes), int(share > 0)), episodes - 1)
-    drawn = np.random.default_rng(seed).choice(episodes, number, replace=False)
+    drawn = np.random.default_rng(seed).choice(episodes, held_out_episodes(episodes, share), replace=False)
     return tuple(sorted(int(i) for i in drawn))
 
 
