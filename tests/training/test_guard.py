@@ -127,6 +127,15 @@ def test_where_a_loss_asks_for_something_else_it_is_judged_anew(step, settled, s
         assert metrics["skipped"] == 0
 
 
+def test_after_a_switch_spikes_are_left_out_again(step, settled, source):
+    phase = Switching(planted({2 * WINDOW: 1 + FAULTS.index("loss x 100")}).faults)
+    state, skipped = settled, []
+    for _ in range(WINDOW + 1):
+        state, metrics = step(phase, state, source)
+        skipped.append(float(metrics["skipped"]))
+    assert skipped == [0] * WINDOW + [1]
+
+
 def test_the_last_steps_of_a_run_count_too(small, source):
     phase = planted(dict.fromkeys(range(STEPS - 4, STEPS), 1))
     with pytest.raises(DivergenceError, match=f"step {STEPS}"):

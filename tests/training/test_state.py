@@ -220,6 +220,19 @@ def test_weight_decay_pulls_matrices_to_zero_and_leaves_gains_biases_and_learned
     assert decayed == layers | ({".spatial_in.weight", ".flow_head.weight"} if kind == "adamw" else set())
 
 
+def test_a_gain_that_is_called_weight_does_not_decay():
+    class Other(eqx.Module):
+        norm: eqx.nn.LayerNorm
+        groups: Layer  # gains of two layers
+        out: eqx.nn.Linear
+
+    model = Other(eqx.nn.LayerNorm(4), Layer(jnp.ones((2, 4))), eqx.nn.Linear(4, 3, key=jax.random.key(0)))
+    model = eqx.filter(model, eqx.is_inexact_array)
+    updates = first_updates("adamw", jax.tree.map(jnp.zeros_like, model), model, weight_decay=0.5)
+    assert np.any(updates.out.weight)
+    assert not np.any(updates.norm.weight) and not np.any(updates.groups.weight)
+
+
 def test_a_huge_gradient_is_clipped_by_its_global_norm():
     model, x, target = toy()
     gradient = jax.jit(jax.grad(toy_loss))(model, x, target)
