@@ -17,7 +17,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dreamer4.data import collect, find_problems
 from dreamer4.envs import AbstractEnvironment, CounterEnvironment
 from dreamer4.evaluation import DreamerPolicy, evaluate
+from dreamer4.evaluation import play as play_policy
 from dreamer4.nn import ActionDistribution, Categorical, Normal
+from dreamer4.training import stack_members
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
 
 
@@ -145,6 +147,17 @@ def test_two_policies_meet_the_same_starts(dreamer):
     np.testing.assert_array_equal(secrets(one), secrets(other))
     np.testing.assert_array_equal(one.returns % 10, (secrets(one) + 1) % DIGITS)
     np.testing.assert_array_equal(other.returns % 10, (secrets(one) + 3) % DIGITS)
+
+
+def test_members_play_side_by_side_what_each_plays_alone(dreamer):
+    pair = [DreamerPolicy(with_rules(dreamer, shift)) for shift in (0, 1)]
+    settings = {"episodes": 5, "batch_size": 3, "key": jr.key(0)}
+    together = play_policy(stack_members(pair), Tape(), members=2, **settings)
+    alone = [play_policy(policy, Tape(), **settings) for policy in pair]
+    assert together.returns.shape == (2, 5)
+    for name in ("returns", "length", "finished"):
+        np.testing.assert_array_equal(getattr(together, name), np.stack([getattr(played, name) for played in alone]))
+    assert not np.array_equal(together.returns[0], together.returns[1])
 
 
 def test_the_prior_can_play(dreamer):

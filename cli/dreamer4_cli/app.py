@@ -303,6 +303,7 @@ def results(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Runs side by side. Default: 1, or 2 if quick.")
     ] = None,
+    together: Annotated[bool, typer.Option("--together", help="All seeds in one program, for a GPU.")] = False,
     runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Where data sets and runs lie.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The ledger.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Print what the ledger holds, and run nothing.")] = False,
@@ -322,6 +323,7 @@ def results(
         out=out or ledger,
         only_table=table,
         only=only or (),
+        together=together,
     )
 
 

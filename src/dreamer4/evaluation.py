@@ -49,7 +49,7 @@ class DreamerPolicy(AbstractPolicy):
 
 
 class Played(eqx.Module):
-    """Outcomes of whole episodes.
+    """Outcomes of whole episodes; those of several members have a leading axis of members.
 
     Attributes:
         returns: undiscounted sum of rewards of each episode.
@@ -57,9 +57,9 @@ class Played(eqx.Module):
         finished: whether the episode ended within the environment's step limit.
     """
 
-    returns: Float[Array, "*N"]
-    length: Int[Array, "*N"]
-    finished: Bool[Array, "*N"]
+    returns: Float[Array, "*members_N"]
+    length: Int[Array, "*members_N"]
+    finished: Bool[Array, "*members_N"]
 
 
 def episode_keys(key: PRNGKeyArray, episodes: int) -> Key[Array, " N"]:
@@ -96,8 +96,11 @@ def play_episode(policy: AbstractPolicy, env: AbstractEnvironment, *, key: PRNGK
 
 
 @eqx.filter_jit
-def _play_batch(policy, env, keys):
-    return jax.vmap(lambda key: play_episode(policy, env, key=key))(keys)
+def _play_batch(policy, env, keys, members):
+    def batch(policy):
+        return jax.vmap(lambda key: play_episode(policy, env, key=key))(keys)
+
+    return batch(policy) if members == 1 else eqx.filter_vmap(batch)(policy)
 
 
 def play(
@@ -106,6 +109,7 @@ def play(
     *,
     episodes: int,
     batch_size: int = 250,
+    members: int = 1,
     progress: Callable[[int, int], None] | None = None,
     key: PRNGKeyArray,
 ) -> Played:
@@ -118,6 +122,8 @@ def play(
         env: the real environment.
         episodes: number of episodes.
         batch_size: episodes played side by side; bounds the memory.
+        members: how many policies `policy` holds, stacked along a leading axis of its arrays where it is more than one,
+            such as an agent of several training seeds. They play side by side, each all of the episodes.
         progress: called with episodes done and in total.
         key: randomness of everything.
     """
@@ -125,11 +131,11 @@ def play(
     batches = []
     for start in range(0, episodes, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), episodes - 1)  # one shape, one compilation
-        batch = _play_batch(policy, env, keys[index])
-        batches.append(jax.tree.map(lambda leaf: leaf[: min(batch_size, episodes - start)], batch))  # noqa: B023
+        batch = _play_batch(policy, env, keys[index], members)
+        batches.append(jax.tree.map(lambda leaf: leaf[..., : min(batch_size, episodes - start)], batch))  # noqa: B023
         if progress is not None:
             progress(min(start + batch_size, episodes), episodes)
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *batches)
 
 
 def evaluate(

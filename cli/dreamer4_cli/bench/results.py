@@ -1,118 +1,37 @@
 """`dreamer4 bench results`: every method on every benchmark over training seeds, resumable, and the ledger they fill.
 
-The work is cut into units, one method on one training seed, each in a process and a folder of its own. A finished unit
-leaves one `unit.json` and is not run again. A world model that was interrupted goes on from its newest checkpoint;
-cloning from pixels and PPO, which are short, begin anew.
+Each unit of work (`plan.py`) has a process and a folder of its own. What it came to on a training seed lies in a
+`unit.json`, and is not run again.
 """
 
-import contextlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
-import equinox as eqx
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dreamer4 import config as configuration
-from dreamer4 import data, envs
-from dreamer4.config import Config, ObjectiveConfig
-from dreamer4.data import AbstractPolicy, DeviceSource, random_policy
-from dreamer4.dreamer import PHASES, Dreamer
+from dreamer4 import data
 from dreamer4.errors import InputError, nearest
-from dreamer4.evaluation import DreamerPolicy, play
-from dreamer4.reporting.ledger import OTHER_OBJECTIVE, Entry, improvement, markdown, read_entries, rows, write_entry
-from dreamer4.serving.dream import DreamWorld
-from dreamer4.training import CloningPhase, init_dreamer, init_state, stream
-from dreamer4.training import train as train_phase
-from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import MetricLog, Progress
-from dreamer4_cli import behaviour, stopping, writing
+from dreamer4.reporting.ledger import Entry, improvement, markdown, read_entries, rows, write_entry
+from dreamer4.training.metrics import Progress
 from dreamer4_cli import run as work
+from dreamer4_cli import stopping
+from dreamer4_cli.bench.plan import DATA_SEED, EVALUATION_SEED, ON_A_WORLD_MODEL, UNITS, Plan
+from dreamer4_cli.bench.units import run_unit
 from dreamer4_cli.bench.workers import Workers
 
 
 console = Console()
 
 BENCHMARKS = ("catch", "cartpole", "fourrooms", "breakout", "asterix", "space_invaders", "freeway")
-EVALUATION_SEED = 0
-DATA_SEED = 0
-
-# The methods that one unit of work fills. A cloned policy is part of every run that goes on to imagination. They run in
-# this order, each over all seeds, so that a ledger which is cut short holds the main comparison first.
-UNITS = {
-    "references": ("random", "data"),
-    "dreamer": ("world_model_cloning", "imagination"),
-    "cloning": ("cloning",),
-    "ppo": ("ppo",),
-    "dream_ppo": ("dream_ppo",),
-    "other_objective": OTHER_OBJECTIVE,
-}
-
-# A dream costs a hundred times a step of the games it stands for, so PPO gets fewer of them.
-DREAM_STEPS = 200_000
-
-# Units that build on the world model of their seed.
-ON_A_WORLD_MODEL = ("other_objective", "dream_ppo")
 
 # A first look at the ladder: fewer methods, seeds and episodes, and no claim.
 QUICK = ("catch", "cartpole")
 QUICK_UNITS = ("references", "dreamer")
 QUICK_SEEDS = 2
 QUICK_EPISODES = 200
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One benchmark: what is run, and where it lies.
-
-    Attributes:
-        name: the benchmark, which is the name of its preset.
-        seeds: the training seeds.
-        episodes: evaluation episodes of each seed; None: what the preset says.
-        folder: where its data set and runs lie.
-        command: what a reader types for the same.
-        kinds: which of `UNITS` are run.
-    """
-
-    name: str
-    seeds: tuple[int, ...]
-    episodes: int | None
-    folder: Path
-    command: str
-    kinds: tuple[str, ...] = tuple(UNITS)
-
-    @property
-    def data(self) -> Path:
-        """The data set of all seeds."""
-        return self.folder / "data"
-
-    def config(self, seed: int, *overrides: str, collecting: bool = False) -> Config:
-        """Returns the configuration of a training seed, on the shared data set unless it is yet to be collected."""
-        path = () if collecting else (f"data.path={json.dumps(str(self.data))}",)
-        episodes = () if self.episodes is None else (f"evaluation.episodes={self.episodes}",)
-        return configuration.load(self.name, overrides=[*path, *episodes, *overrides], seed=seed)
-
-    def unit(self, kind: str, seed: int) -> Path:
-        """Returns the folder of a unit of work."""
-        return self.folder / kind / f"seed{seed}"
-
-    def units(self) -> list[tuple[str, int]]:
-        """Returns the units still to be run, in an order in which each finds what it builds on."""
-        return [(kind, seed) for kind, seed in self.wanted() if not (self.unit(kind, seed) / "unit.json").exists()]
-
-    def wanted(self) -> list[tuple[str, int]]:
-        """Returns all units in that order. What trains nothing has one seed."""
-        return [
-            (kind, seed)
-            for kind in UNITS
-            if kind in self.kinds
-            for seed in ((DATA_SEED,) if kind == "references" else self.seeds)
-        ]
 
 
 def results(
@@ -125,6 +44,7 @@ def results(
     out: Path,
     only_table: bool,
     only: Sequence[str] = (),
+    together: bool = False,
 ) -> None:
     """Runs what is missing of the chosen benchmarks, writes their entries and prints them, or the ledger as it is."""
     unknown = [name for name in names if name not in BENCHMARKS]
@@ -140,8 +60,11 @@ def results(
             seeds=tuple(range(count)),
             episodes=QUICK_EPISODES if quick else None,
             folder=runs / name,
-            command=f"dreamer4 bench results {name} --seeds {count}" + (" --quick" if quick else ""),
+            command=f"dreamer4 bench results {name} --seeds {count}"
+            + (" --quick" if quick else "")
+            + (" --together" if together else ""),
             kinds=tuple(only) or (QUICK_UNITS if quick else tuple(UNITS)),
+            together=together,
         )
         for name in chosen
     ]
@@ -171,8 +94,8 @@ def results(
 def _refuse_others(plan: Plan) -> None:
     """Refuses to go on among units that were judged by another number of episodes, as those of `--quick` are."""
     wanted = plan.config(DATA_SEED, collecting=True).evaluation.episodes
-    for kind, seed in replace(plan, kinds=tuple(UNITS)).wanted():  # all that the ledger is made of
-        file = plan.unit(kind, seed) / "unit.json"
+    every = replace(plan, kinds=tuple(UNITS)).wanted()  # all that the ledger is made of
+    for file in (plan.result(kind, seed) for kind, seeds in every for seed in seeds):
         judged = json.loads(file.read_text()).get("episodes", wanted) if file.exists() else wanted
         if judged != wanted:
             raise InputError(
@@ -182,14 +105,22 @@ def _refuse_others(plan: Plan) -> None:
 
 
 def _refuse_lone(plan: Plan) -> None:
-    """Refuses parts that build on a world model which neither exists nor is to be trained."""
+    """Refuses parts that build on a world model which neither exists as they need it nor is to be trained."""
     building = [kind for kind in ON_A_WORLD_MODEL if kind in plan.kinds]
-    lacking = [seed for seed in plan.seeds if not (plan.unit("dreamer", seed) / "unit.json").exists()]
-    if building and lacking and "dreamer" not in plan.kinds:
-        raise InputError(
-            f"bench results --only {building[0]}: {plan.name} has no world model of training seed {lacking[0]} yet. "
-            "Add --only dreamer."
-        )
+    for seed in plan.seeds if building else ():
+        trained = plan.result("dreamer", seed).exists()
+        if not trained and "dreamer" not in plan.kinds:
+            raise InputError(
+                f"bench results --only {building[0]}: {plan.name} has no world model of training seed {seed} yet. "
+                "Add --only dreamer."
+            )
+        run, _ = plan.world(seed)
+        if trained and not run.exists():
+            way = "Leave out --together" if plan.together else "Add --together, and the same --seeds"
+            raise InputError(
+                f"bench results: {plan.name} has a world model of training seed {seed}, but not in {run}. {way}, as it "
+                "was trained, or choose another folder with --runs."
+            )
 
 
 def _run(plan: Plan, workers: int, out: Path) -> None:
@@ -203,139 +134,16 @@ def _run(plan: Plan, workers: int, out: Path) -> None:
         Workers(workers) as at_work,
     ):
         while todo or at_work.names:
-            for kind, seed in list(todo):
-                ready = kind not in ON_A_WORLD_MODEL or (plan.unit("dreamer", seed) / "unit.json").exists()
+            for kind, seeds in list(todo):
+                ready = kind not in ON_A_WORLD_MODEL or plan.done(("dreamer", seeds))
                 if at_work.free and ready:
-                    todo.remove((kind, seed))
-                    at_work.begin(f"{kind} seed {seed}", run_unit, plan, kind, seed)
+                    todo.remove((kind, seeds))
+                    at_work.begin(f"{kind} {plan.work(kind, seeds).name}", run_unit, plan, kind, seeds)
             if not at_work.names:
                 raise RuntimeError(f"bench: {todo} wait for units that do not exist")
             bar.advance(1, at_work.finish())
             gather(plan, out)
     gather(plan, out)
-
-
-def run_unit(plan: Plan, kind: str, seed: int) -> None:
-    """Runs one unit of work; what it prints goes to `log.txt` in its folder."""
-    folder = plan.unit(kind, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    with stopping.installed(), (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
-        unit = {
-            "references": _references,
-            "cloning": _cloning,
-            "dreamer": _dreamer,
-            "other_objective": _other_objective,
-            "ppo": _ppo,
-            "dream_ppo": _dream_ppo,
-        }[kind](plan, seed, folder)
-    episodes = plan.config(seed).evaluation.episodes
-    facts = {"device": work.device(), "commit": work.source_commit() or "unknown", "episodes": episodes}
-    partial = folder / "unit.tmp"
-    partial.write_text(json.dumps(facts | unit, indent=1) + "\n")
-    os.replace(partial, folder / "unit.json")
-
-
-def _play(config: Config, policy: AbstractPolicy) -> float:
-    count = config.evaluation.episodes
-    played = play(
-        policy,
-        envs.make(config.env),
-        episodes=count,
-        batch_size=min(config.evaluation.batch_size, count),
-        key=stream(EVALUATION_SEED, "evaluate"),
-    )
-    return float(np.mean(played.returns))
-
-
-def _references(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
-    config = plan.config(seed)
-    by_chance = _play(config, random_policy(envs.make(config.env).spec))
-    mean = data.read_info(plan.data).return_mean
-    return {"returns": {"random": by_chance, "data": mean}, "minutes": {"random": 0.0, "data": 0.0}} | _data(plan)
-
-
-def _dreamer(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
-    config, run = plan.config(seed), RunFolder(folder / "run")
-    with _clock(folder) as minutes:
-        work.train(config, run.path, PHASES, resume=run.is_run)
-    agent = Dreamer.load(run.path)
-    return _ladder(plan, config, {"world_model_cloning": cloned(agent), "imagination": agent}, minutes())
-
-
-def _other_objective(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
-    """Trains imagination with the other objective, at the prior weight of the paper, in the world model of the seed."""
-    kind = "pmpo" if plan.config(seed).imagination.objective.kind == "policy_gradient" else "policy_gradient"
-    weight = ObjectiveConfig().beta
-    config = plan.config(seed, f"imagination.objective.kind={kind}", f"imagination.objective.beta={weight}")
-    run = RunFolder(folder / "run")
-    with _clock(folder) as minutes:
-        work.train(config, run.path, ("imagination",), resume=run.is_run, origin=plan.unit("dreamer", seed) / "run")
-    return _ladder(plan, config, {kind: Dreamer.load(run.path)}, minutes())
-
-
-def _cloning(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
-    config = plan.config(seed)
-    spec = data.read_info(plan.data).spec
-    source = DeviceSource.from_episodes(data.read_episodes(plan.data, "train"))
-    # As many steps as the transformer is trained for with a world model.
-    steps = config.train.dynamics.steps + config.train.agent.steps
-    phase, settings = CloningPhase(), config.train.agent.model_copy(update={"steps": steps})
-    log = MetricLog(folder / "metrics.jsonl")
-    log.truncate(phase.name, 0)
-    with _clock(folder) as minutes, Progress(phase.name, total=steps, console=work.console) as bar:
-        state = init_state(phase, init_dreamer(config, spec), settings)
-        for state, metrics in train_phase(phase, settings, state, source, seed=seed):  # noqa: B007
-            bar.advance(1)
-            if bar.completed % config.train.log_every == 0:
-                log.append(phase.name, bar.completed, {name: float(value) for name, value in metrics.items()})
-    return _ladder(plan, config, {"cloning": phase.finish(state.ema)}, minutes())
-
-
-def _ppo(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
-    config = plan.config(seed)
-    with _clock(folder) as minutes:
-        (trained,) = behaviour.train(config, envs.make(config.env), 1)
-    return {"returns": {"ppo": _play(config, trained.policy())}, "minutes": {"ppo": minutes()}}
-
-
-def _dream_ppo(plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
-    """Trains PPO in the world model of the seed, and plays it in the real environment."""
-    config = plan.config(seed)
-    config = plan.config(seed, f"ppo.steps={min(config.ppo.steps, DREAM_STEPS)}")
-    world = DreamWorld.load(plan.unit("dreamer", seed) / "run", seed=seed)
-    with _clock(folder) as minutes:
-        (trained,) = behaviour.train(config, world, 1)
-    returns = {"dream_ppo": _play(config, trained.policy())}
-    known = [value for value in trained.returns if not np.isnan(value)]
-    notes = {"return_in_the_dream": round(known[-1], 4)} if known else {}
-    return {"returns": returns, "minutes": {"dream_ppo": minutes()}, "notes": notes} | _data(plan)
-
-
-def _data(plan: Plan) -> dict[str, str]:
-    return {"data": data.read_info(plan.data).fingerprint}
-
-
-def _ladder(plan: Plan, config: Config, agents: dict[str, Dreamer], minutes: float) -> dict[str, Any]:
-    """Plays agents both ways, and tells what data they learned from."""
-    modes: dict[str, Literal["sample", "mode"]] = {"returns": "sample", "by_mode": "mode"}
-    played = {
-        key: {name: _play(config, DreamerPolicy(agent, mode)) for name, agent in agents.items()}
-        for key, mode in modes.items()
-    }
-    return played | {"minutes": dict.fromkeys(agents, minutes)} | _data(plan)
-
-
-def cloned(agent: Dreamer) -> Dreamer:
-    """Returns the agent with its cloned prior in the policy's place."""
-    return eqx.tree_at(lambda d: d.policy, agent, agent.prior)
-
-
-@contextlib.contextmanager
-def _clock(folder: Path) -> Iterator[Callable[[], float]]:
-    """Counts minutes of work, those of earlier, interrupted attempts included."""
-    file = folder / "seconds.txt"
-    with writing.seconds(file):
-        yield lambda: float(file.read_text()) / 60
 
 
 def gather(plan: Plan, out: Path) -> dict[str, Entry]:
@@ -348,7 +156,7 @@ def gather(plan: Plan, out: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for kind, methods in UNITS.items():
         seeds = (DATA_SEED,) if kind == "references" else plan.seeds
-        done = {seed: file for seed in seeds if (file := plan.unit(kind, seed) / "unit.json").exists()}
+        done = {seed: file for seed in seeds if (file := plan.result(kind, seed)).exists()}
         units = {seed: json.loads(file.read_text()) for seed, file in done.items()}
         told = next(iter(units.values()))["returns"] if units else {}
         for method in (name for name in methods if name in told):

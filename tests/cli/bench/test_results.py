@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 
+import equinox as eqx
 import pytest
 
 from dreamer4 import envs
@@ -14,9 +15,10 @@ from dreamer4.config import EnvConfig
 from dreamer4.data import collect, random_policy, read_info, write_dataset
 from dreamer4.errors import InputError
 from dreamer4.reporting.ledger import read_entries
-from dreamer4.training import stream
+from dreamer4.training import init_dreamer, stream
 from dreamer4_cli import behaviour
 from dreamer4_cli.bench import results as bench
+from dreamer4_cli.bench import units
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +39,17 @@ def plan(shared, tmp_path):
 
 
 def finish(plan, kind, seed, **unit):
-    folder = plan.unit(kind, seed)
-    folder.mkdir(parents=True)
+    file = plan.result(kind, seed)
+    file.parent.mkdir(parents=True)
     facts = {"device": "a device", "commit": "abc"}
-    (folder / "unit.json").write_text(json.dumps(facts | unit))
+    file.write_text(json.dumps(facts | unit))
 
 
 def test_what_is_done_is_not_done_again(plan):
     todo = plan.units()
     assert len(todo) == 1 + 2 * (len(bench.UNITS) - 1)
     finish(plan, "ppo", 1)
-    assert sorted(todo) == sorted([*plan.units(), ("ppo", 1)])
+    assert sorted(todo) == sorted([*plan.units(), ("ppo", (1,))])
 
 
 def test_the_main_comparison_is_made_over_all_seeds_before_the_rest_begins(plan):
@@ -59,7 +61,7 @@ def test_the_main_comparison_is_made_over_all_seeds_before_the_rest_begins(plan)
 
 def test_a_part_of_the_ledger_may_be_run_alone(plan):
     part = dataclasses.replace(plan, kinds=("references", "ppo"))
-    assert part.units() == [("references", 0), ("ppo", 0), ("ppo", 1)]
+    assert part.units() == [("references", (0,)), ("ppo", (0,)), ("ppo", (1,))]
 
 
 def test_a_part_that_lacks_its_world_model_is_refused_before_anything_runs(plan):
@@ -67,6 +69,7 @@ def test_a_part_that_lacks_its_world_model_is_refused_before_anything_runs(plan)
     with pytest.raises(InputError, match=r"tiny has no world model of training seed 0 yet\. Add --only dreamer"):
         bench._refuse_lone(part)
     finish(plan, "dreamer", 0)
+    (plan.work("dreamer", (0,)) / "run").mkdir()
     with pytest.raises(InputError, match="training seed 1"):
         bench._refuse_lone(part)
     bench._refuse_lone(dataclasses.replace(plan, kinds=("dreamer", "dream_ppo")))
@@ -89,7 +92,7 @@ def test_what_is_missing_is_run_in_processes_and_fills_the_ledger(plan, tmp_path
     entries = read_entries(tmp_path / "ledger", "tiny")
     assert set(entries) == {"random", "data"}
     assert (entries["random"].data, entries["data"].data) == ("", read_info(plan.data).fingerprint)
-    assert json.loads((plan.unit("references", 0) / "unit.json").read_text())["episodes"] == 16
+    assert json.loads(plan.result("references", 0).read_text())["episodes"] == 16
 
 
 def test_quick_runs_the_main_comparison_alone(monkeypatch, tmp_path):
@@ -101,7 +104,7 @@ def test_quick_runs_the_main_comparison_alone(monkeypatch, tmp_path):
         (name, (0, 1), ("references", "dreamer")) for name in ("catch", "cartpole")
     ]
     bench.results(["catch"], seeds=1, quick=False, only=["cloning"], **common)
-    assert plans[-1][0].units() == [("cloning", 0)]
+    assert plans[-1][0].units() == [("cloning", (0,))]
     with pytest.raises(InputError, match="--only: unknown part 'clonning'. Did you mean cloning"):
         bench.results(["catch"], seeds=1, quick=False, only=["clonning"], **common)
 
@@ -141,7 +144,7 @@ def test_an_entry_gives_way_to_one_with_all_of_its_seeds_and_to_no_other(plan, t
         finish(plan, "ppo", seed, returns={"ppo": 0.5}, minutes={"ppo": 1.0})
     bench.gather(plan, ledger)
     for seed in (0, 1):
-        shutil.rmtree(plan.unit("ppo", seed))
+        shutil.rmtree(plan.result("ppo", seed).parent)
     finish(plan, "ppo", 0, **again)
     monkeypatch.setattr(bench, "_run", lambda plan, workers, out: None)
     monkeypatch.setattr(bench, "Plan", lambda **settings: plan)
@@ -158,13 +161,13 @@ def test_an_entry_gives_way_to_one_with_all_of_its_seeds_and_to_no_other(plan, t
 
 
 def test_a_unit_leaves_its_result_and_its_output_in_its_folder(plan, capsys):
-    bench.run_unit(plan, "references", 0)
-    unit = json.loads((plan.unit("references", 0) / "unit.json").read_text())
+    units.run_unit(plan, "references", (0,))
+    unit = json.loads(plan.result("references", 0).read_text())
     assert -1 <= unit["returns"]["random"] <= 1
     assert -1 <= unit["returns"]["data"] <= 1
-    assert (plan.unit("references", 0) / "log.txt").exists()
+    assert (plan.work("references", (0,)) / "log.txt").exists()
     assert capsys.readouterr().out == ""
-    assert ("references", 0) not in plan.units()
+    assert ("references", (0,)) not in plan.units()
 
 
 @pytest.mark.parametrize(("known", "told"), [(0.5, "return 0.50"), (math.nan, "return -")])
@@ -178,29 +181,29 @@ def test_ppo_is_trained_from_the_units_own_seed_and_played(plan, monkeypatch, kn
 
     monkeypatch.setattr(PPORun, "policy", lambda run: random_policy(envs.make(EnvConfig()).spec))
     monkeypatch.setattr(behaviour, "train_ppo", train_ppo)
-    bench.run_unit(plan, "ppo", 1)
-    unit = json.loads((plan.unit("ppo", 1) / "unit.json").read_text())
+    units.run_unit(plan, "ppo", (1,))
+    unit = json.loads(plan.result("ppo", 1).read_text())
     assert -1 <= unit["returns"]["ppo"] <= 1
-    assert told in (plan.unit("ppo", 1) / "log.txt").read_text()
+    assert told in (plan.work("ppo", (1,)) / "log.txt").read_text()
     assert asked == [stream(1, "behaviour")]
 
 
 def test_ppo_may_train_in_the_world_model_of_its_seed(plan, monkeypatch, tmp_path):
     asked = []
 
-    def load(path, *, seed):
-        asked.append((path, seed))
+    def load(path, *, member, seed):
+        asked.append((path, member, seed))
         return "the dream"
 
     def train(config, env, seeds):
         asked.append((env, seeds))
         return [PPORun(snapshots=(), steps=(1, 2), returns=(0.25, float("nan")))]
 
-    monkeypatch.setattr(bench.DreamWorld, "load", load)
+    monkeypatch.setattr(units.DreamWorld, "load", load)
     monkeypatch.setattr(behaviour, "train", train)
     monkeypatch.setattr(PPORun, "policy", lambda run: random_policy(envs.make(EnvConfig()).spec))
-    bench.run_unit(plan, "dream_ppo", 1)
-    assert asked == [(plan.unit("dreamer", 1) / "run", 1), ("the dream", 1)]
+    units.run_unit(plan, "dream_ppo", (1,))
+    assert asked == [(plan.work("dreamer", (1,)) / "run", 0, 1), ("the dream", 1)]
     bench.gather(plan, tmp_path / "ledger")
     entry = read_entries(tmp_path / "ledger", "tiny")["dream_ppo"]
     assert -1 <= entry.returns[0] <= 1  # of the real environment
@@ -215,21 +218,90 @@ def test_the_other_objective_is_the_one_that_the_preset_leaves_at_the_papers_wei
     def train(config, path, phases, **more):
         trained.append((config.imagination.objective, phases))
 
-    monkeypatch.setattr(bench.work, "train", train)
-    monkeypatch.setattr(bench.Dreamer, "load", lambda path: "agent")
-    monkeypatch.setattr(bench, "_ladder", lambda plan, config, agents, minutes: played.append(agents) or {})
-    bench.run_unit(dataclasses.replace(plan, name=preset), "other_objective", 1)
+    monkeypatch.setattr(units.work, "train", train)
+    monkeypatch.setattr(units, "_agents", lambda run, count: [f"agent of {run.path.name}"] * count)
+    monkeypatch.setattr(units, "_ladder", lambda plan, config, agents, minutes: played.append(agents) or [{}])
+    units.run_unit(dataclasses.replace(plan, name=preset), "other_objective", (1,))
     ((objective, phases),) = trained
     assert (objective.kind, objective.beta, phases) == (other, 0.3, ("imagination",))
-    assert played == [{other: "agent"}]
+    assert played == [{other: ["agent of run"]}]
+
+
+@pytest.fixture
+def joint(plan):
+    return dataclasses.replace(plan, together=True)
+
+
+def test_seeds_that_train_together_are_one_unit_of_each_part(joint):
+    assert joint.units() == [
+        ("references", (0,)),
+        ("dreamer", (0, 1)),
+        ("cloning", (0, 1)),
+        ("ppo", (0, 1)),
+        ("dream_ppo", (0,)),
+        ("dream_ppo", (1,)),
+        ("other_objective", (0, 1)),
+    ]
+    finish(joint, "ppo", 0)
+    assert ("ppo", (0, 1)) in joint.units(), "one of its seeds is missing"
+    finish(joint, "ppo", 1)
+    assert ("ppo", (0, 1)) not in joint.units()
+
+
+def test_together_each_seed_comes_to_what_it_comes_to_alone(plan, joint):
+    units.run_unit(joint, "cloning", (0, 1))
+    found = [json.loads(joint.result("cloning", seed).read_text()) for seed in (0, 1)]
+    assert [line["step"] for line in _lines(joint.work("cloning", (0, 1)) / "metrics.jsonl")] == [2, 4, 6, 8]
+    joint.result("cloning", 1).unlink()
+    units.run_unit(plan, "cloning", (1,))
+    alone = json.loads(plan.result("cloning", 1).read_text())
+    together = _lines(joint.work("cloning", (0, 1)) / "metrics.jsonl")
+    for both, one in zip(together, _lines(plan.work("cloning", (1,)) / "metrics.jsonl"), strict=True):
+        # Products of several seeds are other kernels, which add up in another order.
+        assert both["cloning"][1] == pytest.approx(one["cloning"], rel=1e-4)
+        assert both["cloning"][0] != both["cloning"][1]
+    for mode in ("returns", "by_mode"):
+        assert found[1][mode] == alone[mode]
+    assert found[0]["minutes"] == found[1]["minutes"]
+
+
+def _lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_together_the_minutes_of_a_run_are_shared_among_its_seeds(joint, monkeypatch):
+    played = iter([[0.1, 0.2], [0.3, 0.4]])
+    monkeypatch.setattr(units, "_play", lambda config, policies: next(played))
+    monkeypatch.setattr(units, "DreamerPolicy", lambda agent, mode: agent)
+    agent = eqx.filter_eval_shape(init_dreamer, joint.config(0), read_info(joint.data).spec)
+    found = units._ladder(joint, joint.config(0, seeds=2), {"cloning": [agent, agent]}, 3.0)
+    fingerprint = read_info(joint.data).fingerprint
+    assert found == [
+        {"returns": {"cloning": 0.1}, "by_mode": {"cloning": 0.3}, "minutes": {"cloning": 1.5}, "data": fingerprint},
+        {"returns": {"cloning": 0.2}, "by_mode": {"cloning": 0.4}, "minutes": {"cloning": 1.5}, "data": fingerprint},
+    ]
+
+
+def test_what_builds_on_a_world_model_finds_it_where_its_seeds_trained(plan, joint):
+    assert plan.world(1) == (plan.folder / "dreamer" / "seed1" / "run", 0)
+    assert joint.world(1) == (plan.folder / "dreamer" / "seeds0-1" / "run", 1)
+    for seed in (0, 1):
+        finish(plan, "dreamer", seed)
+        (plan.work("dreamer", (seed,)) / "run").mkdir()
+    part = {"kinds": ("other_objective",)}
+    bench._refuse_lone(dataclasses.replace(plan, **part))
+    with pytest.raises(
+        InputError, match=r"seed 0, but not in .*seeds0-1/run\. Leave out --together, as it was trained"
+    ):
+        bench._refuse_lone(dataclasses.replace(joint, **part))
 
 
 def test_minutes_of_interrupted_attempts_add_up(tmp_path, monkeypatch):
     now = iter([0.0, 60.0, 100.0, 220.0])
     monkeypatch.setattr("dreamer4_cli.writing.time.monotonic", lambda: next(now))
-    with pytest.raises(KeyboardInterrupt), bench._clock(tmp_path):
+    with pytest.raises(KeyboardInterrupt), units._clock(tmp_path):
         raise KeyboardInterrupt
-    with bench._clock(tmp_path) as minutes:
+    with units._clock(tmp_path) as minutes:
         pass
     assert minutes() == 3.0
 
