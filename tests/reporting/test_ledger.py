@@ -51,9 +51,10 @@ def test_the_table_has_every_method_and_says_what_was_not_run(tmp_path):
         "+0.800",
         "5",
         "2.0",
+        "2 CPU cores",
         "abc1234",
     )
-    assert by_name[METHODS["random"]] == ("-0.600", "-", "-", "-", "1", "-", "abc1234")
+    assert by_name[METHODS["random"]] == ("-0.600", "-", "-", "-", "1", "-", "2 CPU cores", "abc1234")
     assert by_name[METHODS["ppo"]][0] == by_name["the same with the other policy objective"][0] == "not run"
 
 

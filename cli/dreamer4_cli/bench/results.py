@@ -187,7 +187,7 @@ def _print(name: str, entries: dict[str, Entry]) -> None:
     env = next((entry.env for entry in entries.values()), "not run")
     columns = ("method", "mean return", "95 % interval", "IQM", "greedy", "seeds", "minutes")
     table = Table(*columns, title=f"{name} ({env})")
-    for *row, _ in rows(entries):  # commits stand in the ledger's file; a terminal has no room for them
+    for *row, _, _ in rows(entries):  # devices and commits stand in the ledger's file; a terminal has no room for them
         table.add_row(*row)
     console.print(table)
     if (gain := improvement(entries)) is not None:

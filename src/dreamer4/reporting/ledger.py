@@ -115,7 +115,7 @@ def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
     """Returns the table of one benchmark.
 
     Columns are the method; mean, 95 % interval and IQM over training seeds, actions sampled; the mean by the most
-    likely action; seeds; minutes; commit.
+    likely action; seeds; minutes; device; commit.
 
     Every method has a row; one without an entry is "not run". A single seed has no interval.
     """
@@ -128,7 +128,7 @@ def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
                 continue
             name = "the same with the other policy objective"
         if entry is None:
-            table.append((name, "not run", "", "", "", "", "", ""))
+            table.append((name, "not run", "", "", "", "", "", "", ""))
             continue
         values = np.array(entry.returns)
         several = len(values) > 1
@@ -142,6 +142,7 @@ def rows(entries: Mapping[str, Entry]) -> list[tuple[str, ...]]:
                 _number(float(np.mean(entry.by_mode))) if entry.by_mode else "-",
                 str(len(values)),
                 f"{np.mean(entry.minutes):.1f}" if any(entry.minutes) else "-",
+                entry.device,
                 entry.commit,
             )
         )
@@ -172,8 +173,8 @@ def markdown(benchmarks: Mapping[str, Mapping[str, Entry]]) -> str:
         if not entries:
             continue
         parts += [
-            "| method | mean return | 95 % interval | IQM | greedy | seeds | minutes a seed | commit |",
-            "|---|---|---|---|---|---|---|---|",
+            "| method | mean return | 95 % interval | IQM | greedy | seeds | minutes a seed | device | commit |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         parts += ["| " + " | ".join(row) + " |" for row in rows(entries)]
         if (gain := improvement(entries)) is not None:
@@ -190,7 +191,8 @@ def _provenance(name: str, entries: Mapping[str, Entry]) -> str:
     def each(name: str) -> str:
         return ", ".join(sorted({str(getattr(e, name)) for m, e in entries.items() if m != "data"}))
 
-    return f"{each('env')}; {each('episodes')} episodes for each seed; {each('device')}; `{each('command')}`."
+    commands = " and ".join(f"`{command}`" for command in each("command").split(", "))
+    return f"{each('env')}; {each('episodes')} episodes for each seed; {commands}."
 
 
 def _number(value: float) -> str:
