@@ -20,6 +20,10 @@ from dreamer4.types import Action, TimeStep
 _CHUNK = 128
 
 
+# Steps of one slot: the columns of a record, time and slot leading, and the times. Joined when its episode has ended.
+_Piece = tuple[dict[str, np.ndarray], slice]
+
+
 class _Stream(eqx.Module):
     """The newest time step of an environment, what led to it and what leads on."""
 
@@ -65,16 +69,13 @@ def collect(
     longest = quota[0] * (env.max_steps + 1)
     chunk = min(_CHUNK, longest)
     finished: list[list[Episode]] = [[] for _ in quota]
-    pieces: list[list[_Stream]] = [[] for _ in quota]
+    pieces: list[list[_Piece]] = [[] for _ in quota]
 
     reset_key, step_key = jr.split(key)
     stream = _start(env, policy, num_envs, key=reset_key)
     for done in range(0, longest, chunk):
         stream, record = _advance(env, policy, stream, jnp.asarray(done), chunk, num_envs, key=step_key)
-        record = jax.device_get(record)
-        for slot in range(num_envs):
-            rows = jax.tree.map(lambda x, slot=slot: x[:, slot], record)
-            _cut(rows, pieces[slot], finished[slot], quota[slot])
+        _cut(jax.device_get(record), pieces, finished, quota)
         total = sum(map(len, finished))
         if progress is not None:
             progress(total, episodes)
@@ -128,27 +129,37 @@ def _advance(
     return jax.lax.scan(body, stream, done + jnp.arange(chunk))
 
 
-def _cut(rows: _Stream, pieces: list[_Stream], finished: list[Episode], quota: int) -> None:
-    """Appends the episodes that end within `rows` to `finished`, and what is left over to `pieces`."""
-    begin = 0
-    for end in np.flatnonzero(rows.time_step.is_last) + 1:
-        if len(finished) == quota:
-            return
-        pieces.append(jax.tree.map(lambda x, begin=begin, end=end: x[begin:end], rows))
-        finished.append(_episode(jax.tree.map(lambda *x: np.concatenate(x), *pieces)))
-        pieces.clear()
-        begin = end
-    if len(finished) < quota:
-        pieces.append(jax.tree.map(lambda x: x[begin:], rows))
+def _cut(record: _Stream, pieces: list[list[_Piece]], finished: list[list[Episode]], quota: list[int]) -> None:
+    """Appends episodes that end within `record` to their slot's `finished`, and what is left over to its `pieces`."""
+    rows = {
+        "frame": np.asarray(record.time_step.frame),
+        "discrete": np.asarray(record.action.discrete, np.int32),
+        "continuous": np.asarray(record.action.continuous, np.float32),
+        "action_mask": np.asarray(record.action_mask),
+        "reward": np.asarray(record.time_step.reward, np.float32),
+    }
+    is_last, is_terminal = np.asarray(record.time_step.is_last), np.asarray(record.time_step.is_terminal)
+    begins = [0] * len(quota)
+    for slot, time in np.argwhere(is_last.T).tolist():
+        if len(finished[slot]) < quota[slot]:
+            pieces[slot].append((rows, slice(begins[slot], time + 1)))
+            finished[slot].append(_episode(pieces[slot], slot, bool(is_terminal[time, slot])))
+            pieces[slot].clear()
+            begins[slot] = time + 1
+    for slot, begin in enumerate(begins):
+        if len(finished[slot]) < quota[slot]:
+            pieces[slot].append((rows, slice(begin, None)))
 
 
-def _episode(stream: _Stream) -> Episode:
-    time_step, action = stream.time_step, stream.action
+def _episode(pieces: list[_Piece], slot: int, is_terminal: bool) -> Episode:
+    def join(name: str) -> np.ndarray:
+        return np.concatenate([rows[name][span, slot] for rows, span in pieces])
+
     return Episode(
-        frame=np.asarray(time_step.frame),
-        discrete=np.asarray(action.discrete, np.int32),
-        continuous=np.asarray(action.continuous, np.float32),
-        action_mask=np.asarray(stream.action_mask),
-        reward=np.asarray(time_step.reward, np.float32),
-        is_terminal=bool(time_step.is_terminal[-1]),
+        frame=join("frame"),
+        discrete=join("discrete"),
+        continuous=join("continuous"),
+        action_mask=join("action_mask"),
+        reward=join("reward"),
+        is_terminal=is_terminal,
     )
