@@ -27,6 +27,7 @@ from dreamer4_cli.run import source_commit
 
 
 NO_GRAPHS = "--xla_gpu_enable_command_buffer="
+SLICES_FUSED = "--xla_gpu_enable_dynamic_slice_fusion=true"
 MORE_GRAPHS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL --xla_gpu_graph_min_graph_size=1"
 
 # What the plan reckons with: an H100 by data sheet.
@@ -62,7 +63,7 @@ def rows() -> dict[str, Work]:
     play = Work("frame", replace(paper, batch=1))
     dynamics = Work("dynamics", Settings("paper", batch=1, length=64), "mfu_data_sheet", 0.45, 0.58, minutes=5)
     tokenizer = Work("tokenizer", Settings("paper", batch=1, length=32), "mfu_data_sheet", 0.35, 0.50, minutes=5)
-    dreams = Work("imagination", replace(paper, batch=16), accept=80, goal=120, minutes=5)
+    dreams = Work("imagination", replace(paper, batch=16, repeats=3), accept=80, goal=120, minutes=3)  # seconds a call
     promised = {
         "play, paper": replace(play, accept=45, goal=75),
         "imagination, paper": dreams,
@@ -79,6 +80,7 @@ def rows() -> dict[str, Work]:
         "play, paper: weights cast at each call": replace(play, settings=replace(paper, batch=1, weights=None)),
         "play, paper: no command buffers": replace(play, flags=NO_GRAPHS),
         "play, paper: command buffers for loops": replace(play, flags=MORE_GRAPHS),
+        "play, paper: weights read from their stack": replace(play, flags=SLICES_FUSED),
         "play, paper: no soft cap": replace(play, settings=replace(paper, batch=1, overrides=no_cap)),
         "play, base: no command buffers": Work("frame", replace(base, batch=1), flags=NO_GRAPHS),
         "play, base: command buffers for loops": Work("frame", replace(base, batch=1), flags=MORE_GRAPHS),

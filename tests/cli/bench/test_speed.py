@@ -43,6 +43,11 @@ def gpu():
 
 
 @pytest.fixture(scope="module")
+def kernels():
+    return script("kernels")
+
+
+@pytest.fixture(scope="module")
 def shapes():
     config = load("tiny")
     return config, eqx.filter_eval_shape(init_dreamer, config, data_spec(config))
@@ -272,3 +277,30 @@ class TestGpu:
         assert told["rows"][0]["batch"] == 2 and told["rows"][0]["value"] > 0
         monkeypatch.setattr(gpu.sys, "executable", "false")
         assert gpu.measure(work, 300) == {"failed": ""}
+
+
+class TestKernels:
+    def test_a_loop_has_the_time_that_nothing_in_it_has(self, kernels):
+        events = [("add.2", 3.0, 2.0), ("while.1", 0.0, 10.0), ("dot.7", 5.0, 4.0), ("dot.8", 20.0, 1.0)]
+        assert kernels.own_times(events) == {
+            "while.1": (1, 4.0),
+            "add.2": (1, 2.0),
+            "dot.7": (1, 4.0),
+            "dot.8": (1, 1.0),
+        }
+
+    def test_streams_that_run_at_once_are_busy_once(self, kernels):
+        found = [[("dot.1", 0.0, 4e6), ("dot.2", 6e6, 2e6)], [("copy.3", 2e6, 3e6)]]
+        busy, rows = kernels.summary(found, calls=2)
+        assert busy == 7 / 2
+        assert [(row["name"], row["times"], row["ms"]) for row in rows] == [("dot", 1.0, 3.0), ("copy", 0.5, 1.5)]
+        assert [row["share"] for row in rows] == pytest.approx([2 / 3, 1 / 3])
+
+    @pytest.mark.slow
+    def test_a_trace_holds_every_call_of_the_program_alone(self, kernels, capsys):
+        kernels.main("frame", preset="tiny", batch=1, repeats=4)
+        told = json.loads(capsys.readouterr().out)
+        assert 0 < told["busy_ms"] and told["busy_ms"] + told["idle_ms"] == pytest.approx(told["ms"])
+        # What runs once for each call was seen once for each call, those of warming up included.
+        assert any(row["times"] == 1.0 for row in told["operations"])
+        assert all(row["times"] >= 1.0 for row in told["operations"])
