@@ -42,7 +42,8 @@ def start(tmp_path):
     """Returns a function that starts the command line in a home of its own, and returns counts and messages."""
 
     def run(*args: str, **variables: str) -> tuple[dict, str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMP", "JAX_PERS", "XDG_", "DREAMER4_"))}
+        ours = ("JAX_COMP", "JAX_ENABLE_COMP", "JAX_PERS", "XDG_", "DREAMER4_")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(SCRIPT), *args],
             capture_output=True,

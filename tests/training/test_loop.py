@@ -390,14 +390,14 @@ def test_a_data_set_is_encoded_episode_by_episode_from_its_start(tiny, source, e
         return np.concatenate([rows[i, :length] for i, length in enumerate(LENGTHS)])
 
     # What each episode gives alone, frame by frame from its start. They are two programs, in which sums may be taken in
-    # another order: on some processors the same bit by bit, on others up to the last bit.
+    # another order: by some compilers and processors the same bit by bit, by others up to some roundings of 6e-8.
     step = eqx.filter_jit(lambda tokenizer, frame, stream: jax.vmap(tokenizer.encode_step)(frame, stream))
     stream = jax.tree.map(lambda x: jnp.stack([x] * len(LENGTHS)), tokenizer.init_encoder())
     rows = []
     for t in range(max(LENGTHS)):
         latent, stream = step(tokenizer, video[:, t], stream)
         rows.append(latent)
-    np.testing.assert_allclose(latents, kept(np.stack(rows, 1)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(latents, kept(np.stack(rows, 1)), rtol=0, atol=4e-6)
     # The order of sums differs between the frame-by-frame and the parallel pass.
     whole = eqx.filter_jit(lambda tokenizer, video: jax.vmap(tokenizer.encode)(video))(tokenizer, video)
     np.testing.assert_allclose(latents, kept(whole), rtol=1e-4, atol=1e-5)
