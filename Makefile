@@ -65,7 +65,7 @@ build: $(STAMP)
 	rm -rf dist build
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m venv build/install
-	build/install/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	build/install/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt dist/*.whl
 	cd build && install/bin/dreamer4 --help >/dev/null && install/bin/python -c 'from dreamer4 import Dreamer'
 	@echo "dist/ is built; its wheel installs and answers."
 
