@@ -26,22 +26,33 @@ SHOWN = 40
 
 
 def own_times(events: Iterable[tuple[str, float, float]]) -> dict[str, tuple[int, float]]:
-    """Returns how often each operation of one stream ran, and its time without that of operations inside it.
+    """Returns how often each operation of one stream ran, and its own time: a moment is the latest one's to begin.
+
+    So a loop has the time in which nothing in it ran, and a kernel that a GPU begins before the end of the one before
+    takes over from it.
 
     Args:
-        events: name, start and duration of each; one lies inside another or apart from it.
+        events: name, start and duration of each.
     """
     told: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
-    around: list[tuple[str, float]] = []  # operations that have not ended, with their ends
-    for name, start, duration in sorted(events, key=lambda event: (event[1], -event[2])):
-        while around and around[-1][1] <= start:
-            around.pop()
-        if around:
-            count, time = told[around[-1][0]]
-            told[around[-1][0]] = (count, time - duration)
+    running: list[tuple[str, float]] = []  # with their ends, the latest to begin last
+    now = float("-inf")
+    ordered = sorted(events, key=lambda event: (event[1], -event[2]))
+    for name, start, duration in [*ordered, ("", float("inf"), 0.0)]:
+        while running and now < start:
+            latest, end = running[-1]
+            if end <= start:
+                running.pop()
+            until = min(end, start)
+            if until > now:
+                count, time = told[latest]
+                told[latest] = (count, time + until - now)
+                now = until
+        now = start
         count, time = told[name]
-        told[name] = (count + 1, time + duration)
-        around.append((name, start + duration))
+        told[name] = (count + 1, time)
+        running.append((name, start + duration))
+    del told[""]
     return dict(told)
 
 

@@ -289,6 +289,16 @@ class TestKernels:
             "dot.8": (1, 1.0),
         }
 
+    def test_a_kernel_that_begins_early_takes_over(self, kernels):
+        events = [("while", 0.0, 20.0), ("a", 1.0, 5.0), ("b", 4.0, 6.0), ("c", 5.0, 1.0), ("d", 18.0, 5.0)]
+        assert kernels.own_times(events) == {
+            "while": (1, 9.0),  # 0 to 1 and 10 to 18
+            "a": (1, 3.0),
+            "b": (1, 5.0),  # 4 to 5 and 6 to 10
+            "c": (1, 1.0),
+            "d": (1, 5.0),
+        }
+
     def test_streams_that_run_at_once_are_busy_once(self, kernels):
         found = [[("dot.1", 0.0, 4e6), ("dot.2", 6e6, 2e6)], [("copy.3", 2e6, 3e6)]]
         busy, rows = kernels.summary(found, calls=2)
