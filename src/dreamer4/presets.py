@@ -231,6 +231,8 @@ def minatar(
     context_length: int,
     num_steps: int,
     patch: tuple[int, int] = (5, 5),
+    width: int = 64,
+    dynamics_steps: int = 4000,
     agent_steps: int = 800,
     agent_rate: float = 1.5e-3,
 ) -> dict[str, Any]:
@@ -249,13 +251,18 @@ def minatar(
         num_steps: denoising passes K: one where the game is deterministic, else several, so that dreams are sampled and
             not averaged.
         patch: cells, high and wide; rows where things move along rows.
+        width: of the dynamics, more where many things move at once.
+        dynamics_steps: of the dynamics phase.
         agent_steps: of the agent phase, more where the end of an episode is hard to recognise.
         agent_rate: learning rate of the agent phase. At 3e-3 one of four training seeds of Breakout diverged.
     """
     tokens = 100 // (patch[0] * patch[1])
     transformer = {"width": 64, "depth": 2, "heads": 4, "kv_heads": 4, "time_every": 2}
     image = {**transformer, "context_length": 1}
+    past = {"width": width, "depth": 4, "kv_heads": 2, "context_length": context_length}
+    length = 2 * context_length
     muon = {"kind": "muon", "learning_rate": 3e-3}
+    agent_muon = {**muon, "learning_rate": agent_rate}
     return {
         "env": {"id": env_id, "kwargs": {"blur": 0.8}},
         "data": {"episodes": episodes, "policy": "mixture", "mixture": MIXED},
@@ -263,7 +270,7 @@ def minatar(
         "tokenizer": {
             "patch": list(patch),
             "num_latents": tokens,
-            "latent_dim": 32,
+            "latent_dim": min(32, 160 // tokens),
             "num_spatial": tokens,
             "encoder": image,
             "decoder": image,
@@ -271,7 +278,7 @@ def minatar(
             "pixel_zero": 0.0,
         },
         "dynamics": {
-            "transformer": {**transformer, "depth": 4, "kv_heads": 2, "context_length": context_length},
+            "transformer": {**transformer, **past},
             "num_registers": 0,
             "shortcut": {"k_max": 16, "mode": "drafts", "image_fraction": 0.0, "ramp_floor": 1.0},
         },
@@ -280,13 +287,8 @@ def minatar(
         "imagination": {"horizon": 16, "discount": 0.97},
         "train": {
             "tokenizer": {"steps": 1500, "batch_size": 128, "length": 1, "optimizer": muon},
-            "dynamics": {"steps": 4000, "batch_size": 16, "length": 2 * context_length, "optimizer": muon},
-            "agent": {
-                "steps": agent_steps,
-                "batch_size": 32,
-                "length": 2 * context_length,
-                "optimizer": {**muon, "learning_rate": agent_rate},
-            },
+            "dynamics": {"steps": dynamics_steps, "batch_size": 16, "length": length, "optimizer": muon},
+            "agent": {"steps": agent_steps, "batch_size": 32, "length": length, "optimizer": agent_muon},
             "imagination": {
                 "steps": 800,
                 "batch_size": 96,
@@ -427,21 +429,15 @@ def base() -> dict[str, Any]:
     }
 
 
+ASTERIX = {"patch": (1, 10), "width": 128, "dynamics_steps": 6000, "agent_steps": 2000, "agent_rate": 3e-3}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "catch": catch(),
     "tiny": tiny(),
     "cartpole": cartpole(),
     "fourrooms": fourrooms(),
     "breakout": minatar("Breakout-MinAtar", episodes=1500, context_length=4, num_steps=1),
-    "asterix": minatar(
-        "Asterix-MinAtar",
-        episodes=1500,
-        context_length=8,
-        num_steps=4,
-        patch=(2, 10),
-        agent_steps=2000,
-        agent_rate=3e-3,
-    ),
+    "asterix": minatar("Asterix-MinAtar", episodes=1500, context_length=8, num_steps=4, **ASTERIX),
     "space_invaders": minatar("SpaceInvaders-MinAtar", episodes=500, context_length=8, num_steps=4),
     "freeway": minatar("Freeway-MinAtar", episodes=20, context_length=8, num_steps=4, patch=(2, 10)),
     "small": small(),
