@@ -270,7 +270,7 @@ def minatar(
         "tokenizer": {
             "patch": list(patch),
             "num_latents": tokens,
-            "latent_dim": min(32, 160 // tokens),
+            "latent_dim": min(32, 160 // tokens),  # at most 160 numbers a frame
             "num_spatial": tokens,
             "encoder": image,
             "decoder": image,
@@ -429,6 +429,7 @@ def base() -> dict[str, Any]:
     }
 
 
+# Its dreams lost the player with less: docs/findings.md.
 ASTERIX = {"patch": (1, 10), "width": 128, "dynamics_steps": 6000, "agent_steps": 2000, "agent_rate": 3e-3}
 
 PRESETS: dict[str, dict[str, Any]] = {
