@@ -221,39 +221,3 @@ def test_retention_keeps_the_newest(tmp_path):
 def test_keep_of_zero_is_refused(tmp_path):
     with pytest.raises(InputError, match="got 0"):
         Checkpoints(tmp_path, keep=0)
-
-
-def test_a_checkpoint_from_elsewhere_is_taken_over_once_mended_and_never_replaced_by_another(saved, tmp_path):
-    steps = Checkpoints(tmp_path / "agent")
-    taken = steps.adopt(4, saved)
-    before = taken.stat().st_mtime_ns
-    assert checkpoint.verify(steps.adopt(4, saved)) == [] and taken.stat().st_mtime_ns == before
-    largest = max((f for f in taken.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:-1])
-    assert checkpoint.verify(taken)
-    assert checkpoint.verify(steps.adopt(4, saved)) == []
-    assert steps.steps() == [4] and [f.name for f in steps.root.iterdir()] == ["4"]
-    marked = Checkpoints(tmp_path / "marked").adopt(4, saved, {"taken_to": "a data set"})
-    assert checkpoint.verify(marked) == []
-    assert checkpoint.read_meta(marked) == {**checkpoint.read_meta(saved), "taken_to": "a data set"}
-    assert checkpoint.read_manifest(marked).leaves == checkpoint.read_manifest(saved).leaves
-    other = tmp_path / "other"
-    checkpoint.save(other, make_tree(jr.key(1)), meta={"step": 5, "preset": "catch"})
-    with pytest.raises(InputError, match="it holds another checkpoint"):
-        steps.adopt(4, other)
-    assert_bitwise(
-        checkpoint.load(taken, jax.ShapeDtypeStruct((4, 3), jnp.float32), at="model.weight"),
-        make_tree()["model"].weight,
-    )
-
-
-def test_a_checkpoint_that_cannot_be_copied_leaves_nothing_behind(saved, tmp_path, monkeypatch):
-    def copytree(source, target):
-        target.mkdir(parents=True)
-        raise shutil.Error([(str(source), str(target), "[Errno 28] No space left on device")])
-
-    monkeypatch.setattr(shutil, "copytree", copytree)
-    steps = Checkpoints(tmp_path / "agent")
-    with pytest.raises(InputError, match=r"Cannot copy .*: \[Errno 28\] No space left on device\. Free or choose"):
-        steps.adopt(4, saved)
-    assert list(steps.root.iterdir()) == []

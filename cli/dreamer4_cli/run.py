@@ -39,7 +39,7 @@ from dreamer4.training.metrics import MetricLog, Progress
 from dreamer4.training.placement import bring_home, build_mesh, spread
 from dreamer4.training.state import ADDED
 from dreamer4.types import DataSpec
-from dreamer4_cli import behaviour, pages, processes, stopping, writing
+from dreamer4_cli import behaviour, pages, processes, stopping, takeover, writing
 from dreamer4_cli.describe import check_data as check_data
 from dreamer4_cli.describe import check_sizes
 from dreamer4_cli.describe import dry_run as dry_run
@@ -53,8 +53,6 @@ from dreamer4_cli.phase import Work, resume_command, save
 console = Console()
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
-
-_TAKEN_TO = "taken_to"  # in the meta of a checkpoint from another run: the fingerprint of the data set it now serves
 
 _POLICY_NAMES = {
     "random": "random actions",
@@ -107,15 +105,15 @@ def train(
         resume: whether to continue a phase that was begun.
         fallback: whether a damaged checkpoint may be passed over for an older one.
         changed_data: whether the data set may be another one than that of the checkpoint.
-        origin: another run, whose end of the phase before the first of `phases` is taken over.
+        origin: another run; what its phases before the first of `phases` have trained is taken over.
     """
     run = RunFolder(folder)
     spec = _check_paths(config)
     begun = any(run.checkpoints(phase).steps() for phase in phases)
     before = PHASES[: PHASES.index(phases[0])]
-    start = None if origin is None or begun else _end_of(RunFolder(origin), before)
+    start = None if origin is None or begun else takeover.end_of(RunFolder(origin), before)
     if start is not None:
-        checkpoint.check(start, _like(config, spec), at="ema")  # before anything is written
+        takeover.check(start, config, spec)  # before anything is written
     missing = [phase for phase in before if not run.checkpoints(phase).steps()]
     # An imported run has the end of the one before, and no others; so has one that starts from another run.
     if start is None and missing and missing[-1] == before[-1]:
@@ -130,22 +128,6 @@ def train(
     command = resume_command(f"train {'all' if phases == PHASES else phases[0]}", run, config)
     with writing.alone(run), writing.clock(run):
         _train(config, run, phases, command, fallback=fallback, changed_data=changed_data, end=start)
-
-
-def _end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
-    """Returns the checkpoint at the end of the last of some phases of a run."""
-    if not phases:
-        raise InputError("train --from: the tokenizer is the first phase and starts from nothing. Leave --from out.")
-    newest = run.checkpoints(phases[-1]).latest_valid()
-    wanted = getattr(run.read_config().train, phases[-1]).steps
-    if newest is None or int(newest.name) != wanted:
-        raise InputError(f"{run.path} has not finished its {phases[-1]} phase, so nothing can start from it.")
-    return newest
-
-
-def _like(config: Config, spec: DataSpec) -> Dreamer:
-    """Returns the shapes of the agents that a run of this configuration trains."""
-    return eqx.filter_eval_shape(init_dreamer, config, spec)
 
 
 def _check_paths(config: Config) -> DataSpec:
@@ -181,7 +163,7 @@ def _train(
     info = data.read_info(path)
     if end is not None:
         if processes.first():
-            _take_over(config, run, PHASES[PHASES.index(phases[0]) - 1], end, path, info.fingerprint)
+            takeover.write(config, run, end, path, info.fingerprint, info.spec)
         processes.wait("taken over")
         stopping.note(f"Go on with: {command}")
     _check_data_unchanged(run, info.fingerprint, accept=changed_data)
@@ -237,7 +219,7 @@ def _start(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer
             f"{name} starts from the end of {before}, step {wanted}, but {run.path} has {reached}. "
             f"Run: dreamer4 train {before} --run {run.path} --resume"
         )
-    return checkpoint.load(path, _like(config, spec), at="ema")
+    return checkpoint.load(path, eqx.filter_eval_shape(init_dreamer, config, spec), at="ema")
 
 
 def _encode(config: Config, dreamer: Dreamer, source: DeviceSource):
@@ -245,16 +227,6 @@ def _encode(config: Config, dreamer: Dreamer, source: DeviceSource):
     if not all(bool(agent.tokenizer.stats.measured) for agent in agents):
         raise InputError("The tokenizer's latent statistics were never measured. Train the tokenizer phase to its end.")
     return stack_members([encode_source(agent, source) for agent in agents])
-
-
-def _take_over(config: Config, run: RunFolder, phase: str, end: Path, path: Path, fingerprint: str) -> None:
-    """Copies the end of a phase of another run, and marks the copy if it is meant to go on with another data set."""
-    origin = RunFolder(end.parents[2])
-    own = Path(origin.read_config().data.path or origin.data)
-    # Another place is another data set on purpose; the same place with other episodes has changed under the weights.
-    meant = path.resolve() != own.resolve() and checkpoint.read_meta(end).get("data") != fingerprint
-    steps = getattr(config.train, phase).steps
-    run.checkpoints(phase).adopt(steps, end, {_TAKEN_TO: fingerprint} if meant else None)
 
 
 def _check_data_unchanged(run: RunFolder, fingerprint: str, *, accept: bool) -> None:
@@ -265,11 +237,10 @@ def _check_data_unchanged(run: RunFolder, fingerprint: str, *, accept: bool) -> 
     steps = [run.checkpoints(phase).path(n) for phase in PHASES for n in run.checkpoints(phase).steps()]
     for path in reversed(steps):
         try:
-            meta, imported = checkpoint.read_meta(path), not checkpoint.read_leaves(path, at="step")
+            saved = takeover.data_of(path)
         except InputError:  # it is passed over or refused where it is loaded
             continue
-        saved = meta.get(_TAKEN_TO, meta.get("data"))
-        if imported or saved == fingerprint:  # weights of others come without their data
+        if saved in (None, fingerprint):
             return
         what = f"The data set changed since {path} was saved (fingerprint {str(saved)[:12]}, now {fingerprint[:12]})."
         if not accept:

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from dreamer4 import checkpoint, data
+from dreamer4.checkpoint import Checkpoints
 from dreamer4.config import load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError
 from dreamer4.sharing import import_agent
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import read_metrics
-from dreamer4_cli import describe, run, stopping, world_model
+from dreamer4_cli import describe, run, stopping, takeover, world_model
 from dreamer4_cli.world_model import evaluate_world_model
 
 
@@ -337,3 +338,52 @@ def test_a_start_from_another_run_of_another_size_is_refused_before_anything_is_
     with pytest.raises(InputError, match="was saved as"):
         run.train(wider, path, ("imagination",), resume=False, origin=folder)
     assert not path.exists()
+
+
+def test_a_dynamics_of_another_size_starts_from_the_tokenizer_of_another_run(folder, tmp_path):
+    path = tmp_path / "wider"
+    wider = load("tiny", overrides=[f"data.path={folder / 'data'}", "dynamics.transformer.width=48", "agent.hidden=48"])
+    other = load("tiny", overrides=[f"data.path={folder / 'data'}", "tokenizer.latent_dim=8"])
+    with pytest.raises(InputError, match=r"leaf ema\.tokenizer\..* was saved as"):
+        run.train(other, path, ("dynamics",), resume=False, origin=folder)
+    assert not path.exists()
+    run.train(wider, path, ("dynamics",), resume=False, origin=folder)
+    first, trained = Dreamer.load(folder / "checkpoints" / "tokenizer"), Dreamer.load(path)
+    assert eqx.tree_equal(first.tokenizer, trained.tokenizer)
+    assert trained.dynamics.agent_dim == 48 and first.dynamics.agent_dim == 32
+
+
+def test_heads_of_another_size_start_from_the_dynamics_of_another_run(folder, tmp_path):
+    path = tmp_path / "wider"
+    wider = load("tiny", overrides=[f"data.path={folder / 'data'}", "agent.hidden=48"])
+    narrower = load("tiny", overrides=[f"data.path={folder / 'data'}", "dynamics.transformer.width=16"])
+    with pytest.raises(InputError, match=r"leaf ema\.dynamics\..* was saved as"):
+        run.train(narrower, path, ("agent",), resume=False, origin=folder)
+    assert not path.exists()
+    run.train(wider, path, ("agent",), resume=False, origin=folder)
+    taken, first = (Dreamer.load(run_ / "checkpoints" / "dynamics") for run_ in (path, folder))
+    assert eqx.tree_equal((taken.tokenizer, taken.dynamics), (first.tokenizer, first.dynamics))
+
+
+def test_what_was_taken_from_another_run_stays_is_mended_and_is_not_replaced_by_another(folder, tmp_path):
+    own, end = RunFolder(tmp_path / "own"), Checkpoints(folder / "checkpoints" / "agent").latest_valid()
+    config = load("tiny", overrides=[f"data.path={folder / 'data'}"])
+    info = data.read_info(folder / "data")
+
+    def take(end):
+        takeover.write(config, own, end, folder / "data", info.fingerprint, info.spec)
+        return own.checkpoints("agent").path(config.train.agent.steps)
+
+    taken = take(end)
+    before = taken.stat().st_mtime_ns
+    assert take(end).stat().st_mtime_ns == before
+    largest = max((f for f in taken.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    assert checkpoint.verify(taken)
+    assert checkpoint.verify(take(end)) == []
+    assert [f.name for f in taken.parent.iterdir()] == [taken.name]
+    changed = jax.tree.map(lambda x: x + 1, Dreamer.load(end))
+    elsewhere = tmp_path / "else" / "checkpoints" / "agent" / "4"
+    checkpoint.save(elsewhere, {"ema": changed, "step": jnp.zeros(())}, meta=checkpoint.read_meta(end))
+    with pytest.raises(InputError, match="holds other weights than"):
+        take(elsewhere)

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from dreamer4.checkpoint import arrays, manifest, tensors
+from dreamer4.checkpoint import arrays, tensors
 from dreamer4.checkpoint.leaves import check_savable, compare, hash_leaf, is_abstract_array, named_arrays, within
 from dreamer4.checkpoint.manifest import MANIFEST, Manifest, describe_file, encode, file_problems, read
 from dreamer4.errors import InputError
@@ -120,12 +120,6 @@ def read_manifest(path: Path) -> Manifest:
 def read_meta(path: Path) -> dict[str, Any]:
     """Returns the `meta` given to `save`; raises as `read_manifest`."""
     return read_manifest(path).meta
-
-
-def add_meta(path: Path, meta: Mapping[str, Any]) -> None:
-    """Adds entries to what a checkpoint tells about itself; raises as `read_manifest`."""
-    name, _ = _kind(path)
-    manifest.add_meta(path / name, meta)
 
 
 def read_leaves(path: Path, *, at: str = "") -> dict[str, jax.ShapeDtypeStruct]:

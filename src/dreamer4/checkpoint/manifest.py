@@ -160,12 +160,6 @@ def read(file: Path) -> Manifest:
         ) from None
 
 
-def add_meta(file: Path, meta: Mapping[str, Any]) -> None:
-    """Adds entries to the `meta` of a manifest; raises as `read`."""
-    known = read(file).model_dump()
-    file.write_bytes(seal({"schema": SCHEMA, **known, "meta": {**known["meta"], **meta}}))
-
-
 def describe_file(file: Path) -> dict[str, Any]:
     """Returns size and SHA-256 of a file."""
     with file.open("rb") as stream:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jaxtyping import PyTree
 
-from dreamer4.checkpoint.folder import add_meta, read_manifest, save, verify
+from dreamer4.checkpoint.folder import save, verify
 from dreamer4.errors import InputError
 
 
@@ -79,42 +79,6 @@ class Checkpoints:
                 raise InputError(f"{error} {self._standing()}") from error.__cause__
             raise
         return path
-
-    def adopt(self, step: int, path: Path, meta: Mapping[str, Any] | None = None) -> Path:
-        """Copies a whole checkpoint from elsewhere, to stand as a step of this folder. Returns the folder of the step.
-
-        May be repeated: a copy that is there stays, one that was damaged since is made anew.
-
-        Args:
-            step: the number it gets.
-            path: the checkpoint.
-            meta: what the copy tells about itself in addition.
-
-        Raises:
-            InputError: if this step is a whole checkpoint already, and another one; or if a file cannot be copied.
-        """
-        target = self.path(step)
-        if target.exists() and not verify(target):
-            if read_manifest(target).leaves == read_manifest(path).leaves:
-                return target
-            raise InputError(
-                f"Cannot copy {path} to {target}: it holds another checkpoint. Remove it or choose another folder."
-            )
-        partial = target.parent / f".{target.name}.tmp"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            shutil.copytree(path, partial)
-        except shutil.Error as error:  # of source, destination and reason of each file
-            shutil.rmtree(partial, ignore_errors=True)
-            raise InputError(
-                f"Cannot copy {path} to {target}: {error.args[0][0][-1]}. Free or choose a disk that can be written."
-            ) from error
-        if meta:
-            add_meta(partial, meta)
-        if target.exists():
-            _discard(target)
-        os.rename(partial, target)
-        return target
 
     def latest_valid(self, *, fallback: bool = True) -> Path | None:
         """Returns the newest whole checkpoint, or None if no step was ever saved.

@@ -1,0 +1,101 @@
+"""Another run that a run starts from: what its phases have trained is taken over, the rest is the new run's own."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from dreamer4 import checkpoint
+from dreamer4.config import Config
+from dreamer4.dreamer import spec_to_json
+from dreamer4.errors import InputError
+from dreamer4.training import init_dreamer
+from dreamer4.training.folder import RunFolder
+from dreamer4.types import DataSpec
+from dreamer4_cli import processes
+
+
+# What has been trained by the end of a phase (nothing named: all of the agent). Sizes of the rest may differ.
+_TRAINED = {"tokenizer": ("tokenizer",), "dynamics": ("tokenizer", "dynamics"), "agent": ()}
+
+_TAKEN_TO = "taken_to"  # in the meta of a checkpoint from another run: the fingerprint of the data set it now serves
+
+
+def end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
+    """Returns the checkpoint at the end of the last of some phases of a run."""
+    if not phases:
+        raise InputError("train --from: the tokenizer is the first phase and starts from nothing. Leave --from out.")
+    newest = run.checkpoints(phases[-1]).latest_valid()
+    wanted = getattr(run.read_config().train, phases[-1]).steps
+    if newest is None or int(newest.name) != wanted:
+        raise InputError(f"{run.path} has not finished its {phases[-1]} phase, so nothing can start from it.")
+    return newest
+
+
+def check(end: Path, config: Config, spec: DataSpec) -> None:
+    """Refuses the end of a phase whose trained parts do not fit a configuration; no array is read."""
+    like = eqx.filter_eval_shape(init_dreamer, config, spec)
+    for part in _parts(end):
+        checkpoint.check(end, getattr(like, part) if part else like, at=_place(part))
+
+
+def write(config: Config, run: RunFolder, end: Path, data: Path, fingerprint: str, spec: DataSpec) -> None:
+    """Writes what a phase of another run has trained as the end of that phase of this run. May be repeated.
+
+    Args:
+        config: settings of the run.
+        run: its folder.
+        end: the checkpoint at the end of the phase in the other run.
+        data: the data set of the run.
+        fingerprint: of that data set.
+        spec: of that data set.
+
+    Raises:
+        InputError: if a checkpoint is damaged or cannot be written, or if the run has another one at that place.
+    """
+    phase, parts = end.parent.name, _parts(end)
+    steps, number = run.checkpoints(phase), getattr(config.train, phase).steps
+    target = steps.path(number)
+    if target.exists() and not checkpoint.verify(target):
+        if all(_hashes(target, part) == _hashes(end, part) for part in parts):
+            return
+        raise InputError(f"train --from: {target} holds other weights than {end}. Choose another run folder.")
+    like = eqx.filter_eval_shape(init_dreamer, config, spec)
+    if parts == ("",):
+        dreamer = checkpoint.load(end, like, at=_place(""))
+    else:
+        loaded = [checkpoint.load(end, getattr(like, part), at=_place(part)) for part in parts]
+        dreamer = eqx.tree_at(lambda d: [getattr(d, part) for part in parts], init_dreamer(config, spec), loaded)
+    saved, origin = checkpoint.read_meta(end).get("data"), RunFolder(end.parents[2])
+    meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(spec), "data": saved, "phase": phase}
+    # Another place is another data set on purpose; the same place with other episodes has changed under the weights.
+    own = Path(origin.read_config().data.path or origin.data)
+    if data.resolve() != own.resolve() and saved != fingerprint:
+        meta[_TAKEN_TO] = fingerprint
+    imported = not checkpoint.read_leaves(end, at="step")  # weights of others come without their data
+    state = {"ema": dreamer} | ({} if imported else {"step": jnp.asarray(number, jnp.int32)})
+    # Orbax would wait for other processes, which take no part in this.
+    steps.save(number, state, meta, kind="safetensors" if processes.several() else "orbax")
+
+
+def data_of(step: Path) -> str | None:
+    """Returns the fingerprint of the data set that a checkpoint belongs to; None: it came without its data.
+
+    Raises:
+        InputError: if the checkpoint cannot be read.
+    """
+    meta = checkpoint.read_meta(step)
+    return meta.get(_TAKEN_TO, meta.get("data")) if checkpoint.read_leaves(step, at="step") else None
+
+
+def _parts(end: Path) -> tuple[str, ...]:
+    return _TRAINED[end.parent.name] or ("",)
+
+
+def _place(part: str) -> str:
+    return f"ema.{part}" if part else "ema"
+
+
+def _hashes(step: Path, part: str) -> dict[str, str]:
+    leaves, at = checkpoint.read_manifest(step).leaves, _place(part)
+    return {name: leaf.sha256 for name, leaf in leaves.items() if name.startswith(at + ".")}
