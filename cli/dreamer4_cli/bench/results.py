@@ -16,10 +16,9 @@ from dreamer4 import data
 from dreamer4.errors import InputError, nearest
 from dreamer4.reporting.ledger import Entry, improvement, markdown, read_entries, rows, write_entry
 from dreamer4.training.metrics import Progress
-from dreamer4_cli import run as work
 from dreamer4_cli import stopping
 from dreamer4_cli.bench.plan import DATA_SEED, EVALUATION_SEED, ON_A_WORLD_MODEL, UNITS, Plan
-from dreamer4_cli.bench.units import run_unit
+from dreamer4_cli.bench.units import ONE_THREAD, collect, run_unit
 from dreamer4_cli.bench.workers import Workers
 
 
@@ -125,8 +124,9 @@ def _refuse_lone(plan: Plan) -> None:
 
 def _run(plan: Plan, workers: int, out: Path) -> None:
     if not plan.data.exists():
-        config = plan.config(DATA_SEED, collecting=True)
-        work.collect(config, plan.data)
+        with Workers(1) as at_work:
+            at_work.begin(f"{plan.name} data set", collect, plan, variables=ONE_THREAD)
+            at_work.finish()
     todo = plan.units()
     total = len(plan.wanted())
     with (

@@ -26,15 +26,25 @@ from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import MetricLog, Progress
 from dreamer4_cli import behaviour, stopping, writing
 from dreamer4_cli import run as work
-from dreamer4_cli.bench.plan import EVALUATION_SEED, Plan
+from dreamer4_cli.bench.plan import DATA_SEED, EVALUATION_SEED, Plan
 from dreamer4_cli.phase import mean_over
 
 
 # A dream costs a hundred times a step of the games it stands for, so PPO gets fewer of them.
 DREAM_STEPS = 200_000
 
+# By this variable XLA sizes its pool of threads on a CPU. Sums are split among them, so their rounding depends on how
+# many there are, and PPO amplifies it. With one, a data set is the same on any number of cores of one kind.
+ONE_THREAD = {"NPROC": "1"}
+
 # What a unit found, for each of its training seeds.
 Found = list[dict[str, Any]]
+
+
+def collect(plan: Plan) -> None:
+    """Collects the data set of a benchmark. For a process of its own, which has `ONE_THREAD` in its environment."""
+    with stopping.installed():
+        work.collect(plan.config(DATA_SEED, collecting=True), plan.data)
 
 
 def run_unit(plan: Plan, kind: str, seeds: tuple[int, ...]) -> None:

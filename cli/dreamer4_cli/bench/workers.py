@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -43,11 +43,22 @@ class Workers:
         """Whether one more may begin."""
         return len(self._running) < self.most
 
-    def begin(self, name: str, function: Callable[..., None], *args: Any) -> None:
-        """Begins `function(*args)`, both to be pickled, in a new process."""
+    def begin(
+        self, name: str, function: Callable[..., None], *args: Any, variables: Mapping[str, str] | None = None
+    ) -> None:
+        """Begins `function(*args)`, both to be pickled, in a new process, with `variables` in its environment."""
         # One pool for each: by `max_tasks_per_child` a successor would wait at the lock of one that was ended.
         pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_process)
-        self._running[pool.submit(function, *args)] = name, pool
+        own = dict(os.environ)
+        try:
+            os.environ.update(variables or {})  # it inherits them when it begins
+            self._running[pool.submit(function, *args)] = name, pool
+        finally:
+            for variable in variables or {}:
+                if variable in own:
+                    os.environ[variable] = own[variable]
+                else:
+                    del os.environ[variable]
 
     def finish(self) -> str:
         """Waits until a piece is done, and returns its name.

@@ -1,5 +1,6 @@
 """Pieces of work for processes of their own, which import next to nothing."""
 
+import hashlib
 import os
 import signal
 import time
@@ -43,3 +44,13 @@ def die(folder: Path, name: str) -> None:
     """Is killed as by a system that has no memory left."""
     tell(folder, name)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def add(folder: Path, name: str, cores: int) -> None:
+    """Tells the sums of the columns of a matrix as they come out on a number of cores."""
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
+    import jax.numpy as jnp
+    import jax.random as jr
+
+    sums = jnp.sum(jr.normal(jr.key(0), (2048, 384)), axis=0)
+    note(folder, name, hashlib.sha256(sums.tobytes()).hexdigest())

@@ -19,6 +19,7 @@ from dreamer4.training import init_dreamer, stream
 from dreamer4_cli import behaviour
 from dreamer4_cli.bench import results as bench
 from dreamer4_cli.bench import units
+from dreamer4_cli.bench.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,21 @@ def test_what_is_missing_is_run_in_processes_and_fills_the_ledger(plan, tmp_path
     assert set(entries) == {"random", "data"}
     assert (entries["random"].data, entries["data"].data) == ("", read_info(plan.data).fingerprint)
     assert json.loads(plan.result("references", 0).read_text())["episodes"] == 16
+
+
+def test_a_data_set_is_collected_first_by_one_thread(tmp_path, monkeypatch):
+    seen = []
+
+    class Spied(Workers):
+        def begin(self, name, function, *args, variables=None):
+            seen.append((function, variables))
+            super().begin(name, function, *args, variables=variables)
+
+    monkeypatch.setattr(bench, "Workers", Spied)
+    plan = bench.Plan("tiny", (0,), 16, tmp_path / "tiny", "dreamer4 bench results tiny", kinds=("references",))
+    bench._run(plan, 1, tmp_path / "ledger")
+    assert seen == [(units.collect, units.ONE_THREAD), (units.run_unit, None)]
+    assert read_entries(tmp_path / "ledger", "tiny")["data"].data == read_info(plan.data).fingerprint
 
 
 def test_quick_runs_the_main_comparison_alone(monkeypatch, tmp_path):

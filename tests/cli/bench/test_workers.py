@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dreamer4.errors import InputError
+from dreamer4_cli.bench.units import ONE_THREAD
 from dreamer4_cli.bench.workers import Workers
 
 from . import pieces
@@ -26,6 +27,19 @@ def test_each_piece_has_a_process_to_itself_and_no_more_are_at_work_than_asked_f
             assert (tmp_path / at_work.finish()).exists()
     assert most == 2
     assert len({(tmp_path / name).read_text() for name in "abc"} | {str(os.getpid())}) == 4
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2, reason="needs two cores of Linux"
+)
+def test_rounding_does_not_depend_on_the_cores_where_a_process_has_one_thread(tmp_path):
+    with Workers(3) as at_work:
+        at_work.begin("one core", pieces.add, tmp_path, "one core", 1)
+        at_work.begin("one thread", pieces.add, tmp_path, "one thread", 2, variables=ONE_THREAD)
+        at_work.begin("two threads", pieces.add, tmp_path, "two threads", 2)
+        told = {name: (tmp_path / name).read_text() for name in (at_work.finish() for _ in range(3))}
+    assert told["one core"] == told["one thread"] != told["two threads"]
+    assert "NPROC" not in os.environ
 
 
 def test_what_one_raises_ends_the_others_which_save_first(tmp_path):
