@@ -62,14 +62,14 @@ def test_no_window_crosses_an_episode_in_100_000(source):
     assert batch.uniform.all()
 
 
-def test_windows_are_those_that_overlap_an_episode_moved_to_fit(source):
+def test_windows_are_those_that_overlap_an_episode_by_two_frames_or_hold_all_of_it(source):
     batch = sample(source, 60_000, 4, 1)
     counts = np.zeros((len(LENGTHS), 10))
     np.add.at(counts, (np.asarray(batch.task), np.asarray(batch.reward[:, 0], int)), 1)
     expected = np.zeros_like(counts)
     for number, n in enumerate(LENGTHS):
         for begin in range(-3, n):
-            expected[number, min(max(begin, 0), max(n - 4, 0))] += 1
+            expected[number, min(max(begin, 0), n - 2 if n > 4 else 0)] += 1
     expected *= 60_000 / expected.sum()
     # Five standard deviations.
     np.testing.assert_array_less(abs(counts - expected), 5 * expected**0.5 + 0.5)
@@ -78,13 +78,29 @@ def test_windows_are_those_that_overlap_an_episode_moved_to_fit(source):
 def test_the_ends_of_an_episode_are_drawn_as_often_as_its_middle():
     source = DeviceSource.from_episodes([episode(0, 100)])
     batch = sample(source, 40_000, 8, 6)
-    seen = np.bincount(np.asarray(batch.reward, int).ravel(), minlength=100)
+    seen = np.bincount(np.asarray(batch.reward, int)[batch.valid], minlength=100)
     middle = seen[20:80].mean()
     assert middle == pytest.approx(40_000 * 8 / 107, rel=0.02)
     for frame in (0, 99):
         assert seen[frame] == pytest.approx(middle, rel=0.1)
     assert seen.min() > 0.85 * middle
     assert seen.max() < 2.1 * middle
+
+
+def test_the_place_of_a_frame_in_its_window_does_not_tell_whether_it_is_the_last():
+    source = DeviceSource.from_episodes([episode(0, 100)])
+    batch = jax.tree.map(np.asarray, sample(source, 60_000, 8, 7))
+    assert not batch.is_last[:, 0].any()
+    # Of the windows with a frame at a place, the share in which it is the last of its episode.
+    share = batch.is_last.sum(axis=0) / batch.valid.sum(axis=0)
+    np.testing.assert_allclose(share[2:], 1 / 100, rtol=0.25)
+    assert share[1] == pytest.approx(2 / 107, rel=0.25)
+
+
+def test_a_window_of_one_frame_may_be_the_last(source):
+    batch = sample(source, 3_000, 1, 8)
+    frames = np.asarray(batch.reward)[np.asarray(batch.task) == 1]
+    assert set(frames.ravel()) == set(range(10))
 
 
 def test_an_episode_shorter_than_the_window_is_padded_with_its_last_frame(source):

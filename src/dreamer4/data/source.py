@@ -46,9 +46,16 @@ class DeviceSource(AbstractDataSource):
     """A data set that lies on the device as a whole, drawn window by window.
 
     Windows are drawn so that the ends of an episode are learned as often as its middle: a window may begin anywhere
-    from `length - 1` frames before the episode to its last frame, each place being equally likely, and is then moved to
-    the nearest that fits. So each frame lies in once to twice as many windows as a frame far from both ends does, and
-    the last one, which alone may hold the reward, not in a single one. An episode shorter than a window is padded.
+    from `length - 1` frames before the episode to its last frame, each place being equally likely. One that would begin
+    before the episode is moved to its first frame, one that would hold the last frame alone is moved to hold two. So
+    each frame lies in once to twice as many windows as a frame far from both ends does, and the last one, which alone
+    may hold the reward, not in a single one.
+
+    What lies behind the end of an episode is padding. Windows that all fitted would have the last frame of an episode
+    in last place, and a model that can tell how many frames lie before one, as a transformer can until its layers'
+    contexts are full, would learn that no episode ever ends sooner: not in the first frames of a dream. An episode no
+    longer than a window is in it as a whole, as it is when acting.
+
     `uniform` is True on every row and `relevant` is the episode's flag.
     """
 
@@ -163,7 +170,7 @@ class DeviceSource(AbstractDataSource):
     def _windows_at(
         self, drawn: Int[Array, " B"], order: Int[Array, " E"], places: Int[Array, " E"], length: int
     ) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
-        """Returns episode and offset of windows by their numbers, each moved to where it fits.
+        """Returns episode and offset of windows by their numbers, each moved to where it may begin.
 
         Args:
             drawn: numbers of places, from 0 on, counted through all episodes.
@@ -174,7 +181,9 @@ class DeviceSource(AbstractDataSource):
         ends = jnp.cumsum(places)
         at = jnp.searchsorted(ends, drawn, side="right")
         episode, offset = order[at], drawn - (ends - places)[at] - (length - 1)
-        return episode, jnp.clip(offset, 0, jnp.maximum(self.length[episode] - length, 0))
+        frames = self.length[episode]
+        last = jnp.where(frames > length, frames - min(2, length), 0)
+        return episode, jnp.clip(offset, 0, last)
 
     def _window(
         self,
