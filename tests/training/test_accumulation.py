@@ -93,4 +93,5 @@ def test_loss_metrics_and_gradient_are_those_of_the_whole_batch():
     for name, value in metrics.items():
         np.testing.assert_allclose(told[name], value, rtol=1e-6, err_msg=name)
     leaves = zip(jax.tree.leaves(gradient), jax.tree.leaves(split), strict=True)
-    assert all(np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-5 * max(np.abs(a).max(), 1.0) for a, b in leaves)
+    # Rounding: 3e-7 seen where XLA fuses little, up to 1.5e-5 where it fuses as here; means of parts would be far off.
+    assert all(np.abs(np.asarray(a) - np.asarray(b)).max() <= 5e-5 * max(np.abs(a).max(), 1.0) for a, b in leaves)
