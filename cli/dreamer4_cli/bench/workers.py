@@ -48,17 +48,9 @@ class Workers:
     ) -> None:
         """Begins `function(*args)`, both to be pickled, in a new process, with `variables` in its environment."""
         # One pool for each: by `max_tasks_per_child` a successor would wait at the lock of one that was ended.
-        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_process)
-        own = dict(os.environ)
-        try:
-            os.environ.update(variables or {})  # it inherits them when it begins
-            self._running[pool.submit(function, *args)] = name, pool
-        finally:
-            for variable in variables or {}:
-                if variable in own:
-                    os.environ[variable] = own[variable]
-                else:
-                    del os.environ[variable]
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(1, context, initializer=_begin_process, initargs=(dict(variables or {}),))
+        self._running[pool.submit(function, *args)] = name, pool
 
     def finish(self) -> str:
         """Waits until a piece is done, and returns its name.
@@ -94,7 +86,8 @@ class Workers:
                 pool.shutdown()
 
 
-def _begin_process() -> None:
+def _begin_process(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
     # A terminal sends Ctrl-C to all of its processes. Asked once more by the one that began them, they would take that
     # for the second Ctrl-C, at which nothing is saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
