@@ -96,7 +96,7 @@ class Trajectory(eqx.Module):
         is_first: whether the frame opens its episode.
         is_last: whether the frame closes its episode, for whatever reason.
         is_terminal: whether the frame closes its episode by termination.
-        valid: False on the padding behind an episode that is shorter than the stretch.
+        valid: False on the padding behind the end of an episode.
         task: task of the stretch.
         relevant: whether cloning may learn from it.
         uniform: whether the world model may learn from it. A data set without the distinction sets both everywhere.

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from dreamer4.agent import LatentHead, agent_losses, build_heads, reconstruction_loss
+from dreamer4.agent import LatentHead, agent_losses, build_heads, reconstruction_loss, weighted_mean
 from dreamer4.agent.losses import offset_index
 from dreamer4.config import AgentConfig
 from dreamer4.types import Action, ActionSpec, Trajectory
@@ -62,8 +62,12 @@ def clip(seed=0, **changes):
 
 
 @eqx.filter_jit
-def losses(heads, h, row):
+def counted(heads, h, row):
     return agent_losses(heads.policy, heads.reward, heads.continuation, h, row)
+
+
+def losses(heads, h, row):
+    return counted(heads, h, row)[0]
 
 
 @eqx.filter_jit
@@ -113,10 +117,9 @@ def slow(heads, h, row):
                     rewards.append(two_hot_nll(reward.logits[t, n], bins, row.reward[target]))
                 probability = 1 / (1 + np.exp(-float(goes_on.logit[t, n])))
                 ends.append(-np.log(1 - probability if row.is_terminal[target] else probability))
-    return {
-        name: np.mean(terms) if terms else 0.0
-        for name, terms in {"cloning": cloning, "reward": rewards, "continuation": ends}.items()
-    }
+    terms = {"cloning": cloning, "reward": rewards, "continuation": ends}
+    means = {name: np.mean(values) if values else 0.0 for name, values in terms.items()}
+    return means, {name: len(values) for name, values in terms.items()}
 
 
 CASES = {
@@ -137,10 +140,17 @@ CASES = {
 @pytest.mark.parametrize("case", list(CASES))
 def test_equals_a_loop_over_frames_and_offsets(heads, h, case):
     row = clip(**CASES[case])
-    got, expected = losses(heads, h, row), slow(heads, h, row)
+    (got, number), (expected, counts) = counted(heads, h, row), slow(heads, h, row)
     assert set(got) == set(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+        assert number[name] == counts[name], name
+
+
+def test_clips_weigh_by_their_targets():
+    means, counts = jnp.array([1.0, 4.0, 0.0]), jnp.array([6, 2, 0])
+    assert weighted_mean(means, counts) == (6 * 1.0 + 2 * 4.0) / 8
+    assert weighted_mean(means, jnp.zeros(3, jnp.int32)) == 0
 
 
 @pytest.mark.parametrize("case", ["irrelevant", "unlabelled video", "a single valid frame"])
@@ -153,7 +163,7 @@ def test_without_a_target_cloning_is_exactly_zero(heads, h, case):
 @eqx.filter_jit
 def by_policy(heads, h, row):
     def cloning(policy):
-        return agent_losses(policy, heads.reward, heads.continuation, h, row)["cloning"]
+        return agent_losses(policy, heads.reward, heads.continuation, h, row)[0]["cloning"]
 
     return eqx.filter_grad(cloning)(heads.policy)
 

@@ -101,6 +101,19 @@ def test_rows_that_are_not_relevant_teach_nothing(source, dreamer):
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
+def test_a_frame_weighs_the_same_beside_padding(source, dreamer):
+    batch = source.episodes(jnp.arange(2), LENGTH)
+    short = dataclasses.replace(batch, valid=jnp.arange(LENGTH) < jnp.array([LENGTH, 2])[:, None])
+    known = (
+        dataclasses.replace(short, relevant=jnp.array([True, False])),
+        dataclasses.replace(short, relevant=jnp.array([False, True])),
+    )
+    (whole, _), (long, _), (brief, _) = (loss_and_gradient(dreamer.policy, dreamer, rows) for rows in (short, *known))
+    # Two offsets: of five frames four have a next one and three one after it; of two frames one has a next one.
+    np.testing.assert_allclose(whole, (7 * long + brief) / 8, rtol=1e-5)
+    assert not np.isclose(long, brief, rtol=1e-3)
+
+
 def test_latents_are_refused(source, dreamer):
     latents = jnp.zeros((source.num_frames, dreamer.tokenizer.num_spatial, dreamer.tokenizer.spatial_dim))
     batch = source.with_latents(latents).episodes(jnp.arange(2), LENGTH)

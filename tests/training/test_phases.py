@@ -11,7 +11,7 @@ import pytest
 from agent.fakes import TINY, TINY_SPEC, build_tiny, drawn_on_the_host, oracle, randomised
 from jaxtyping import Array, Float, Int
 
-from dreamer4.agent import AbstractPolicyObjective, LatentHead, PolicyBatch, lambda_returns
+from dreamer4.agent import AbstractPolicyObjective, LatentHead, PolicyBatch, agent_losses, lambda_returns
 from dreamer4.config import ShortcutConfig
 from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics import AbstractDynamics, NoiseGrid, NoisyFrames, ShortcutForcing
@@ -296,14 +296,47 @@ def test_cloning_learns_from_relevant_rows_and_rewards_from_all(tiny, batch):
     gradient, terms = agent_gradient(tiny, none, "cloning")
     assert terms["cloning"] == 0 and not moved(gradient)
     assert terms["reward"] > 0 and terms["continuation"] > 0
-    # One relevant row counts whole, not as a quarter.
+    # One relevant row counts whole, not as a quarter. Together, each counts by its targets.
     only = [dataclasses.replace(batch, relevant=jnp.arange(ROWS) == i) for i in range(ROWS)]
     each = [agent_gradient(tiny, row)[1]["cloning"] for row in only]
-    np.testing.assert_allclose(agent_gradient(tiny, batch)[1]["cloning"], np.mean(each), rtol=1e-5)
+    number = [cloning_targets(row) for row in batch.valid]
+    assert len(set(number)) == 2
+    mean = np.average(each, weights=number)
+    np.testing.assert_allclose(agent_gradient(tiny, batch)[1]["cloning"], mean, rtol=1e-5)
     other = dataclasses.replace(batch, uniform=jnp.zeros(ROWS, bool))
     assert agent_gradient(tiny, other)[1]["dynamics"] == 0
     for name in ON_READOUT:
         assert agent_gradient(tiny, other)[1][name] == agent_gradient(tiny, batch)[1][name]
+
+
+def cloning_targets(valid):
+    offsets = range(1, TINY.agent.mtp_length + 1)
+    return sum(bool(valid[t] and valid[t + n]) for t in range(LENGTH) for n in offsets if t + n < LENGTH)
+
+
+def test_a_target_weighs_the_same_beside_padding(tiny, batch):
+    """Heads that say the same of every frame, whose losses can be told without the world model."""
+    parts = [part.mlp.readout for part in (tiny.policy, tiny.reward, tiny.continuation)]
+    told = [jnp.zeros_like(part.weight) for part in parts]
+    told += [jnp.linspace(-1, 1, part.bias.size, dtype=jnp.float32).reshape(part.bias.shape) for part in parts]
+
+    def where(d):
+        readouts = [part.mlp.readout for part in (d.policy, d.reward, d.continuation)]
+        return [part.weight for part in readouts] + [part.bias for part in readouts]
+
+    blind = eqx.tree_at(where, tiny, told)
+    short = jnp.arange(LENGTH) < jnp.array([LENGTH, 2, 3, LENGTH])[:, None]
+    _, terms = agent_gradient(blind, dataclasses.replace(batch, valid=short))
+
+    def alone(row):
+        h = jnp.zeros((LENGTH, tiny.dynamics.agent_dim))
+        return agent_losses(blind.policy, blind.reward, blind.continuation, h, row)
+
+    rows, counts = eqx.filter_jit(jax.vmap(alone))(dataclasses.replace(batch, valid=short))
+    for name, values in rows.items():
+        assert len(set(np.asarray(counts[name]).tolist())) == 3
+        np.testing.assert_allclose(terms[name], np.average(values, weights=counts[name]), rtol=1e-5, err_msg=name)
+        assert not np.isclose(terms[name], np.mean(values), rtol=1e-4), "it could not tell the means apart"
 
 
 def test_rows_of_separate_images_do_not_teach_the_agent(tiny, spied):
@@ -571,3 +604,18 @@ def test_phases_are_built_by_name():
     tokenizer = TINY.tokenizer.model_copy(update={"perceptual": "random_features", "perceptual_weight": 0.4})
     phase = drawn_on_the_host(build_phase, "tokenizer", TINY.model_copy(update={"tokenizer": tokenizer}), TINY_SPEC)
     assert phase.weights == {"mse": 1.0, "perceptual": 0.4}
+
+
+def test_the_tokenizer_learns_from_every_frame_alike(tiny):
+    frames = jnp.asarray(np.random.default_rng(5).integers(0, 256, (2, LENGTH, *TINY_SPEC.frame_shape)), jnp.uint8)
+    batch = dataclasses.replace(jax.tree.map(lambda x: x[:2], clips(np.random.default_rng(1))), frame=frames)
+    phase = build_phase("tokenizer", TINY, TINY_SPEC)
+    loss = eqx.filter_jit(lambda batch: phase.loss(tiny, batch, jnp.float32(0), key=jr.key(0))[0]["mse"])
+    long, brief = jnp.arange(LENGTH) < LENGTH, jnp.arange(LENGTH) < 2
+
+    def of(*valid):
+        return loss(dataclasses.replace(batch, valid=jnp.stack(valid)))
+
+    first, second = of(long, jnp.zeros(LENGTH, bool)), of(jnp.zeros(LENGTH, bool), brief)
+    np.testing.assert_allclose(of(long, brief), (LENGTH * first + 2 * second) / (LENGTH + 2), rtol=1e-5)
+    assert not np.isclose(first, second, rtol=1e-3)

@@ -17,6 +17,7 @@ from dreamer4.agent.heads import ScalarHead as ScalarHead
 from dreamer4.agent.heads import build_heads as build_heads
 from dreamer4.agent.losses import agent_losses as agent_losses
 from dreamer4.agent.losses import reconstruction_loss as reconstruction_loss
+from dreamer4.agent.losses import weighted_mean as weighted_mean
 from dreamer4.agent.objectives import OBJECTIVES as OBJECTIVES
 from dreamer4.agent.objectives import PMPO as PMPO
 from dreamer4.agent.objectives import AbstractPolicyObjective as AbstractPolicyObjective

@@ -21,14 +21,18 @@ def agent_losses(
     continuation: ContinuationHead,
     h: Float[Array, "T E"],
     row: Trajectory,
-) -> dict[str, Float[Array, ""]]:
+) -> tuple[dict[str, Float[Array, ""]], dict[str, Int[Array, ""]]]:
     """Returns the terms of eq 9 for one clip, each the mean negative log-likelihood in nats over its targets.
 
-    - `cloning`: actions `t + 1 + n`, where they are known; only on relevant clips, 0 on others.
+    - `cloning`: actions `t + 1 + n`, where they are known; only on relevant clips.
     - `reward`: rewards `t + n`, except at first frames, where none has arrived.
     - `continuation`: whether the episode goes on at frame `t + n`.
 
     Targets beyond the clip or on padding do not count. Eq 9 sums n from 0 to L; "length 8" reads as L outputs.
+
+    Returns:
+        The terms, 0 without targets, and the number of targets of each. In a batch a clip should weigh by it
+        (`weighted_mean`), or the few frames of a clip that is mostly padding would weigh more than others.
 
     Args:
         policy: head of L offsets.
@@ -43,8 +47,8 @@ def agent_losses(
         return jax.tree.map(lambda x: x[index], leaf)
 
     ahead, inside = offset_index(length, policy.length, 1)
-    known = inside & row.valid[ahead] & row.action_mask[ahead] & row.valid[:, None]
-    cloning = masked_mean(-policy.offsets(h).log_prob(target(row.action, ahead)), known & row.relevant)
+    known = inside & row.valid[ahead] & row.action_mask[ahead] & row.valid[:, None] & row.relevant
+    cloning = masked_mean(-policy.offsets(h).log_prob(target(row.action, ahead)), known)
 
     now, inside = offset_index(length, reward.length, 0)
     arrived = inside & row.valid[now] & ~row.is_first[now]
@@ -52,8 +56,16 @@ def agent_losses(
 
     now, inside = offset_index(length, continuation.length, 0)
     goes_on = 1.0 - row.is_terminal[now].astype(jnp.float32)
-    ends = masked_mean(-continuation.offsets(h).log_prob(goes_on), inside & row.valid[now])
-    return {"cloning": cloning, "reward": rewards, "continuation": ends}
+    reached = inside & row.valid[now]
+    ends = masked_mean(-continuation.offsets(h).log_prob(goes_on), reached)
+
+    terms = {"cloning": cloning, "reward": rewards, "continuation": ends}
+    return terms, {"cloning": known.sum(), "reward": arrived.sum(), "continuation": reached.sum()}
+
+
+def weighted_mean(x: Float[Array, " B"], count: Int[Array, " B"]) -> Float[Array, ""]:
+    """Returns the mean over all targets of a batch, from the mean over each clip's and their number; 0 without any."""
+    return jnp.sum(x * count) / jnp.maximum(count.sum(), 1)
 
 
 def reconstruction_loss(

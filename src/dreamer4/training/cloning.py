@@ -4,11 +4,10 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dreamer4.agent import agent_losses
+from dreamer4.agent import agent_losses, weighted_mean
 from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics import as_past
 from dreamer4.errors import InputError
@@ -48,11 +47,10 @@ class CloningPhase(AbstractPhase):
             past = as_past(grid, signal, latent, clip.action, clip.action_mask, key=key)
             _, h = dynamics(past, clip.task)
             assert h is not None  # there is a task
-            return agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, clip)["cloning"]
+            terms, counts = agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, clip)
+            return terms["cloning"], counts["cloning"]
 
-        losses = jax.vmap(row)(batch, jr.split(key, size))
-        relevant = batch.relevant
-        return {"cloning": jnp.sum(jnp.where(relevant, losses, 0.0)) / jnp.maximum(relevant.sum(), 1)}, {}
+        return {"cloning": weighted_mean(*jax.vmap(row)(batch, jr.split(key, size)))}, {}
 
     def finish(self, dreamer: Dreamer) -> Dreamer:
         return freeze_prior(dreamer)

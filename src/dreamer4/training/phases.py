@@ -22,6 +22,7 @@ from dreamer4.agent import (
     build_objective,
     lambda_returns,
     reconstruction_loss,
+    weighted_mean,
 )
 from dreamer4.agent.objectives import masked_mean
 from dreamer4.config import Config
@@ -99,11 +100,6 @@ def freeze_prior(dreamer: Dreamer) -> Dreamer:
     return eqx.tree_at(lambda d: d.prior, dreamer, dreamer.policy)
 
 
-def mean_metrics(rows: dict[str, Float[Array, " B"]]) -> Metrics:
-    """Averages metrics over the batch axis."""
-    return {name: jnp.mean(values) for name, values in rows.items()}
-
-
 class TokenizerPhase(AbstractPhase):
     """Trains the tokenizer as a masked autoencoder (eq 5)."""
 
@@ -130,7 +126,8 @@ class TokenizerPhase(AbstractPhase):
             return tokenizer_loss(dreamer.tokenizer, video, valid, self.perceptual, key=key)
 
         keys = jr.split(key, batch.frame.shape[0])
-        return mean_metrics(over_rows(row, self.accumulate)(to_float(batch.frame), batch.valid, keys)), {}
+        rows = over_rows(row, self.accumulate)(to_float(batch.frame), batch.valid, keys)
+        return {name: weighted_mean(values, batch.valid.sum(axis=1)) for name, values in rows.items()}, {}
 
 
 class DynamicsPhase(AbstractPhase):
@@ -198,16 +195,15 @@ class AgentPhase(AbstractPhase):
         h = jnp.where(progress >= self.warm_heads, h, jax.lax.stop_gradient(h))
 
         def losses(h, row):
-            terms = agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, row)
+            terms, counts = agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, row)
             if self.reconstruction:
                 assert dreamer.reconstruction is not None  # built from the same configuration
                 terms["reconstruction"] = reconstruction_loss(dreamer.reconstruction, h, row.latent, row.valid)
-            return terms
+                counts["reconstruction"] = row.valid.sum()
+            return terms, counts
 
-        rows = over_rows(losses, self.accumulate)(h, batch)
-        clip = ~image
-        share = dict.fromkeys(rows, clip) | {"cloning": clip & batch.relevant}
-        terms = {name: masked_mean(values, share[name]) for name, values in rows.items()}
+        rows, counts = over_rows(losses, self.accumulate)(h, batch)
+        terms = {name: weighted_mean(values, jnp.where(image, 0, counts[name])) for name, values in rows.items()}
         return {"dynamics": loss} | terms, metrics
 
     def finish(self, dreamer: Dreamer) -> Dreamer:
