@@ -316,23 +316,23 @@ def cloning_targets(valid):
 
 def test_a_target_weighs_the_same_beside_padding(tiny, batch):
     """Heads that say the same of every frame, whose losses can be told without the world model."""
-    parts = [part.mlp.readout for part in (tiny.policy, tiny.reward, tiny.continuation)]
-    told = [jnp.zeros_like(part.weight) for part in parts]
-    told += [jnp.linspace(-1, 1, part.bias.size, dtype=jnp.float32).reshape(part.bias.shape) for part in parts]
 
-    def where(d):
-        readouts = [part.mlp.readout for part in (d.policy, d.reward, d.continuation)]
-        return [part.weight for part in readouts] + [part.bias for part in readouts]
+    def deafen(part):
+        told = jnp.zeros_like(part.weight), jnp.linspace(-1, 1, part.bias.size, dtype=jnp.float32)
+        return eqx.tree_at(lambda x: (x.weight, x.bias), part, told)
 
-    blind = eqx.tree_at(where, tiny, told)
-    short = jnp.arange(LENGTH) < jnp.array([LENGTH, 2, 3, LENGTH])[:, None]
-    _, terms = agent_gradient(blind, dataclasses.replace(batch, valid=short))
+    def readouts(d):
+        return [head.mlp.readout for head in (d.policy, d.reward, d.continuation)]
+
+    blind = eqx.tree_at(readouts, tiny, replace_fn=deafen)
+    short = dataclasses.replace(batch, valid=jnp.arange(LENGTH) < jnp.array([LENGTH, 2, 3, LENGTH])[:, None])
+    _, terms = agent_gradient(blind, short)
 
     def alone(row):
         h = jnp.zeros((LENGTH, tiny.dynamics.agent_dim))
         return agent_losses(blind.policy, blind.reward, blind.continuation, h, row)
 
-    rows, counts = eqx.filter_jit(jax.vmap(alone))(dataclasses.replace(batch, valid=short))
+    rows, counts = eqx.filter_jit(jax.vmap(alone))(short)
     for name, values in rows.items():
         assert len(set(np.asarray(counts[name]).tolist())) == 3
         np.testing.assert_allclose(terms[name], np.average(values, weights=counts[name]), rtol=1e-5, err_msg=name)

@@ -30,16 +30,16 @@ def agent_losses(
 
     Targets beyond the clip or on padding do not count. Eq 9 sums n from 0 to L; "length 8" reads as L outputs.
 
-    Returns:
-        The terms, 0 without targets, and the number of targets of each. In a batch a clip should weigh by it
-        (`weighted_mean`), or the few frames of a clip that is mostly padding would weigh more than others.
-
     Args:
         policy: head of L offsets.
         reward: head of L offsets.
         continuation: head of L offsets.
         h: read-outs of the clip.
         row: the clip.
+
+    Returns:
+        The terms, 0 without targets, and the number of targets of each. In a batch a clip should weigh by it
+        (`weighted_mean`), or the few frames of a clip that is mostly padding would weigh more than others.
     """
     length = h.shape[0]
 
