@@ -322,7 +322,7 @@ def test_a_target_weighs_the_same_beside_padding(tiny, batch):
         return eqx.tree_at(lambda x: (x.weight, x.bias), part, told)
 
     def readouts(d):
-        return [head.mlp.readout for head in (d.policy, d.reward, d.continuation)]
+        return [head.mlp.readout for head in (d.policy, d.reward, d.continuation)] + [d.reconstruction.readout]
 
     blind = eqx.tree_at(readouts, tiny, replace_fn=deafen)
     short = dataclasses.replace(batch, valid=jnp.arange(LENGTH) < jnp.array([LENGTH, 2, 3, LENGTH])[:, None])
@@ -337,6 +337,10 @@ def test_a_target_weighs_the_same_beside_padding(tiny, batch):
         assert len(set(np.asarray(counts[name]).tolist())) == 3
         np.testing.assert_allclose(terms[name], np.average(values, weights=counts[name]), rtol=1e-5, err_msg=name)
         assert not np.isclose(terms[name], np.mean(values), rtol=1e-4), "it could not tell the means apart"
+
+    bias = np.asarray(blind.reconstruction.readout.bias, np.float64).reshape(batch.latent.shape[2:])
+    error = np.mean((bias - np.asarray(batch.latent, np.float64)) ** 2, axis=(-2, -1))
+    np.testing.assert_allclose(terms["reconstruction"], error[np.asarray(short.valid)].mean(), rtol=1e-5)
 
 
 def test_rows_of_separate_images_do_not_teach_the_agent(tiny, spied):
