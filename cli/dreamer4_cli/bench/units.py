@@ -49,17 +49,23 @@ def collect(plan: Plan) -> None:
 
 def run_unit(plan: Plan, kind: str, seeds: tuple[int, ...]) -> None:
     """Runs one unit of work; what it prints goes to `log.txt` in its folder."""
+    find = {
+        "references": _references,
+        "cloning": _cloning,
+        "dreamer": _dreamer,
+        "other_objective": _other_objective,
+        "ppo": _ppo,
+        "dream_ppo": _dream_ppo,
+    }[kind]
+    record(plan, kind, seeds, lambda folder: find(plan, seeds, folder))
+
+
+def record(plan: Plan, kind: str, seeds: tuple[int, ...], find: Callable[[Path], Found]) -> None:
+    """Runs work of any kind in its folder, and records what it found for each seed, by which it is done."""
     folder = plan.work(kind, seeds)
     folder.mkdir(parents=True, exist_ok=True)
     with stopping.installed(), (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
-        found = {
-            "references": _references,
-            "cloning": _cloning,
-            "dreamer": _dreamer,
-            "other_objective": _other_objective,
-            "ppo": _ppo,
-            "dream_ppo": _dream_ppo,
-        }[kind](plan, seeds, folder)
+        found = find(folder)
     episodes = plan.config(seeds[0]).evaluation.episodes
     facts = {"device": work.device(), "commit": work.source_commit() or "unknown", "episodes": episodes}
     for seed, unit in zip(seeds, found, strict=True):
@@ -101,14 +107,18 @@ def _dreamer(plan: Plan, seeds: tuple[int, ...], folder: Path) -> Found:
 
 
 def _other_objective(plan: Plan, seeds: tuple[int, ...], folder: Path) -> Found:
-    """Trains imagination with the other objective, at the prior weight of the paper, in the world models."""
+    """Trains imagination with the other objective, at the prior weight of the paper."""
     kind = "pmpo" if plan.config(seeds[0]).imagination.objective.kind == "policy_gradient" else "policy_gradient"
     objective = f"imagination.objective.kind={kind}", f"imagination.objective.beta={ObjectiveConfig().beta}"
-    config = plan.config(seeds[0], *objective, seeds=len(seeds))
-    run = RunFolder(folder / "run")
+    return imagine_again(plan, seeds, folder, method=kind, settings=objective)
+
+
+def imagine_again(plan: Plan, seeds: tuple[int, ...], folder: Path, *, method: str, settings: Sequence[str]) -> Found:
+    """Trains imagination with other settings in the world models of seeds, from their cloned policies, and plays it."""
+    config, run = plan.config(seeds[0], *settings, seeds=len(seeds)), RunFolder(folder / "run")
     with _clock(folder) as minutes:
         work.train(config, run.path, ("imagination",), resume=run.is_run, origin=plan.world(seeds[0])[0])
-    return _ladder(plan, config, {kind: _agents(run, len(seeds))}, minutes())
+    return _ladder(plan, config, {method: _agents(run, len(seeds))}, minutes())
 
 
 def _cloning(plan: Plan, seeds: tuple[int, ...], folder: Path) -> Found:
