@@ -7,7 +7,17 @@ import pytest
 
 from dreamer4.errors import InputError
 from dreamer4.reporting import interval, iqm
-from dreamer4.reporting.ledger import METHODS, Entry, improvement, markdown, read_entries, rows, write_entry
+from dreamer4.reporting.ledger import (
+    METHODS,
+    Entry,
+    data_sets,
+    improvement,
+    markdown,
+    page,
+    read_entries,
+    rows,
+    write_entry,
+)
 
 
 def entry(method, returns, **changes):
@@ -82,6 +92,20 @@ def test_markdown_names_command_commit_and_device():
         word in text for word in ("abc1234", "2 CPU cores", "500 episodes", "| PPO, online, model-free | +0.600 |")
     )
     assert "Not run. Command: `dreamer4 bench results freeway`." in text
+
+
+def test_commands_are_told_once_each():
+    both = "dreamer4 bench results catch, dreamer4 bench results catch --together"
+    text = markdown({"catch": {"ppo": entry("ppo", [0.5]), "cloning": entry("cloning", [0.5], command=both)}})
+    assert text.count("`dreamer4 bench results catch`") == text.count("catch --together`") == 1
+
+
+def test_rows_of_different_data_sets_are_told_apart():
+    ours, other = entry("imagination", [0.5], data="a" * 64), entry("cloning", [0.5], data="b" * 64)
+    alike = {"imagination": ours, "ppo": entry("ppo", [0.5])}
+    assert data_sets(alike) == "" and "different data sets" not in markdown({"catch": alike})
+    told = f"{METHODS['imagination']} (aaaaaaaa); {METHODS['cloning']} (bbbbbbbb)."
+    assert told in page({"catch": alike | {"cloning": other}})
 
 
 @pytest.mark.parametrize("change", [{"returns": "many"}, {"surprise": 1}, {"schema_version": 99}])

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from dreamer4 import data
 from dreamer4.errors import InputError, nearest
-from dreamer4.reporting.ledger import Entry, improvement, markdown, read_entries, rows, write_entry
+from dreamer4.reporting.ledger import Entry, data_sets, improvement, page, read_entries, rows, write_entry
 from dreamer4.training.metrics import Progress
-from dreamer4_cli import stopping
+from dreamer4_cli import behaviour, stopping
 from dreamer4_cli.bench.plan import DATA_SEED, EVALUATION_SEED, ON_A_WORLD_MODEL, UNITS, Plan
 from dreamer4_cli.bench.units import ONE_THREAD, collect, run_unit
 from dreamer4_cli.bench.workers import Workers
@@ -71,6 +71,7 @@ def results(
         stopping.note("What is finished is kept. The same command goes on.")
         for plan in plans:  # what is wrong is refused before the first one runs
             _refuse_others(plan)
+            _refuse_other_data(plan)
             _refuse_lone(plan)
         for plan in plans:
             _run(plan, workers, out)
@@ -86,21 +87,39 @@ def results(
                     soft_wrap=True,
                 )
     if not only_table:
-        tables = markdown({name: read_entries(out, name) for name in BENCHMARKS})
-        (out / "README.md").write_text(f"# Results\n\n{tables}\n")
+        (out / "README.md").write_text(page({name: read_entries(out, name) for name in BENCHMARKS}))
 
 
 def _refuse_others(plan: Plan) -> None:
     """Refuses to go on among units that were judged by another number of episodes, as those of `--quick` are."""
     wanted = plan.config(DATA_SEED, collecting=True).evaluation.episodes
-    every = replace(plan, kinds=tuple(UNITS)).wanted()  # all that the ledger is made of
-    for file in (plan.result(kind, seed) for kind, seeds in every for seed in seeds):
-        judged = json.loads(file.read_text()).get("episodes", wanted) if file.exists() else wanted
-        if judged != wanted:
+    for file in _finished(plan):
+        if (judged := json.loads(file.read_text()).get("episodes", wanted)) != wanted:
             raise InputError(
                 f"{file} was judged by {judged} episodes, and this command plays {wanted}. Choose another folder with "
                 "--runs."
             )
+
+
+def _refuse_other_data(plan: Plan) -> None:
+    """Refuses to go on with a data set that the preset would not make, or among units that were trained on another."""
+    if not plan.data.exists():
+        return
+    behaviour.refuse_other_data(plan.config(DATA_SEED, collecting=True), plan.data, "--runs")
+    here = data.read_info(plan.data).fingerprint
+    for file in _finished(plan):
+        if (there := json.loads(file.read_text()).get("data", here)) != here:
+            raise InputError(
+                f"{file} was trained on a data set with the fingerprint {there[:16]}, and {plan.data} has {here[:16]}. "
+                f"Choose another folder with --runs, or remove {file.parent} to train it again."
+            )
+
+
+def _finished(plan: Plan) -> list[Path]:
+    """Returns the files of all finished units that a ledger is made of, whichever this command runs."""
+    every = replace(plan, kinds=tuple(UNITS)).wanted()
+    files = (plan.result(kind, seed) for kind, seeds in every for seed in seeds)
+    return [file for file in files if file.exists()]
 
 
 def _refuse_lone(plan: Plan) -> None:
@@ -173,7 +192,7 @@ def gather(plan: Plan, out: Path) -> dict[str, Entry]:
                 minutes=tuple(round(unit["minutes"][method], 2) for unit in facts),
                 device=", ".join(sorted({unit["device"] for unit in facts})),
                 commit=", ".join(sorted({unit["commit"] for unit in facts})),
-                command=plan.command,
+                command=", ".join(dict.fromkeys(unit.get("command", plan.command) for unit in facts)),
                 data="" if method == "random" else facts[0].get("data", ""),
                 notes={name: [unit["notes"].get(name) for unit in facts] for name in facts[0].get("notes", {})},
             )
@@ -190,6 +209,8 @@ def _print(name: str, entries: dict[str, Entry]) -> None:
     for *row, _, _ in rows(entries):  # devices and commits stand in the ledger's file; a terminal has no room for them
         table.add_row(*row)
     console.print(table)
+    if warning := data_sets(entries):
+        console.print(f"WARNING: {warning}.", soft_wrap=True)
     if (gain := improvement(entries)) is not None:
         mean, low, high = gain
         console.print(f"imagination minus cloning, paired over seeds: {mean:+.3f} ({low:+.3f} to {high:+.3f})\n")

@@ -64,10 +64,11 @@ def record(plan: Plan, kind: str, seeds: tuple[int, ...], find: Callable[[Path],
     """Runs work of any kind in its folder, and records what it found for each seed, by which it is done."""
     folder = plan.work(kind, seeds)
     folder.mkdir(parents=True, exist_ok=True)
+    commit = work.source_commit() or "unknown"  # of the code that runs; by the end there may be another
     with stopping.installed(), (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         found = find(folder)
     episodes = plan.config(seeds[0]).evaluation.episodes
-    facts = {"device": work.device(), "commit": work.source_commit() or "unknown", "episodes": episodes}
+    facts = {"device": work.device(), "commit": commit, "episodes": episodes, "command": plan.command}
     for seed, unit in zip(seeds, found, strict=True):
         file = plan.result(kind, seed)
         file.parent.mkdir(exist_ok=True)

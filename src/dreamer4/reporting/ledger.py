@@ -26,13 +26,19 @@ METHODS: dict[str, str] = {
     "cloning": "cloning from pixels, no world model",
     "world_model_cloning": "world model + cloning",
     "imagination": "world model + cloning + imagination",
-    "pmpo": "the same with PMPO in place of a policy gradient",
-    "policy_gradient": "the same with a policy gradient in place of PMPO",
+    "pmpo": "the same with PMPO (beta 0.3)",
+    "policy_gradient": "the same with a policy gradient (beta 0.3)",
     "dream_ppo": "PPO inside the world model",
     "ppo": "PPO, online, model-free",
 }
 
-# Of these a benchmark runs the one that its preset does not use.
+_LEGEND = (
+    "Returns are means over training seeds in the real environment, actions sampled (*greedy*: the most likely action\n"
+    "taken); intervals are 95 % percentile bootstraps over training seeds. The minutes of a world model's run, from\n"
+    "tokenizer to imagination, stand in both of its rows; those of what builds on a world model are of that part alone."
+)
+
+# Of these a benchmark runs the one that its preset does not use, at the prior weight of the paper.
 OTHER_OBJECTIVE = ("pmpo", "policy_gradient")
 
 
@@ -165,6 +171,24 @@ def improvement(
     return paired_difference(np.array([a[s] for s in shared]), np.array([b[s] for s in shared]))
 
 
+def data_sets(entries: Mapping[str, Entry]) -> str:
+    """Returns a warning where entries are of different data sets, and so cannot be compared; else an empty string."""
+    methods: dict[str, list[str]] = {}
+    for method, entry in entries.items():
+        if entry.data:
+            methods.setdefault(entry.data[:8], []).append(METHODS[method])
+    if len(methods) < 2:
+        return ""
+    return "These rows are of different data sets, and not to be compared: " + "; ".join(
+        f"{', '.join(names)} ({data})" for data, names in methods.items()
+    )
+
+
+def page(benchmarks: Mapping[str, Mapping[str, Entry]]) -> str:
+    """Returns the ledger as a Markdown document."""
+    return f"# Results\n\n{_LEGEND}\n\n{markdown(benchmarks)}\n"
+
+
 def markdown(benchmarks: Mapping[str, Mapping[str, Entry]]) -> str:
     """Returns the tables of several benchmarks, entries by method by benchmark, as Markdown."""
     parts: list[str] = []
@@ -177,6 +201,8 @@ def markdown(benchmarks: Mapping[str, Mapping[str, Entry]]) -> str:
             "|---|---|---|---|---|---|---|---|---|",
         ]
         parts += ["| " + " | ".join(row) + " |" for row in rows(entries)]
+        if warning := data_sets(entries):
+            parts += ["", f"{warning}."]
         if (gain := improvement(entries)) is not None:
             mean, low, high = map(_number, gain)
             parts += ["", f"Imagination minus cloning on the same world models, paired: {mean} ({low} to {high})."]
@@ -191,7 +217,7 @@ def _provenance(name: str, entries: Mapping[str, Entry]) -> str:
     def each(name: str) -> str:
         return ", ".join(sorted({str(getattr(e, name)) for m, e in entries.items() if m != "data"}))
 
-    commands = " and ".join(f"`{command}`" for command in each("command").split(", "))
+    commands = " and ".join(f"`{command}`" for command in dict.fromkeys(each("command").split(", ")))
     return f"{each('env')}; {each('episodes')} episodes for each seed; {commands}."
 
 

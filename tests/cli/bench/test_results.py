@@ -11,7 +11,7 @@ import pytest
 
 from dreamer4 import envs
 from dreamer4.baselines import PPORun
-from dreamer4.config import EnvConfig
+from dreamer4.config import EnvConfig, load
 from dreamer4.data import collect, random_policy, read_info, write_dataset
 from dreamer4.errors import InputError
 from dreamer4.reporting.ledger import read_entries
@@ -27,9 +27,11 @@ def shared(tmp_path_factory):
     """A folder with the data set of the smallest preset."""
     folder = tmp_path_factory.mktemp("bench")
     env = envs.make(EnvConfig())
-    episodes = collect(env, random_policy(env.spec), episodes=8, key=stream(0, "collect"))
+    config = load("tiny").data
+    episodes = collect(env, random_policy(env.spec), episodes=config.episodes, key=stream(0, "collect"))
     about = {"id": "Catch-bsuite", "kwargs": {}}
-    write_dataset(folder / "data", episodes, spec=env.spec, environment=about, policy="random", seed=0)
+    how = {"policy": "random", "seed": 0, "held_out": config.held_out}
+    write_dataset(folder / "data", episodes, spec=env.spec, environment=about, **how)
     return folder
 
 
@@ -84,6 +86,18 @@ def test_units_judged_by_other_episodes_are_refused(plan):
     only = dataclasses.replace(plan, kinds=("ppo",))  # the ledger is made of all
     with pytest.raises(InputError, match=r"unit\.json was judged by 200 episodes, and this command plays 16\. Choose"):
         bench._refuse_others(only)
+
+
+def test_units_of_another_data_set_are_refused_and_so_is_a_data_set_of_another_preset(plan):
+    finish(plan, "ppo", 0)  # learns from none
+    finish(plan, "cloning", 0, data=read_info(plan.data).fingerprint)
+    bench._refuse_other_data(plan)
+    finish(plan, "cloning", 1, data="f" * 64)
+    only = dataclasses.replace(plan, kinds=("ppo",))
+    with pytest.raises(InputError, match=r"seed1/unit\.json was trained on a data set with the fingerprint f{16}, and"):
+        bench._refuse_other_data(only)
+    with pytest.raises(InputError, match=r"env\.id: Catch-bsuite -> CartPole-pixels(.|\n)*another folder with --runs"):
+        bench._refuse_other_data(dataclasses.replace(plan, name="cartpole"))
 
 
 def test_what_is_missing_is_run_in_processes_and_fills_the_ledger(plan, tmp_path):
@@ -152,6 +166,14 @@ def test_entries_gather_the_units_that_are_done(plan, tmp_path):
     assert entries["imagination"].data == "fingerprint"
     assert entries["ppo"].seeds == (1,)
     assert entries["ppo"].by_mode == ()
+
+
+def test_an_entry_tells_the_commands_that_its_units_were_made_with(plan, tmp_path):
+    facts = {"returns": {"ppo": 0.5}, "minutes": {"ppo": 1.0}}
+    finish(plan, "ppo", 0, command="dreamer4 bench results tiny --together", **facts)
+    finish(plan, "ppo", 1, **facts)  # from before it was kept
+    entry = bench.gather(plan, tmp_path / "ledger")["ppo"]
+    assert entry.command == "dreamer4 bench results tiny --together, dreamer4 bench results tiny"
 
 
 def test_an_entry_gives_way_to_one_with_all_of_its_seeds_and_to_no_other(plan, tmp_path, capsys, monkeypatch):
