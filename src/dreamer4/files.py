@@ -1,10 +1,21 @@
-"""Reading small files that anyone may have written, before a byte of them is trusted."""
+"""Small files that anyone may have written, read before they are trusted; folders written whole or not at all."""
 
+import contextlib
 import os
+import re
+import secrets
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from dreamer4.errors import InputError
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:
@@ -31,3 +42,93 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
     if max(about.st_size, len(content)) > limit:
         raise InputError(f"Cannot read {path}: it is larger than {limit} bytes, which no such file is.")
     return content
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder that appears whole or not at all; missing parents are made.
+
+    Yields a hidden folder beside it, which no other process writes to. At the end of the block it takes the name
+    `path`; if the block raises, it is removed. What processes that were killed have left of the same folder is removed
+    first, and what is still being written stays.
+
+    Args:
+        path: the folder; it must not exist.
+
+    Raises:
+        InputError: if it exists at the beginning of the block or at its end, or cannot be made.
+    """
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists, and is never overwritten. Choose another folder, or remove it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        hidden, lock = _hidden(path)
+    except OSError as error:
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a part of its path is a file" if in_the_way else error.strerror or error
+        raise InputError(f"{path} cannot be made: {reason}. Choose a folder that can be written.") from error
+    try:
+        yield hidden
+        try:
+            hidden.rename(path)
+        except OSError as error:
+            if not os.path.lexists(path):
+                raise
+            raise InputError(
+                f"{path} exists by now: another process wrote it meanwhile, and it is never overwritten. "
+                "Choose another folder."
+            ) from error
+    except BaseException:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _hidden(path: Path) -> tuple[Path, int | None]:
+    """Makes a hidden folder, and locks it until the returned descriptor is closed, or the process ends."""
+    while True:
+        # Not by tempfile, whose folders nobody else may read; they would stay so under their name.
+        hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        hidden.mkdir()
+        # Before it is locked, it looks like a leftover to others, who may remove it.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            lock = _lock(hidden)
+            if hidden.exists():
+                return hidden, lock
+            if lock is not None:
+                os.close(lock)
+
+
+def _remove_leftovers(path: Path) -> None:
+    named = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.tmp")
+    for leftover in [entry for entry in path.parent.iterdir() if named.fullmatch(entry.name)]:
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            lock = _lock(leftover)
+            if lock is not None:
+                shutil.rmtree(leftover, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Locks a folder until the returned descriptor is closed; None where a system or a disk knows no locks.
+
+    Raises:
+        BlockingIOError: if another process has locked it.
+        FileNotFoundError: if it is gone.
+    """
+    if fcntl is None:
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, BlockingIOError | FileNotFoundError):
+            raise
+        return None
+    return descriptor

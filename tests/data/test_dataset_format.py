@@ -181,6 +181,18 @@ def test_an_interrupt_leaves_nothing_and_a_kill_nothing_that_stays(tmp_path, mon
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"] and check(tmp_path / "set") == []
 
 
+def test_of_two_writers_at_once_one_writes_a_sound_set_and_the_other_is_told(tmp_path):
+    def slower():
+        yield episode(0)
+        write(tmp_path / "set", [episode(1), episode(2)])
+        yield episode(3)
+
+    with pytest.raises(InputError, match="set exists by now: another process wrote it meanwhile"):
+        write(tmp_path / "set", slower())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set"] and check(tmp_path / "set") == []
+    assert_same(read_episodes(tmp_path / "set")[0], episode(1))
+
+
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from dreamer4.data.episode import Episode, find_problems
 from dreamer4.data.info import Behaviour, DatasetInfo, Shard
 from dreamer4.data.record import pack, unpack
 from dreamer4.errors import InputError
+from dreamer4.files import new_folder
 from dreamer4.types import DataSpec
 
 
@@ -70,7 +70,8 @@ def write_dataset(
         The description, as `read_info` would.
 
     Raises:
-        InputError: if the folder exists, or if an episode or an argument is not as it must be.
+        InputError: if the folder exists, before or after the episodes were written, or cannot be made, or if an episode
+            or an argument is not as it must be.
     """
     path = Path(path)
     if os.path.lexists(path):
@@ -82,10 +83,7 @@ def write_dataset(
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: got environment={environment!r}, expected JSON values.") from error
 
-    hidden = path.parent / f".{path.name}.tmp"
-    shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed
-    try:
-        hidden.mkdir(parents=True)
+    with new_folder(path) as hidden:
         tally, shards, digests = _Tally(spec), _ShardWriter(hidden, shard_bytes), []
         for index, episode in enumerate(episodes):
             problems = find_problems(episode, spec)
@@ -103,10 +101,6 @@ def write_dataset(
         facts |= _told(behaviour)
         info = DatasetInfo(**facts, shards=shards.close(), fingerprint=_fingerprint(facts, digests))
         (hidden / _DESCRIPTION).write_text(json.dumps(info.model_dump(mode="json"), indent=1) + "\n")
-        hidden.rename(path)
-    except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
     return info
 
 
