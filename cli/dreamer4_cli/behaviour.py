@@ -18,7 +18,7 @@ from dreamer4 import data, envs
 from dreamer4.baselines import STAGES, PPORun, is_policy, load_policy, save_policy, steps_taken, train_ppo
 from dreamer4.config import Config
 from dreamer4.data import AbstractPolicy, Behaviour, DatasetInfo, Episode, EpsilonPolicy
-from dreamer4.dreamer import Dreamer, find_checkpoint
+from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import DreamerPolicy, play
@@ -29,6 +29,7 @@ from dreamer4.reporting.report import write_page
 from dreamer4.training import stream
 from dreamer4.training.folder import RunFolder, cloned_head
 from dreamer4.training.metrics import Progress
+from dreamer4.types import DataSpec
 from dreamer4_cli import stopping
 
 
@@ -231,22 +232,23 @@ def _policy(name: str, env: AbstractEnvironment, agents: Path) -> tuple[Abstract
 def _loaded(path: Path, env: AbstractEnvironment) -> tuple[AbstractPolicy, dict[str, Any]]:
     if is_policy(path):
         policy, spec, about = load_policy(path)
+        _refuse_other_world(path, spec, env)
     else:
         step = find_checkpoint(path)
         cloned_head(step)  # refuses an agent without a policy
-        dreamer, about = Dreamer.load(step), {"checkpoint": str(step)}
-        policy, spec = DreamerPolicy(dreamer), None
-        if dreamer.tokenizer.frame_shape != env.spec.frame_shape:
-            raise InputError(
-                f"data.policy: {path} sees frames of {dreamer.tokenizer.frame_shape}, the environment shows "
-                f"{env.spec.frame_shape}. Choose a policy of this environment."
-            )
-    if spec is not None and spec != env.spec:
+        _, spec = read_description(step)
+        _refuse_other_world(path, spec, env)  # before the weights are read
+        policy, about = DreamerPolicy(Dreamer.load(step)), {"checkpoint": str(step)}
+    return policy, about
+
+
+def _refuse_other_world(path: Path, spec: DataSpec, env: AbstractEnvironment) -> None:
+    # A policy chooses by what it sees; how many tasks its data had is nothing that an environment says.
+    if (spec.frame_shape, spec.action) != (env.spec.frame_shape, env.spec.action):
         raise InputError(
             f"data.policy: {path} is made for {spec}, the environment is {env.spec}. "
             "Choose a policy of this environment."
         )
-    return policy, about
 
 
 def _from_file(name: str, env: AbstractEnvironment) -> AbstractPolicy:

@@ -3,12 +3,13 @@
 import json
 import os
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer4 import data, envs
+from dreamer4 import checkpoint, data, envs
 from dreamer4.config import load
-from dreamer4.dreamer import PHASES
+from dreamer4.dreamer import PHASES, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.training.folder import RunFolder
 from dreamer4_cli import behaviour, options, run
@@ -124,6 +125,23 @@ def test_a_policy_of_another_environment_is_refused(mixed, tmp_path):
     late = next(mixed.rglob("late"))
     with pytest.raises(InputError, match="Choose a policy of this environment"):
         run.collect(load("tiny", overrides=["env.id=Breakout-MinAtar", f"data.policy={late}"]), tmp_path / "data")
+
+
+def test_an_agent_of_a_game_with_other_actions_is_refused_before_it_is_loaded(tmp_path):
+    """Two games of MinAtar look alike, but one has three actions and the other five."""
+    settings = load("tiny", overrides=["env.id=Breakout-MinAtar", "tokenizer.patch=[5, 5]"])
+    spec = spec_to_json(envs.make(settings.env).spec)
+    meta = {"config": settings.model_dump(mode="json"), "spec": spec, "phase": "imagination"}
+    checkpoint.save(tmp_path / "agent", {"ema": jnp.zeros(1)}, meta=meta)
+    for env, match in (("Asterix-MinAtar", "Choose a policy of this environment"), ("Breakout-MinAtar", "leaf")):
+        other = config(str(tmp_path / "agent"), f"env.id={env}")
+        for work in (
+            lambda c: run.collect(c, tmp_path / "data"),
+            lambda c: run.demo(c, tmp_path / "run", resume=False),
+        ):
+            with pytest.raises(InputError, match=match):
+                work(other)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["agent"]
 
 
 def clear(opened):
