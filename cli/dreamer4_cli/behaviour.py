@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,11 +257,17 @@ def _from_file(name: str, env: AbstractEnvironment) -> AbstractPolicy:
     file, _, function = name.rpartition(":")
     if not os.path.isfile(file):
         raise InputError(f"data.policy: got {name!r}, but there is no file {file}.")
-    described = importlib.util.spec_from_file_location("behaviour_policy", file)
+    described = importlib.util.spec_from_file_location(f"behaviour_policy:{os.path.abspath(file)}", file)
     if described is None or described.loader is None:
         raise InputError(f"data.policy: {file} cannot be imported. Give a Python file.")
     module = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
+    # As import does: a dataclass whose annotations are text looks its module up there.
+    sys.modules[described.name] = module
+    try:
+        described.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(described.name, None)
+        raise
     build = getattr(module, function, None)
     if not callable(build):
         known = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]

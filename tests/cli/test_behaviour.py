@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -142,6 +143,21 @@ def test_an_agent_of_a_game_with_other_actions_is_refused_before_it_is_loaded(tm
             with pytest.raises(InputError, match=match):
                 work(other)
     assert [entry.name for entry in tmp_path.iterdir()] == ["agent"]
+
+
+def test_a_policy_may_be_in_a_file_whose_annotations_are_text(tmp_path):
+    env = envs.make(config("random").env)
+    for name in ("one", "two"):
+        text = OWN.replace("    def init", f"    name: str = {name!r}\n\n    def init")
+        (tmp_path / f"{name}.py").write_text(f"from __future__ import annotations\n{text}")
+    policies = [behaviour._policy(f"{tmp_path / name}.py:left", env, tmp_path)[0] for name in ("one", "two")]
+    assert [policy.name for policy in policies] == ["one", "two"]
+    assert [vars(sys.modules[type(policy).__module__])["Left"] for policy in policies] == list(map(type, policies))
+    (tmp_path / "wrong.py").write_text("1 / 0")
+    before = set(sys.modules)
+    with pytest.raises(ZeroDivisionError):
+        behaviour._policy(f"{tmp_path / 'wrong'}.py:left", env, tmp_path)
+    assert set(sys.modules) == before
 
 
 def clear(opened):
