@@ -4,7 +4,6 @@ import importlib.util
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import DreamerPolicy, play
-from dreamer4.files import read_bytes
+from dreamer4.files import new_folder, read_bytes
 from dreamer4.reporting import summarise
 from dreamer4.reporting.data_page import render_data
 from dreamer4.reporting.report import write_page
@@ -283,8 +282,9 @@ def _from_file(name: str, env: AbstractEnvironment) -> AbstractPolicy:
 def _ppo(config: Config, env: AbstractEnvironment, folder: Path) -> None:
     """Trains the PPO policies of a run into `folder`, unless they are there."""
     if not folder.exists():
-        (run,) = train(config, env, 1)
-        _write(folder, config, env, run, config.seed)
+        with new_folder(folder) as hidden:  # before the training, which would be lost where it cannot be made
+            (run,) = train(config, env, 1)
+            _write(hidden, config, env, run, config.seed)
     _check_ppo(config, folder)
 
 
@@ -329,18 +329,15 @@ def train(config: Config, env: AbstractEnvironment, seeds: int) -> list[PPORun]:
 
 
 def _write(folder: Path, config: Config, env: AbstractEnvironment, run: PPORun, seed: int) -> None:
-    """Writes the stages of one seed and its learning curve, completely or not at all."""
+    """Writes the stages of one seed and its learning curve."""
     facts = _facts(config) | {"seed": seed}
-    hidden = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(hidden, ignore_errors=True)
     for stage in STAGES:
         index = run.index(stage)
         about = facts | {"stage": stage, "steps": run.steps[index]} | _known("return", run.returns[index])
-        save_policy(hidden / stage, run.policy(stage), config=config.ppo, spec=env.spec, about=about)
+        save_policy(folder / stage, run.policy(stage), config=config.ppo, spec=env.spec, about=about)
     curve = [None if math.isnan(r) else round(r, 4) for r in run.returns]
     told = facts | {"steps": run.steps, "returns": curve}
-    (hidden / "ppo.json").write_text(json.dumps(told, indent=1) + "\n")
-    hidden.rename(folder)
+    (folder / "ppo.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
 def _known(name: str, value: float) -> dict[str, float]:
@@ -349,15 +346,13 @@ def _known(name: str, value: float) -> dict[str, float]:
 
 def ppo(config: Config, out: Path) -> None:
     """Trains PPO alone, plays it, and writes its stages, its learning curve and `results.json` to a new folder."""
-    if out.exists():
+    if os.path.lexists(out):
         raise InputError(f"{out} exists, and results are never overwritten. Choose another folder with --out.")
     env = envs.make(config.env)
     stopping.note(f"Nothing was written to {out}.")
-    runs = train(config, env, config.seeds)
     rows = []
-    hidden = out.with_name(f".{out.name}.tmp")  # the folder appears whole or not at all
-    shutil.rmtree(hidden, ignore_errors=True)
-    try:
+    with new_folder(out) as hidden:  # before the training, which would be lost where it cannot be made
+        runs = train(config, env, config.seeds)
         for i, run in enumerate(runs):
             seed = config.seed + i
             _write(hidden / f"seed{seed}", config, env, run, seed)
@@ -376,10 +371,6 @@ def ppo(config: Config, out: Path) -> None:
             "returns": rows,
         }
         (hidden / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        hidden.rename(out)
-    except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
     table = Table("seed", "return", "95 % interval", "episodes", title=f"PPO on {config.env.id}, sampled actions")
     for row in rows:
         interval = f"{row['low']:+.3f} to {row['high']:+.3f}"

@@ -236,3 +236,27 @@ def test_an_online_run_leaves_its_results(tmp_path):
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["steps"] == 2048 and results["returns"][0]["episodes"] == 16
     assert (tmp_path / "out/seed0/late").is_dir()
+
+
+@pytest.mark.parametrize("place", ["file/out", "link"])
+def test_where_no_results_can_be_written_none_are_computed(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour, "train", lambda *_: pytest.fail("trained"))
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=f"{place} (exists|cannot be made)"):
+        behaviour.ppo(config("random"), tmp_path / place)
+    settings = config("ppo")
+    with pytest.raises(InputError, match=f"{place} (exists|cannot be made)"):
+        behaviour.collect(settings, envs.make(settings.env), tmp_path / "data", tmp_path / place)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_training_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
+    def stop(*_):
+        assert len(list(tmp_path.iterdir())) == 1  # a hidden folder, which will be found to be writable
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(behaviour, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        behaviour.ppo(config("random"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
