@@ -88,8 +88,11 @@ def resolve(
     elif origin is not None:
         if preset is None and file is None:
             file = origin / "config.yaml"
-        if (data := origin / "data").is_dir():
-            overrides = [f"data.path={json.dumps(str(data))}", *(overrides or ())]
+        data = origin / "data"
+        # One that was not collected lies elsewhere, and only the settings of the run say where.
+        path = str(data) if data.is_dir() else configuration.load(file=origin / "config.yaml").data.path
+        if path is not None:
+            overrides = [f"data.path={json.dumps(path)}", *(overrides or ())]
     config = configuration.load(preset, file, overrides or (), env=env, seed=seed, seeds=seeds)
     return config, folder or default_folder(config)
 

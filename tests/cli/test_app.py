@@ -144,6 +144,16 @@ class TestCalls:
         assert options["origin"] == Path("old")
         assert invoke("train", "imagination", "--from", "nowhere", "--run", "new").exit_code == 2
 
+    @pytest.mark.parametrize("afresh", [[], ["--preset", "tiny"], ["--config", "mine.yaml"]])
+    def test_another_run_keeps_its_data_set_whatever_settings_start_from_it(self, calls, tmp_path, afresh):
+        (tmp_path / "old").mkdir()
+        (tmp_path / "old" / "config.yaml").write_text("preset: tiny\ndata: {path: /else/where}\n")
+        (tmp_path / "mine.yaml").write_text("preset: tiny\ndata: {episodes: 50}\n")
+        line = ["train", "imagination", "--from", "old", "--run", "new", *afresh]
+        assert invoke(*line).exit_code == 0
+        assert invoke(*line, "--set", "data.path=mine").exit_code == 0
+        assert [config.data.path for _, (config, *_), _ in calls] == ["/else/where", "mine"]
+
     def test_train_all_phases_in_order(self, calls):
         assert invoke("train", "all", "--resume").exit_code == 0
         assert calls[0][1][2] == ("tokenizer", "dynamics", "agent", "imagination")
