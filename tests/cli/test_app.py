@@ -88,7 +88,7 @@ def shell(*args: str, **kwargs) -> subprocess.CompletedProcess:
 
 def test_a_path_that_cannot_be_is_told_as_one(tmp_path):
     (tmp_path / "afile").touch()
-    assert ": Not a directory. Choose another path." in refused("collect", "--preset", "tiny", "--out", "afile/x")
+    assert "a part of its path is a file. Choose a folder" in refused("collect", "--preset", "tiny", "--out", "afile/x")
     assert "File name too long. Choose another path." in refused("train", "tokenizer", "--run", 300 * "x")
 
 
