@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -125,6 +126,22 @@ def test_continuous_actions_are_scaled_from_their_bounds(source):
     assert "expected one pair" in refused(source, bounds=[(-2.0, 2.0)] * 3)
     (episode,) = run(source, bounds=[(-2.0, 2.0), (0.0, 10.0)])
     np.testing.assert_allclose(episode.continuous[1:], np.linspace([-1, -1], [1, 1], T)[1:], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_an_action_on_its_bound_is_within_it_in_any_precision(source, kind):
+    """The nearest float32 to 0.4 is larger than 0.4."""
+    rows = np.clip(np.linspace([-1], [1], T), -0.4, 0.4).astype(kind)
+    save(source / "a.npz", **arrays(action=None, continuous=rows))
+    (episode,) = run(source, bounds=[(-0.4, 0.4)])
+    np.testing.assert_allclose(episode.continuous[1:, 0], [-1, -0.5, 0.5, 1, 1], atol=1e-3)
+    shutil.rmtree(source.parent / "out")
+    for wrong in (np.nextafter(kind(0.4), kind(1)), kind(np.inf), kind(np.nan)):
+        rows[-1] = wrong
+        save(source / "a.npz", **arrays(action=None, continuous=rows))
+        assert "at frame 5, dimension 0, outside its bounds" in refused(source, bounds=[(-0.4, 0.4)])
+        if not np.isfinite(wrong):  # neither within bounds that its precision cannot hold
+            assert "at frame 5, dimension 0, outside its bounds" in refused(source, bounds=[(-1e300, 1e300)])
 
 
 def test_unknown_actions_are_masked_and_may_be_anything(source):

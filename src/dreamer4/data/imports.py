@@ -323,8 +323,12 @@ def _on_our_clock(name: str, rows: np.ndarray, frames: int, timing: Timing) -> n
 
 def _scaled(values: np.ndarray, mask: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
     """Maps continuous actions from their bounds to [-1, 1]; what is masked stays 0."""
-    low, high = (-1.0, 1.0) if scale is None else scale
-    outside = ~((low <= values) & (values <= high)) & mask[:, None]
+    low, high = np.asarray((-1.0, 1.0) if scale is None else scale)
+    # As precise as the values: the nearest float32 to a bound may lie beyond it, and is what a recorder clips to.
+    kind = values.dtype if values.dtype.kind == "f" else np.float64
+    with np.errstate(over="ignore"):
+        least, most = low.astype(kind), high.astype(kind)
+    outside = ~((least <= values) & (values <= most) & np.isfinite(values)) & mask[:, None]
     if np.any(outside):
         row, column = np.argwhere(outside)[0]
         raise InputError(
