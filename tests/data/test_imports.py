@@ -210,11 +210,12 @@ def video(tmp_path_factory):
 
 def test_a_video_with_labels_beside_it(source, video):
     (source / "a.mp4").write_bytes(video.read_bytes())
-    save(source / "a.actions.npz", action=np.arange(10) % 2)
+    save(source / "a.actions.npz", action=np.append(7, np.arange(9) % 2), reward=np.zeros(9))
     (episode,) = run(source, size=(4, 8))
+    assert read_info(source.parent / "out").num_classes == (2,), "of the ten frames that ten rows and nine tell of"
     assert episode.frame.shape == (10, 4, 8, 3)
     np.testing.assert_array_equal(episode.frame[:, 0, 0, 0], 20 * np.arange(10))
-    np.testing.assert_array_equal(episode.discrete[:, 0], np.arange(10) % 2)
+    np.testing.assert_array_equal(episode.discrete[1:, 0], np.arange(9) % 2)
 
 
 def test_a_broken_or_short_video_is_refused(source, video):
@@ -223,6 +224,8 @@ def test_a_broken_or_short_video_is_refused(source, video):
     (source / "a.mp4").write_bytes(video.read_bytes())
     save(source / "a.actions.npz", action=np.arange(15) % 2)
     assert "a.mp4: action has 15 rows, expected 10" in refused(source)
+    save(source / "a.actions.npz", action=np.arange(10), reward=np.zeros(15))
+    assert "a.mp4: reward has 15 rows, expected 10" in refused(source)
 
 
 def test_a_playlist_that_calls_itself_a_video_opens_no_other_file(source, tmp_path, video):
@@ -405,6 +408,27 @@ def test_an_absurd_class_index_is_taken_only_where_it_is_stated(source):
     assert "State the actions if that is meant" in refused(source)
     (episode,) = run(source, actions=ActionSpec((5001,)))
     assert episode.discrete.max() == 5000
+
+
+@pytest.mark.parametrize(("timing", "dropped"), [("led-to", 0), ("taken-at", T - 1)])
+@pytest.mark.parametrize("absurd", [7, 5000])
+def test_a_row_that_is_dropped_makes_no_class(source, timing, dropped, absurd):
+    rows = np.array([0, 1, 2, 2, 1, 0])
+    rows[dropped] = absurd
+    save(source / "a.npz", **arrays(action=rows, reward=None, is_terminal=None))
+    run(source, timing=timing)
+    assert read_info(source.parent / "out").num_classes == (3,)
+
+
+@pytest.mark.parametrize(("timing", "row"), [("led-to", 3), ("taken-at", 2)])
+def test_a_mask_of_other_length_than_the_actions_counts_no_masked_class(source, timing, row):
+    """Five actions between six frames; a mask of a row a frame hides the third, on its own clock."""
+    mask = np.arange(T) > 0 if timing == "led-to" else np.ones(T, bool)
+    mask[row] = False
+    save(source / "a.npz", **arrays(action=np.array([0, 1, 9, 2, 1]), action_mask=mask, reward=None, is_terminal=None))
+    (episode,) = run(source, timing=timing)
+    assert read_info(source.parent / "out").num_classes == (3,)
+    np.testing.assert_array_equal(episode.action_mask, [False, True, True, False, True, True])
 
 
 def test_one_episode_at_a_time_is_decoded(source, monkeypatch):

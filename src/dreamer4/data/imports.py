@@ -101,7 +101,7 @@ def import_folder(
     if size is not None and not all(0 < n <= 4096 for n in size):
         raise InputError(f"import: got a size of {size}, expected a height and a width of 1 to 4096.")
     clips = _scan(source)
-    spec = _spec(source, clips, actions, size)
+    spec = _spec(source, clips, actions, size, timing)
     scale = _scale(bounds, spec.action.continuous_dim)
 
     def episode(clip: _Clip, frames: np.ndarray) -> Episode:
@@ -219,7 +219,9 @@ def _wanted(name: str) -> str:
     return f"expected {kind}, {' or '.join(shapes[n] for n in axes)}"
 
 
-def _spec(source: Path, clips: list[_Clip], actions: ActionSpec | None, size: tuple[int, int] | None) -> DataSpec:
+def _spec(
+    source: Path, clips: list[_Clip], actions: ActionSpec | None, size: tuple[int, int] | None, timing: Timing
+) -> DataSpec:
     """Returns what all episodes have in common."""
     problems = []
     shapes = [(*(size or clip.footage.frame_shape[:2]), clip.footage.frame_shape[2]) for clip in clips]
@@ -241,7 +243,11 @@ def _spec(source: Path, clips: list[_Clip], actions: ActionSpec | None, size: tu
     ]
     _tell(source, problems)
     if actions is None:
-        largest = np.max([_largest(clip, factors[0]) for clip in labelled], axis=0)
+        largest = np.zeros(factors[0], np.int64)
+        for clip in labelled:
+            with _noting(problems, clip.name):
+                largest = np.maximum(largest, _largest(clip, timing))
+        _tell(source, problems)
         if np.any(largest >= _MAX_CLASSES):
             raise InputError(
                 f"{source}: the largest class index is {largest.max()}, which would make more than {_MAX_CLASSES} "
@@ -252,13 +258,21 @@ def _spec(source: Path, clips: list[_Clip], actions: ActionSpec | None, size: tu
     return DataSpec(shapes[0], actions, max(tasks, 1))
 
 
-def _largest(clip: _Clip, components: int) -> np.ndarray:
-    """Returns the largest class index of each component that is not masked."""
-    taken = clip.labels.get("action", np.zeros((0, components), np.int64))
-    mask = clip.labels.get("action_mask")
-    if mask is not None and len(mask) == len(taken):
-        taken = taken[mask]
-    return taken.max(axis=0, initial=0).astype(np.int64)
+def _largest(clip: _Clip, timing: Timing) -> np.ndarray | int:
+    """Returns the largest class index of each component over the rows that the episode keeps."""
+    if "action" not in clip.labels:
+        return 0
+    length = clip.footage.length
+    if length is None:
+        # Of a video. Unlike numbers of rows tell how many frames there are; alike, they pass for one less than that.
+        rows = {len(clip.labels[n]) for n in _BY_STEP if n in clip.labels and clip.labels[n].ndim > 0}
+        if max(rows) - min(rows) > 1:
+            return 0  # it will be refused, with the reason that only decoding tells
+        length = max(rows) + (len(rows) == 1)
+    taken, mask = clip.labels["action"], np.arange(length) > 0
+    if "action_mask" in clip.labels:
+        mask = _on_our_clock("action_mask", clip.labels["action_mask"], length, timing)
+    return _on_our_clock("action", taken, length, timing)[mask].max(axis=0, initial=0).astype(np.int64)
 
 
 def _scale(bounds: Sequence[tuple[float, float]] | None, dims: int) -> np.ndarray | None:
