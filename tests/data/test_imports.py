@@ -431,6 +431,13 @@ def test_a_mask_of_other_length_than_the_actions_counts_no_masked_class(source, 
     np.testing.assert_array_equal(episode.action_mask, [False, True, True, False, True, True])
 
 
+def test_an_absurd_number_of_tasks_is_refused(source):
+    save(source / "a.npz", **arrays())
+    save(source / "b.npz", **arrays(task=np.int64(10**9)))
+    text = refused(source, actions=ActionSpec((4,)))
+    assert "b.npz: its task is 1000000000" in text and "Number the tasks from 0" in text
+
+
 def test_one_episode_at_a_time_is_decoded(source, monkeypatch):
     for number in range(3):
         save(source / f"{number}.npz", **arrays(number))

@@ -32,6 +32,7 @@ from dreamer4.types import ActionSpec, DataSpec
 Timing = Literal["led-to", "taken-at"]
 
 _MAX_CLASSES = 4096  # that the data alone may declare; more is a column that holds no classes
+_MAX_TASKS = 4096  # each has an embedding; more are numbers that do not count tasks
 _MAX_SHOWN = 20
 # Allowed kinds of numbers and of axes.
 _LABELS = {
@@ -254,7 +255,13 @@ def _spec(
                 "classes. State the actions if that is meant."
             )
         actions = ActionSpec(tuple(max(int(n) + 1, 2) for n in largest), factors[1])
-    tasks = max(int(clip.labels.get("task", 0)) for clip in clips) + 1
+    last = max(clips, key=lambda clip: int(clip.labels.get("task", 0)))
+    tasks = int(last.labels.get("task", 0)) + 1
+    if tasks > _MAX_TASKS:
+        raise InputError(
+            f"{source}: {last.name}: its task is {tasks - 1}, which would make more than {_MAX_TASKS} tasks. Number "
+            "the tasks from 0."
+        )
     return DataSpec(shapes[0], actions, max(tasks, 1))
 
 
