@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from dreamer4.errors import InputError
-from dreamer4.reporting import interval, iqm, mean, paired_difference, rank_correlation, summarise
+from dreamer4.reporting import interval, iqm, mean, paired_difference, rank_correlation, statistics, summarise
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,7 @@ def test_summary_has_the_keys_of_the_results_and_takes_device_arrays():
         (lambda: summarise(np.array([1.0, np.nan])), "1 of 2 values are not finite"),
         (lambda: interval(np.ones(2), level=1.0), "level"),
         (lambda: interval(np.ones(2), resamples=0), "resamples"),
+        (lambda: statistics._paired(np.ones(3), np.ones(1)), "got 3 values and 1, expected one of each"),
     ],
 )
 def test_senseless_questions_are_refused(call, message):

@@ -77,9 +77,9 @@ def paired_difference(
     Pairs are resampled whole, so what both have in common does not widen the interval.
 
     Raises:
-        InputError: as `interval`.
+        InputError: as `interval`, or if there are not as many of one as of the other.
     """
-    difference = _checked(a) - _checked(b)
+    difference = np.subtract(*_paired(a, b))
     low, high = interval(difference, level=level, resamples=resamples, seed=seed)
     return float(difference.mean()), low, high
 
@@ -99,9 +99,9 @@ def rank_correlation(a: Num[Array | np.ndarray, " N"], b: Num[Array | np.ndarray
     """Returns Spearman's rank correlation, in [-1, 1]; equal values share their mean rank. nan if one side is constant.
 
     Raises:
-        InputError: as `interval`.
+        InputError: as `paired_difference`.
     """
-    x, y = _ranks(_checked(a)), _ranks(_checked(b))
+    x, y = map(_ranks, _paired(a, b))
     x, y = x - x.mean(), y - y.mean()
     spread = np.sqrt((x * x).sum() * (y * y).sum())
     return float((x * y).sum() / spread) if spread > 0 else float("nan")
@@ -111,6 +111,15 @@ def _ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     _, group, count = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(count)
     return (last - (count - 1) / 2)[group]
+
+
+def _paired(
+    a: Num[Array | np.ndarray, " N"], b: Num[Array | np.ndarray, " M"]
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    x, y = _checked(a), _checked(b)
+    if x.shape != y.shape:
+        raise InputError(f"Statistics of pairs: got {x.size} values and {y.size}, expected one of each for each pair.")
+    return x, y
 
 
 def _checked(values: Num[Array | np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
