@@ -60,6 +60,12 @@ def test_the_alarm_rings_for_a_head_that_pays_too_much_and_not_for_rounding(gap,
     assert ("WARNING, reward exploitation" in told["verdict"]) is alarm
 
 
+@pytest.mark.parametrize(("spread", "alarm"), [(0.0, True), (0.2, False)])
+def test_what_is_little_beside_the_returns_of_the_data_is_rounding_where_a_policy_earns_nothing(spread, alarm):
+    told = ReturnGap(np.full(20, 0.004), np.zeros(20), 5, np.ones(20, bool), spread).record()
+    assert told["alarm"] is alarm
+
+
 def test_chance_is_not_called_exploitation():
     rng = np.random.default_rng(0)
     noisy = partial(ReturnGap, horizon=5, ended=np.ones(40, bool))

@@ -21,7 +21,9 @@ from dreamer4.reporting.statistics import paired_difference
 from dreamer4.types import Action, to_float
 
 
-TOLERANCE = 0.05  # of the larger return; a smaller difference is the heads' rounding, not a policy's exploit
+# Of the larger return or, where both are next to nothing, of how far returns of the data differ; a smaller difference
+# is the heads' rounding, not a policy's exploit.
+TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,20 @@ class ReturnGap:
         real: undiscounted return in the real environment.
         horizon: longest dream; twice the longest real episode, within the environment's limit.
         ended: whether the dream predicted an end.
+        spread: standard deviation of returns in the data.
     """
 
     imagined: Float[np.ndarray, " N"]
     real: Float[np.ndarray, " N"]
     horizon: int
     ended: Bool[np.ndarray, " N"]
+    spread: float = 0.0
 
     def record(self) -> dict[str, object]:
         """Returns means, their paired difference with its bootstrap interval, and the alarm, as plain data."""
         difference, low, high = paired_difference(self.imagined, self.real)
         imagined, real = float(self.imagined.mean()), float(self.real.mean())
-        margin = TOLERANCE * max(abs(imagined), abs(real))
+        margin = TOLERANCE * max(abs(imagined), abs(real), self.spread)
         alarm = low > margin
         return {
             "episodes": len(self.real),
@@ -61,7 +65,13 @@ class ReturnGap:
 
 
 def measure_return_gap(
-    dreamer: Dreamer, env: AbstractEnvironment, *, episodes: int, batch_size: int = 64, key: PRNGKeyArray
+    dreamer: Dreamer,
+    env: AbstractEnvironment,
+    *,
+    episodes: int,
+    batch_size: int = 64,
+    spread: float = 0.0,
+    key: PRNGKeyArray,
 ) -> ReturnGap:
     """Plays real episodes with an agent's policy, and dreams on from the first frame of each under the same policy.
 
@@ -70,6 +80,7 @@ def measure_return_gap(
         env: the real environment.
         episodes: number of real episodes and of dreams; below about ten the interval is too narrow.
         batch_size: dreamt or played side by side.
+        spread: standard deviation of returns in the data, by which a difference is judged small.
         key: randomness of everything.
     """
     size = min(batch_size, episodes)
@@ -83,7 +94,8 @@ def measure_return_gap(
         batch = _imagined_returns(dreamer, env, keys[index], horizon)
         batches.append(jax.tree.map(lambda x: np.asarray(x)[: episodes - first], batch))  # noqa: B023
     imagined, ended = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return ReturnGap(np.asarray(imagined, np.float64), np.asarray(played.returns, np.float64), horizon, ended)
+    real = np.asarray(played.returns, np.float64)
+    return ReturnGap(np.asarray(imagined, np.float64), real, horizon, ended, spread)
 
 
 @eqx.filter_jit
