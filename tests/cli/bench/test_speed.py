@@ -148,6 +148,7 @@ class TestCommand:
         assert row["gflop"] == pytest.approx(sum(p.times * p.operations for p in program.parts) / 1e9, rel=1e-3)
         assert row["memory_gb"]["agent"] > 0 and row["trace_s"] > 0
         assert "frame, batch 2" in capsys.readouterr().out
+        assert suite._cells(row)[-1] == f"{sum(row['memory_gb'].values()):.3g}", "of this program, not of the process"
 
     def test_options_are_told_as_they_are_typed(self):
         settings = Settings("tiny", ("sampler.num_steps=4",), batch=3, dtype="bfloat16")
