@@ -12,6 +12,7 @@ from rich.table import Table
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
 from dreamer4.reporting.charts import signed
+from dreamer4.reporting.dreams import exact_share
 from dreamer4.training.folder import RunFolder
 from dreamer4_cli.pages import read_results
 
@@ -49,7 +50,7 @@ def _row(run: RunFolder) -> tuple[str, ...]:
     try:
         config = run.read_config()
         results = read_results(run)
-        figures = _figures(results, str(config.sampler.num_steps))
+        figures = _figures(results, config.sampler.num_steps)
     except (InputError, AttributeError, KeyError, TypeError) as error:
         said = str(error).splitlines()[0][:60] if isinstance(error, InputError) else f"{run.results_file.name}, {error}"
         return (_MISSING, _MISSING, _MISSING, f"unreadable: {said}", *[_MISSING] * 3, age)
@@ -68,11 +69,11 @@ def _status(run: RunFolder, config: Any, results: dict[str, Any]) -> str:
     return "begun"
 
 
-def _figures(results: dict[str, Any], passes: str) -> tuple[str, str, str]:
+def _figures(results: dict[str, Any], passes: int) -> tuple[str, str, str]:
     row = results.get("returns", {}).get("imagination")
-    exact = results.get("world_model", {}).get("exact_frames", {}).get(passes)
+    exact = exact_share(results.get("world_model", {}), passes)
     mean, bounds = (signed(row["mean"]), f"{signed(row['low'])} to {signed(row['high'])}") if row else (_MISSING,) * 2
-    return mean, bounds, f"{sum(exact) / len(exact):.1%}" if exact else _MISSING
+    return mean, bounds, f"{exact[1]:.1%}" if exact else _MISSING
 
 
 def _touched(run: RunFolder) -> float:

@@ -71,6 +71,8 @@ def _page_of(run: RunFolder) -> Report:
         return run_page(run, results, None)
     phase = checkpoint.read_meta(step)["phase"]
     agent, path = Dreamer.load(step), Path(config.data.path or run.data)
+    if not data.read_info(path).held_out:  # there is nothing to dream again; what else is known is told
+        return run_page(run, results, None)
     if phase != "tokenizer":
         trained = phase in ("agent", "imagination")
         return run_page(run, results, measure(config, [agent], path, seed=config.seed, heads=trained)[0])
@@ -133,7 +135,8 @@ def measure(
             encode_source(agent, held_out),
             first_frames(held_out, CLIPS),
             levels=levels,
-            horizon=min(held_out.max_length, agent.dynamics.context_length) - 1,
+            horizon=min(held_out.max_length, max(agent.dynamics.context_length, 2))
+            - 1,  # a context of one frame dreams too
             heads=heads,
             key=stream(seed + i, "evaluate"),
         )
@@ -144,11 +147,12 @@ def measure(
 def summary(qualities: Sequence[DreamQuality]) -> dict[str, Any]:
     """Returns what `results.json` tells of the world models: means over training seeds.
 
-    Shares of exact frames, of dreams and controls, are left out where they tell nothing.
+    Shares of exact frames, of dreams and controls, are left out where they tell nothing. `mean_exact` is of all frames,
+    `exact_frames` of each step.
     """
 
     def mean(values):
-        return [round(float(x), 4) for x in np.mean(values, axis=0)]
+        return np.mean(values, axis=0).round(4).tolist()
 
     first, ceilings = qualities[0], [q.controls[CEILING] for q in qualities]
     exact = tells_exactness(first.record())
@@ -159,6 +163,10 @@ def summary(qualities: Sequence[DreamQuality]) -> dict[str, Any]:
         "context_length": first.context_length,
         "episodes": first.frames[0],
         "psnr": {str(k): round(float(np.mean([q.passes[k].mean_psnr for q in qualities])), 2) for k in first.passes},
+        "num_steps": first.num_steps,
+        "mean_exact": {str(k): mean([q.passes[k].mean_exact for q in qualities]) for k in first.passes}
+        if exact
+        else {},
         "exact_frames": {str(k): mean([q.passes[k].exact for q in qualities]) for k in first.passes} if exact else {},
         "controls": {name: mean([q.controls[name].exact for q in qualities]) for name in controls},
     }

@@ -22,6 +22,7 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate as play
 from dreamer4.reporting import summarise, write_report
+from dreamer4.reporting.dreams import exact_share
 from dreamer4.training import (
     TrainState,
     build_phase,
@@ -322,11 +323,14 @@ def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, c
     run.open(config, resume=resume, kept=behaviour.kept(config, run))
     command = resume_command("demo", run, config)
     with writing.alone(run), writing.clock(run) as seconds:
+        commit = source_commit()  # of the code that runs; by the end there may be another
         _train(config, run, PHASES, command, fallback=fallback, changed_data=changed_data)
-        _judge(config, run, env, seconds)
+        _judge(config, run, env, seconds, commit)
 
 
-def _judge(config: Config, run: RunFolder, env: AbstractEnvironment, seconds: Callable[[], float]) -> None:
+def _judge(
+    config: Config, run: RunFolder, env: AbstractEnvironment, seconds: Callable[[], float], commit: str | None
+) -> None:
     """Plays the agents of a trained run, measures their dreams, and writes down what came out."""
     path = _dataset(config, run)
     info = data.read_info(path)
@@ -355,7 +359,7 @@ def _judge(config: Config, run: RunFolder, env: AbstractEnvironment, seconds: Ca
         "world_model": pages.summary(qualities),
         "device": device(),
         "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / 1e9, 2),
-        "commit": source_commit(),
+        "commit": commit,
     }
     run.results_file.write_text(json.dumps(results, indent=1) + "\n")
     write_report(run.report_file, pages.run_page(run, results, qualities[0]))
@@ -369,12 +373,10 @@ def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> N
         table.add_row(_POLICY_NAMES[name], *_cells(row), style="bold" if name == "imagination" else "")
     console.print(table)
     world = results["world_model"]
-    own = str(config.sampler.num_steps)
-    if own in world["psnr"]:
-        dreamt = f"dreamt frames {world['psnr'][own]} dB"
-        if own in world["exact_frames"]:
-            dreamt = f"{100 * np.mean(world['exact_frames'][own]):.1f} % of dreamt frames exactly right"
-        _say(f"world model: {dreamt}; tokenizer {world['tokenizer_psnr']} dB")
+    dreamt = f"dreamt frames {world['psnr'][str(world['num_steps'])]} dB"
+    if exact := exact_share(world):
+        dreamt = f"{100 * exact[1]:.1f} % of dreamt frames exactly right"
+    _say(f"world model: {dreamt}; tokenizer {world['tokenizer_psnr']} dB")
     best = results["by_mode"]["imagination"]["mean"]
     _say(f"imagination policy, always taking its most likely action: {best:+.3f}")
     _say(f"{results['minutes']:.1f} minutes on {results['device']}, {results['memory_gb']} GB at most")

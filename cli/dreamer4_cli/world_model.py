@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -54,6 +55,11 @@ def evaluate_world_model(
     out = _free_file(out, run)
     dataset = _dataset(config, run, meta["data"])
     info = data.read_info(dataset)
+    if not info.held_out:
+        raise InputError(
+            f"evaluate --world-model dreams held-out episodes, and {dataset} has none. Import it again with "
+            "--held-out 0.1."
+        )
     source = DeviceSource.from_episodes(data.read_episodes(dataset, "held_out"))
     levels = [level / 255 for level in (info.frame_levels or range(256))]
     longest = config.dynamics.transformer.context_length
@@ -84,7 +90,9 @@ def evaluate_world_model(
         first = first or quality
         record = {"seed": config.seed + i, **quality.record(), "returns": missing}
         if env is not None:
-            record["returns"] = measure_return_gap(dreamer, env, episodes=REAL_EPISODES, key=key).record()
+            record["returns"] = measure_return_gap(
+                dreamer, env, episodes=REAL_EPISODES, spread=float(np.std(info.returns)), key=key
+            ).record()
         members.append(record)
         _print(record, config)
     assert first is not None

@@ -16,9 +16,10 @@ from dreamer4.config import load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError
 from dreamer4.sharing import import_agent
+from dreamer4.training import init_dreamer
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import read_metrics
-from dreamer4_cli import describe, run, stopping, takeover, world_model
+from dreamer4_cli import describe, pages, run, stopping, takeover, world_model
 from dreamer4_cli.world_model import evaluate_world_model
 
 
@@ -51,6 +52,7 @@ def test_results_hold_what_is_promised(folder, config):
         assert row["low"] <= row["mean"] <= row["high"]
         assert row["episodes"] >= config.evaluation.episodes
     world = results["world_model"]
+    assert world["num_steps"] == config.sampler.num_steps
     assert world["psnr"].keys() >= {"1", "2"} and all(value > 0 for value in world["psnr"].values())
 
 
@@ -285,6 +287,31 @@ def test_a_demo_that_could_not_be_judged_is_refused_before_it_trains(folder, tmp
     with pytest.raises(InputError, match=r"env\.id: FourRooms-pixels looks like"):
         run.demo(load("tiny", overrides=other), tmp_path / "run", resume=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_held_out_episodes_has_a_page_and_is_told_that_dreams_need_them(folder, tmp_path, monkeypatch):
+    whole, info, path = tmp_path / "whole", data.read_info(folder / "data"), tmp_path / "run"
+    episodes = data.read_episodes(folder / "data")
+    data.write_dataset(
+        whole, episodes, spec=info.spec, environment=info.environment, policy="random", seed=0, held_out=0.0
+    )
+    shutil.copytree(folder, path, ignore=shutil.ignore_patterns("data", "report.html"))
+    told = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(told.replace("path: null", f"path: {whole}"))
+    pages.report([path], None)
+    page = (path / "report.html").read_text()
+    assert "Imagination policy" in page and "Dreams beside the truth" not in page
+    monkeypatch.setattr(world_model, "_dataset", lambda *_: whole)
+    with pytest.raises(InputError, match=r"dreams held-out episodes, and .*whole has none\. Import it again with"):
+        world_model.evaluate_world_model(path, clips=None, context=None, horizon=None, out=None, seed=0)
+
+
+def test_a_context_of_one_frame_is_dreamt_from_too(folder):
+    sizes = ["dynamics.transformer.context_length=1", "train.imagination.length=1"]
+    config = load("tiny", overrides=[*SETTINGS, *sizes])
+    agent = init_dreamer(config, data.read_info(folder / "data").spec)
+    (quality,) = pages.measure(config, [agent], folder / "data", seed=0)
+    assert quality.context_length == 1 and len(quality.frames) == 1
 
 
 def test_an_agent_is_not_played_in_a_world_that_looks_otherwise(folder, tmp_path):

@@ -8,7 +8,11 @@ from dreamer4.errors import InputError
 from dreamer4.reporting.comparison import ComparedRun, render_comparison
 
 
-def run(name, mean, **settings):
+STEPS = {"exact_frames": {"1": [0.5], "4": [0.75, 0.25]}}  # as earlier versions told it
+SHARE = {**STEPS, "num_steps": 1, "mean_exact": {"1": 0.625, "4": 0.7}}
+
+
+def run(name, mean, exact=STEPS, **settings):
     row = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "episodes": 100}
     return ComparedRun(
         name,
@@ -17,18 +21,18 @@ def run(name, mean, **settings):
             "minutes": 7.5,
             "commit": "abc",
             "returns": {"imagination": row, "cloned": row},
-            "world_model": {"tokenizer_psnr": 40.0, "exact_frames": {"1": [0.5], "4": [0.75, 0.25]}},
+            "world_model": {"tokenizer_psnr": 40.0, **exact},
         },
         [{"phase": "agent", "step": s, "time": 0.0, "loss": [1.0 / s, np.nan], "word": name} for s in range(1, 5)],
     )
 
 
 def test_runs_stand_side_by_side_and_only_differences_are_told():
-    html = render_comparison([run("first", 0.5), run(EVIL, 0.75, seed="3")])
+    html = render_comparison([run("first", 0.5), run(EVIL, 0.75, SHARE, seed="3")])
     page = Page(html)
     shown = "".join(page.text)
     assert page.open == [] and "<script" not in html
-    for text in ("first", EVIL, "+0.50", "+0.75", "50.0% (K = 4)", "seed", "3"):
+    for text in ("first", EVIL, "+0.50", "+0.75", "50.0% (K = 4)", "62.5% (K = 1)", "seed", "3"):
         assert text in shown, text
     assert "same" not in shown.split("Settings that differ")[1]
     assert html.count('<polyline class="line s1"') == 1 and html.count('<polyline class="line s2"') == 1

@@ -146,6 +146,14 @@ def test_shares_of_exact_frames_are_shown_where_the_tokenizer_is_exact_at_times(
     assert ("frames dreamt exactly right" in world_section(record)) == shown
 
 
+@pytest.mark.parametrize("passes", [1, 16])
+def test_the_headline_is_of_the_passes_that_the_agent_takes_and_of_all_frames(passes):
+    record = {**world("plain"), "num_steps": passes}
+    record["passes"][str(passes)]["mean"]["exact"] = 0.123
+    shown = "".join(Page(render_report(replace(full(), world_model=record))).text)
+    assert f"12.3%of dreamt frames exactly right, K\xa0=\xa0{passes}" in shown
+
+
 def test_a_film_calls_no_frame_right_that_is_only_near():
     truth = np.full((6, 4, 4, 1), 100, np.uint8)
     dream = truth + np.uint8(90)  # no pixel is exact, and none is off by half the range

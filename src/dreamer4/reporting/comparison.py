@@ -1,6 +1,5 @@
 """Several runs on one page: what they return, how they learned, and in which settings they differ."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -10,6 +9,7 @@ import numpy as np
 
 from dreamer4.errors import InputError
 from dreamer4.reporting.charts import Line, interval_chart, line_chart, number, signed, swatch
+from dreamer4.reporting.dreams import exact_share
 from dreamer4.reporting.report import is_metric, page, smoothed
 
 
@@ -80,12 +80,10 @@ def _worlds(runs: Sequence[ComparedRun]) -> str:
             rows.append([escape(run.name), *["not finished"], *[""] * 4])
             continue
         world = run.results.get("world_model", {})
-        exact = {int(k): shares for k, shares in world.get("exact_frames", {}).items()}
-        passes = 4 if 4 in exact else max(exact, default=None)
-        share = float(np.mean(exact[passes])) if passes is not None else math.nan
+        exact = exact_share(world)
         cells = [
             signed(run.results["returns"]["imagination"]["mean"]) if "returns" in run.results else "",
-            f"{share:.1%} (K = {passes})" if math.isfinite(share) else "",
+            f"{exact[1]:.1%} (K = {exact[0]})" if exact else "",
             f"{world['tokenizer_psnr']:.1f}" if "tokenizer_psnr" in world else "",
             f"{run.results['minutes']:.1f}" if "minutes" in run.results else "",
             escape(str(run.results.get("commit") or "")),

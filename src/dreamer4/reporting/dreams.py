@@ -70,6 +70,20 @@ def tells_exactness(record: Mapping[str, Any]) -> bool:
     return ceiling is None or ceiling["mean"]["exact"] > 0
 
 
+def exact_share(world: Mapping[str, Any], passes: int = 4) -> tuple[int, float] | None:
+    """Returns the K that an agent dreams with, and the share of all dreamt frames that are exactly right.
+
+    Args:
+        world: what `results.json` tells of the world model; None is returned where it tells no such share.
+        passes: K where it is not told, as in files of earlier versions. They held shares for each step alone, of which
+            this takes the mean.
+    """
+    key = str(world.get("num_steps", passes))
+    steps = {k: float(np.mean(shares)) for k, shares in world.get("exact_frames", {}).items()}
+    shares = world.get("mean_exact", steps)
+    return (int(key), shares[key]) if key in shares else None
+
+
 @dataclass(frozen=True)
 class DreamQuality:
     """What was measured on held-out episodes.

@@ -175,10 +175,12 @@ def _tiles(report: Report) -> str:
 
 
 def _headline_accuracy(report: Report) -> tuple[int, float] | None:
-    if not report.dream_accuracy or not tells_exactness(report.world_model):
+    """Returns K of the agent's own sampler, and the share of its dreamt frames that are exactly right."""
+    world = report.world_model
+    if "passes" not in world or not tells_exactness(world):
         return None
-    passes = 4 if 4 in report.dream_accuracy else max(report.dream_accuracy)
-    share = _mean(report.dream_accuracy[passes])
+    passes = world["num_steps"]
+    share = world["passes"][str(passes)]["mean"]["exact"]
     return (passes, share) if math.isfinite(share) else None
 
 
