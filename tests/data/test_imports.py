@@ -110,6 +110,12 @@ def test_led_to_and_taken_at_and_rows_between_frames_are_one_clock(source):
         np.testing.assert_array_equal(same.action_mask, between.action_mask)
 
 
+def test_a_reward_of_the_first_frame_that_is_no_number_is_as_good_as_none(source):
+    save(source / "a.npz", **arrays(reward=np.array([np.nan, 1, 2, 3, 4, 5])))
+    (episode,) = run(source)
+    np.testing.assert_array_equal(episode.reward, np.arange(6))
+
+
 @pytest.mark.parametrize(("name", "value"), [("reward", 1.0), ("is_terminal", True)])
 def test_what_would_be_lost_at_the_end_is_refused(source, name, value):
     rows = np.zeros(T, type(value))

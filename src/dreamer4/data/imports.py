@@ -311,12 +311,15 @@ def _episode(clip: _Clip, frames: np.ndarray, spec: DataSpec, scale: np.ndarray 
     ends = np.atleast_1d(labels.get("is_terminal", False))
     if np.any(ends[:-1]):
         raise InputError(f"is_terminal is True at frame {np.argmax(ends)}, before the last. Cut the episode there.")
+    reward = np.array(labels.get("reward", np.zeros(length)), np.float32)
+    if not np.isfinite(reward[0]):
+        reward[0] = 0  # as recorders write where nothing was earned yet; it means nothing
     return Episode(
         frame=frames,
         discrete=np.where(mask[:, None], discrete, 0).astype(np.int32),
         continuous=_scaled(np.where(mask[:, None], continuous, 0), mask, scale),
         action_mask=mask,
-        reward=labels.get("reward", np.zeros(length)).astype(np.float32),
+        reward=reward,
         is_terminal=bool(ends[-1]),
         task=int(labels.get("task", 0)),
         relevant=bool(labels.get("relevant", True)),
