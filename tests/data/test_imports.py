@@ -116,6 +116,17 @@ def test_a_reward_of_the_first_frame_that_is_no_number_is_as_good_as_none(source
     np.testing.assert_array_equal(episode.reward, np.arange(6))
 
 
+def test_a_table_may_begin_with_the_mark_that_spreadsheets_write(source):
+    (source / "walk").mkdir()
+    for number, frame in enumerate(frames()):
+        Image.fromarray(frame).save(source / "walk" / f"{number}.png")
+    (source / "walk" / "actions.csv").write_text("action\n0\n1\n2\n1\n0\n1\n", encoding="utf-8-sig")
+    (episode,) = run(source)
+    np.testing.assert_array_equal(episode.discrete[:, 0], [0, 1, 2, 1, 0, 1])
+    (source / "actions.json").write_text('{"action": [0, 1]}', encoding="utf-8-sig")
+    np.testing.assert_array_equal(read_arrays(source / "actions.json")["action"], [0, 1])
+
+
 @pytest.mark.parametrize(("name", "value"), [("reward", 1.0), ("is_terminal", True)])
 def test_what_would_be_lost_at_the_end_is_refused(source, name, value):
     rows = np.zeros(T, type(value))

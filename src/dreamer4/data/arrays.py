@@ -92,7 +92,7 @@ def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> dict[str, np.ndarr
     with _refusing():
         if path.stat().st_size > _MAX_TEXT:
             raise InputError(f"it has more than {_MAX_TEXT} bytes. Store long arrays as .npz.")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before it
         return _from_json(text) if path.suffix == ".json" else _from_csv(text)
 
 
