@@ -105,7 +105,13 @@ def test_unknown_names_are_answered_with_the_nearest():
         make(EnvConfig(id="Catch-bsuite", kwargs={"params": 3}))
 
 
-@pytest.mark.parametrize("rows", ["abc", -3])
+@pytest.mark.parametrize("name", ["self", "cls", "env_id"])
+def test_what_python_calls_its_own_is_no_argument(name):
+    with pytest.raises(InputError, match=f"env.kwargs: Catch-bsuite has no argument '{name}'"):
+        make(EnvConfig(id="Catch-bsuite", kwargs={name: 1}))
+
+
+@pytest.mark.parametrize("rows", ["abc", -3, 0, 10**30])
 def test_arguments_that_make_no_game_are_refused(rows):
     with pytest.raises(InputError, match=f"env.kwargs: Catch-bsuite does not run with arguments .*{rows}"):
         GymnaxEnvironment("Catch-bsuite", rows=rows)

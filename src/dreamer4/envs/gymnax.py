@@ -70,7 +70,7 @@ class Game(eqx.Module):
         try:
             self.action_spec = _action_spec(env_id, self.inner.action_space(self.params))
             self._dtypes = _dtypes(self.inner, self.params)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
             if not kwargs and not params:
                 raise  # it is not what was asked for that is wrong
             raise InputError(

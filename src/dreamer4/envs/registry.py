@@ -18,6 +18,9 @@ ENVIRONMENTS: dict[str, Callable[..., AbstractEnvironment]] = {
     "FourRooms-pixels": FourRoomsPixels,
 }
 
+# What Python and `make` give to a class themselves, before any argument of a user.
+_GIVEN = ("self", "cls", "env_id")
+
 
 def make(config: EnvConfig) -> AbstractEnvironment:
     """Builds the environment that a configuration names.
@@ -48,7 +51,7 @@ def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[
     # What it hands on, it lets another judge.
     hands_on = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
     for name, value in kwargs.items():
-        if name not in arguments and hands_on:
+        if name not in arguments and hands_on and name not in _GIVEN:
             continue
         if name not in arguments:
             raise InputError(f"env.kwargs: {env_id} has no argument {name!r}. {nearest(name, arguments)}")
