@@ -156,14 +156,17 @@ def test_the_stream_is_gymnax_with_its_final_observations_put_in_place():
     assert ours.frame[0].any(), "in the first frame the ball is at the top"
 
 
-def test_a_limit_ends_an_episode_without_terminating_it():
-    env = GymnaxEnvironment("Catch-bsuite", params={"max_steps_in_episode": 2})
+@pytest.mark.parametrize(("limit", "steps"), [(2, 2), (1.5, 2), (2.5, 3), (0.5, 1)])
+def test_a_limit_ends_an_episode_without_terminating_it(limit, steps):
+    env = GymnaxEnvironment("Catch-bsuite", params={"max_steps_in_episode": limit})
+    assert env.max_steps == steps
     action = Action(jnp.array([1]), jnp.zeros(0))
     state, _ = env.reset(key=jr.key(0))
     step = eqx.filter_jit(lambda s: env.step(s, action, key=jr.key(0)))
-    state, middle = step(state)
+    for _ in range(steps - 1):
+        state, middle = step(state)
+        assert not middle.is_last
     state, end = step(state)
-    assert not middle.is_last
     assert end.is_last
     assert not end.is_terminal
     assert step(state)[1].is_first

@@ -65,7 +65,8 @@ class Game(eqx.Module):
         self.params = _replace(env_id, default_params, params or {})
         if self.max_steps < 1:
             raise InputError(
-                f"env.kwargs.params.max_steps_in_episode: got {self.max_steps}, expected at least 1 for {env_id}."
+                f"env.kwargs.params.max_steps_in_episode: got {self.params.max_steps_in_episode}, expected at least 1 "
+                f"for {env_id}."
             )
         try:
             self.action_spec = _action_spec(env_id, self.inner.action_space(self.params))
@@ -81,7 +82,7 @@ class Game(eqx.Module):
     @property
     def max_steps(self) -> int:
         """The declared limit of actions in an episode."""
-        return int(self.params.max_steps_in_episode)
+        return math.ceil(self.params.max_steps_in_episode)  # gymnax truncates at the first whole time beyond it
 
     def start(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Returns observation and state at the start of an episode."""
