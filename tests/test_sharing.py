@@ -1,5 +1,6 @@
 """Weights handed to others arrive bit by bit, tell where they come from, and say nothing about the machine."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,9 +20,11 @@ from dreamer4.config import Config
 from dreamer4.dreamer import PHASES, read_description, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.sharing import STARTS, export_agent, import_agent
-from dreamer4.training import stack_members
-from dreamer4.training.folder import run_of
+from dreamer4.training import build_phase, init_dreamer, stack_members
+from dreamer4.training.folder import RunFolder, run_of
+from dreamer4.training.trained import TRAINED
 from dreamer4_cli import run as commands
+from dreamer4_cli import takeover
 
 
 RESULTS = {
@@ -209,16 +212,62 @@ def test_nothing_is_overwritten_and_damage_is_not_handed_on(exported, run, tmp_p
     assert not (tmp_path / "x").exists()
 
 
+def test_parts_count_as_trained_that_phases_train_or_make(dreamer):
+    trained, names = set(), [field.name for field in dataclasses.fields(Dreamer)]
+    for name in PHASES:
+        phase = build_phase(name, TINY, TINY_SPEC)
+        marked, finished = phase.trainable(dreamer), phase.finish(dreamer)
+        trained |= {part for part in names if any(jax.tree.leaves(getattr(marked, part)))}
+        trained |= {part for part in names if not equal(getattr(finished, part), getattr(dreamer, part))}
+        assert set(TRAINED[name]) == trained
+
+
 def test_an_imported_agent_is_where_the_next_phase_starts(exported, dreamer, tmp_path):
-    new = import_agent(
-        exported, tmp_path / "run", phase="agent", overrides=["train.imagination.steps=3", "data.path=x"]
-    )
-    # Later phases are trained anew, imagination from the cloned policy.
-    cloned = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
-    assert equal(Dreamer.load(new.path), cloned) and not equal(cloned, dreamer)
-    config = new.read_config()
-    assert (config.train.imagination.steps, config.data.path) == (3, "x")
-    assert equal(commands._start(config, new, "imagination", TINY_SPEC), cloned)
+    for phase in PHASES:
+        overrides = [f"train.{phase}.steps=3", "data.path=x", "seed=4"]
+        new = import_agent(exported, tmp_path / phase, phase=phase, overrides=overrides)
+        config, agent = new.read_config(), Dreamer.load(new.path)
+        assert (new.checkpoints(phase).steps(), config.data.path, config.seed) == ([3], "x", 4)
+        # Later phases are trained anew, imagination from the cloned policy.
+        untrained = init_dreamer(config, TINY_SPEC)
+        for part in ("tokenizer", "dynamics", "policy", "prior", "reward", "continuation", "value", "reconstruction"):
+            kept = dreamer.prior if (phase, part) == ("agent", "policy") else getattr(dreamer, part)
+            assert not equal(kept, getattr(untrained, part)), part
+            wanted = kept if part in TRAINED[phase] else getattr(untrained, part)
+            assert equal(getattr(agent, part), wanted), (phase, part)
+        if phase != PHASES[-1]:
+            following = PHASES[PHASES.index(phase) + 1]
+            assert equal(commands._start(config, new, following, TINY_SPEC), agent)
+
+
+@pytest.mark.parametrize("phase", PHASES[:-1])
+def test_an_import_and_a_start_from_the_run_are_the_same_experiment(dreamer, tmp_path, phase):
+    own = TINY.model_copy(update={"data": TINY.data.model_copy(update={"path": None})})
+    old, new = RunFolder(tmp_path / "old"), TINY.model_copy(update={"seed": 4})
+    old.open(own)
+    end = build_phase(phase, own, TINY_SPEC).finish(dreamer)
+    steps = getattr(own.train, phase).steps
+    step = save(old.path, {"ema": end, "step": jnp.array(steps)}, own, phase, steps)
+    takeover.check(step, new, TINY_SPEC)
+    takeover.write(new, RunFolder(tmp_path / "from"), step, tmp_path / "data", "f00d", TINY_SPEC)
+    later = save(tmp_path / "later", {"ema": eqx.tree_at(lambda d: d.policy, end, dreamer.policy)}, own)
+    import_agent(later, tmp_path / "import", phase=phase, overrides=["seed=4"])
+    assert equal(Dreamer.load(tmp_path / "from"), Dreamer.load(tmp_path / "import"))
+
+
+def test_parts_that_are_trained_anew_may_differ_in_size(exported, dreamer, tmp_path):
+    new = import_agent(exported, tmp_path / "run", phase="dynamics", overrides=["agent.hidden=16"])
+    agent = Dreamer.load(new.path)
+    assert equal((agent.tokenizer, agent.dynamics), (dreamer.tokenizer, dreamer.dynamics))
+    with pytest.raises(InputError, match=r"leaf reconstruction\..* wanted is nothing"):
+        import_agent(exported, tmp_path / "other", phase="agent", overrides=["agent.reconstruction=0"])
+
+
+def test_an_agent_without_a_reconstruction_head_is_imported(tmp_path):
+    config = TINY.model_copy(update={"agent": TINY.agent.model_copy(update={"reconstruction": 0.0})})
+    plain = generic(Dreamer.build, config, TINY_SPEC, key=jr.key(0))
+    save(tmp_path / "old", {"ema": plain}, config)
+    assert equal(Dreamer.load(import_agent(tmp_path / "old", tmp_path / "run").path), plain)
 
 
 @pytest.mark.parametrize("done", PHASES)

@@ -246,10 +246,7 @@ def export(
 def import_(
     path: Annotated[Path, typer.Argument(help="Exported folder.", show_default=False)],
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="The run folder to create.", show_default=False)],
-    phase: Annotated[
-        str | None,
-        typer.Option("--phase", help="Phase that counts as done; an earlier one lets later ones be trained anew."),
-    ] = None,
+    phase: options.Done = None,
     overrides: options.Overrides = None,
 ) -> None:
     """Make a new run out of exported weights, from which training goes on."""

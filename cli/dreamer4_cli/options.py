@@ -58,6 +58,14 @@ Processes = Annotated[
 Process = Annotated[
     int | None, typer.Option("--process", min=0, envvar="JAX_PROCESS_ID", help="Which of them this is, from 0.")
 ]
+Done = Annotated[
+    str | None,
+    typer.Option(
+        "--phase",
+        help="Phase that counts as done. Default: the last one trained. What later phases trained is drawn anew, but "
+        "the dynamics stay as the agent phase finetuned them.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check the configuration, print parameters, FLOPs and memory, and train nothing."),

@@ -2,21 +2,17 @@
 
 from pathlib import Path
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from dreamer4 import checkpoint
 from dreamer4.config import Config
 from dreamer4.dreamer import spec_to_json
 from dreamer4.errors import InputError
-from dreamer4.training import init_dreamer
 from dreamer4.training.folder import RunFolder
+from dreamer4.training.trained import TRAINED, check_trained, load_trained
 from dreamer4.types import DataSpec
 from dreamer4_cli import processes
 
-
-# What has been trained by the end of a phase (nothing named: all of the agent). Sizes of the rest may differ.
-_TRAINED = {"tokenizer": ("tokenizer",), "dynamics": ("tokenizer", "dynamics"), "agent": ()}
 
 _TAKEN_TO = "taken_to"  # in the meta of a checkpoint from another run: the fingerprint of the data set it now serves
 
@@ -34,9 +30,7 @@ def end_of(run: RunFolder, phases: tuple[str, ...]) -> Path:
 
 def check(end: Path, config: Config, spec: DataSpec) -> None:
     """Refuses the end of a phase whose trained parts do not fit a configuration; no array is read."""
-    like = eqx.filter_eval_shape(init_dreamer, config, spec)
-    for part in _parts(end):
-        checkpoint.check(end, getattr(like, part) if part else like, at=_place(part))
+    check_trained(end, end.parent.name, config, spec)
 
 
 def write(config: Config, run: RunFolder, end: Path, data: Path, fingerprint: str, spec: DataSpec) -> None:
@@ -53,19 +47,14 @@ def write(config: Config, run: RunFolder, end: Path, data: Path, fingerprint: st
     Raises:
         InputError: if a checkpoint is damaged or cannot be written, or if the run has another one at that place.
     """
-    phase, parts = end.parent.name, _parts(end)
+    phase = end.parent.name
     steps, number = run.checkpoints(phase), getattr(config.train, phase).steps
     target = steps.path(number)
     if target.exists() and not checkpoint.verify(target):
-        if all(_hashes(target, part) == _hashes(end, part) for part in parts):
+        if _hashes(target) == _hashes(end):
             return
         raise InputError(f"train --from: {target} holds other weights than {end}. Choose another run folder.")
-    like = eqx.filter_eval_shape(init_dreamer, config, spec)
-    if parts == ("",):
-        dreamer = checkpoint.load(end, like, at=_place(""))
-    else:
-        loaded = [checkpoint.load(end, getattr(like, part), at=_place(part)) for part in parts]
-        dreamer = eqx.tree_at(lambda d: [getattr(d, part) for part in parts], init_dreamer(config, spec), loaded)
+    dreamer = load_trained(end, phase, config, spec)
     saved, origin = checkpoint.read_meta(end).get("data"), RunFolder(end.parents[2])
     meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(spec), "data": saved, "phase": phase}
     # Another place is another data set on purpose; the same place with other episodes has changed under the weights.
@@ -88,14 +77,7 @@ def data_of(step: Path) -> str | None:
     return meta.get(_TAKEN_TO, meta.get("data")) if checkpoint.read_leaves(step, at="step") else None
 
 
-def _parts(end: Path) -> tuple[str, ...]:
-    return _TRAINED[end.parent.name] or ("",)
-
-
-def _place(part: str) -> str:
-    return f"ema.{part}" if part else "ema"
-
-
-def _hashes(step: Path, part: str) -> dict[str, str]:
-    leaves, at = checkpoint.read_manifest(step).leaves, _place(part)
-    return {name: leaf.sha256 for name, leaf in leaves.items() if name.startswith(at + ".")}
+def _hashes(end: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every array that has been trained by the end of a phase."""
+    places = tuple(f"ema.{part}." for part in TRAINED[end.parent.name])
+    return {name: leaf.sha256 for name, leaf in checkpoint.read_manifest(end).leaves.items() if name.startswith(places)}

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax.random as jr
 
 from dreamer4 import checkpoint
 from dreamer4.config import Config, override
 from dreamer4.data import DatasetInfo, Episode, read_episodes, read_info, write_dataset
-from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json, weights_of
+from dreamer4.dreamer import PHASES, find_checkpoint, read_description, spec_to_json, weights_of
 from dreamer4.errors import InputError
 from dreamer4.files import read_bytes
 from dreamer4.training.folder import RunFolder, run_of, steps_done
+from dreamer4.training.trained import load_trained
 
 
 STARTS = "starts"
@@ -121,8 +121,10 @@ def import_agent(path: Path, folder: Path, *, phase: str | None = None, override
     Args:
         path: an exported folder, or a checkpoint or run of one training seed.
         folder: the run folder to create.
-        phase: the phase that counts as done, so that the next one can be trained; default, the one exported. An earlier
-            one lets later phases be trained anew: `tokenizer` keeps how frames are seen, `agent` the cloned policy.
+        phase: the phase that counts as done, so that the next one can be trained; default, the one exported. What later
+            ones trained is drawn anew by the configuration's seed and may differ in size: `tokenizer` keeps how frames
+            are seen, `agent` also the world model, its heads and the cloned policy. Only the dynamics that `dynamics`
+            keeps are, past the agent phase, those which it finetuned: weights tell nothing of what they were before.
         overrides: assignments `a.b=c` laid over the exported configuration, such as the steps of later phases.
 
     Raises:
@@ -150,8 +152,7 @@ def import_agent(path: Path, folder: Path, *, phase: str | None = None, override
             f"Finish it in its own run (dreamer4 train {done} --run RUN --resume) and take that{instead}."
         )
     config = override(config, overrides)
-    template = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))
-    dreamer = checkpoint.load(step, template, at=weights_of(step))
+    dreamer = load_trained(step, phase, config, spec)
     if (done, phase) == ("imagination", "agent"):  # imagination starts from the cloned policy
         dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
     known = {name: value for name, value in source.meta.items() if name != "unfinished"}
