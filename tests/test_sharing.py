@@ -270,6 +270,12 @@ def test_an_agent_without_a_reconstruction_head_is_imported(tmp_path):
     assert equal(Dreamer.load(import_agent(tmp_path / "old", tmp_path / "run").path), plain)
 
 
+def test_weights_of_one_seed_make_no_run_of_several(exported, tmp_path):
+    with pytest.raises(InputError, match=r"got seeds=2, but .* holds one training seed"):
+        import_agent(exported, tmp_path / "run", overrides=["seeds=2"])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("done", PHASES)
 def test_a_phase_beyond_what_was_trained_is_refused(dreamer, tmp_path, done):
     step = save(tmp_path / "old", {"ema": dreamer}, phase=done)

@@ -128,8 +128,8 @@ def import_agent(path: Path, folder: Path, *, phase: str | None = None, override
         overrides: assignments `a.b=c` laid over the exported configuration, such as the steps of later phases.
 
     Raises:
-        InputError: if the weights are missing or damaged, do not fit the configuration, or are of the middle of the
-            phase that would count as done; or the folder is not free.
+        InputError: if the weights are missing or damaged, do not fit the configuration, are of more than one training
+            seed, or of the middle of the phase that would count as done; or the folder is not free.
     """
     step = find_checkpoint(path)
     (config, spec), source = read_description(step), checkpoint.read_manifest(step)
@@ -152,6 +152,11 @@ def import_agent(path: Path, folder: Path, *, phase: str | None = None, override
             f"Finish it in its own run (dreamer4 train {done} --run RUN --resume) and take that{instead}."
         )
     config = override(config, overrides)
+    if config.seeds > 1:
+        raise InputError(
+            f"import: got seeds={config.seeds}, but {step} holds one training seed. Leave seeds out; for more of them, "
+            "import once for each, into a run of its own with --set seed=N."
+        )
     dreamer = load_trained(step, phase, config, spec)
     if (done, phase) == ("imagination", "agent"):  # imagination starts from the cloned policy
         dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
