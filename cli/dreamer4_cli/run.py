@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import shlex
 import sys
@@ -65,7 +66,7 @@ _POLICY_NAMES = {
 
 def collect(config: Config, out: Path) -> None:
     """Collects the data set that a configuration describes into the new folder `out`."""
-    if out.exists():
+    if os.path.lexists(out):
         raise InputError(f"{out} exists, and a data set is never overwritten. Choose another folder with --out.")
     stopping.note(f"No data set was written to {out}.")
     agents = out.with_name(behaviour.BEHAVIOUR if out.name == RunFolder(out).data.name else f"{out.name}-behaviour")
