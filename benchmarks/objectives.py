@@ -87,10 +87,8 @@ def table(results: list[dict]) -> str:
     for result in results:
         preset = read_entries(RESULTS, result["benchmark"]).get("imagination")
         # Differences are of policies that learned in the same world models.
-        same = preset is not None and all(
-            result[key] == (list(held) if isinstance(held, tuple) else held)
-            for key, held in (("seeds", preset.seeds), ("data", preset.data), ("commit", preset.commit))
-        )
+        learned_in = tuple(result["seeds"]), result["data"], result["commit"]
+        same = preset is not None and learned_in == (preset.seeds, preset.data, preset.commit)
         gains = [difference(result[key], getattr(preset, key)) if same else "-" for key in ("returns", "by_mode")]
         settings = ", ".join(setting.removeprefix("imagination.objective.") for setting in result["settings"])
         sampled, greedy = cell(result["returns"]), cell(result["by_mode"])

@@ -114,15 +114,15 @@ def kept(config: Config, run: RunFolder) -> tuple[str, ...]:
     if path is not None and Path(path).resolve() != run.data.resolve():
         return (PPO,)
     if path is None and run.data.exists():
-        refuse_other_data(config, run.data, "--run")
+        refuse_other_data(config, run.data, _ANOTHER_RUN)
     elif path is None and (run.path / BEHAVIOUR).exists():
         _check_ppo(config, run.path / BEHAVIOUR)
     return (PPO, run.data.name, BEHAVIOUR)
 
 
-def refuse_other_data(config: Config, folder: Path, option: str) -> None:
-    """Refuses a data set that a configuration would not collect; the option names another folder."""
-    _refuse_unlike(folder, _told(data.read_info(folder)), _wanted(config), option)
+def refuse_other_data(config: Config, folder: Path, advice: str) -> None:
+    """Refuses a data set that a configuration would not collect, and advises what to do."""
+    _refuse_unlike(folder, _told(data.read_info(folder)), _wanted(config), advice)
 
 
 def _wanted(config: Config) -> dict[str, Any]:
@@ -155,13 +155,15 @@ def _told(info: DatasetInfo) -> dict[str, Any]:
     }
 
 
-def _refuse_unlike(folder: Path, found: dict[str, Any], wanted: dict[str, Any], option: str = "--run") -> None:
+# What to do about the folder of a run that holds what the run would not make.
+_ANOTHER_RUN = "Choose another folder with --run, or remove it; a data set that is meant is named, --set data.path=DIR."
+
+
+def _refuse_unlike(folder: Path, found: dict[str, Any], wanted: dict[str, Any], advice: str = _ANOTHER_RUN) -> None:
     unlike = [f"  {key}: {found.get(key)} -> {value}\n" for key, value in wanted.items() if found.get(key) != value]
     if unlike:
-        named = "; a data set that is meant is named, --set data.path=DIR" if option == "--run" else ""
         raise InputError(
-            f"{folder} is not what this run would make (the folder's -> yours):\n{''.join(unlike)}"
-            f"Choose another folder with {option}, or remove it{named}."
+            f"{folder} is not what this run would make (the folder's -> yours):\n{''.join(unlike)}{advice}"
         )
 
 

@@ -105,7 +105,9 @@ def _refuse_other_data(plan: Plan) -> None:
     """Refuses to go on with a data set that the preset would not make, or among units that were trained on another."""
     if not plan.data.exists():
         return
-    behaviour.refuse_other_data(plan.config(DATA_SEED, collecting=True), plan.data, "--runs")
+    behaviour.refuse_other_data(
+        plan.config(DATA_SEED, collecting=True), plan.data, "Choose another folder with --runs, or remove it."
+    )
     here = data.read_info(plan.data).fingerprint
     for file in _finished(plan):
         if (there := json.loads(file.read_text()).get("data", here)) != here:

@@ -74,8 +74,6 @@ def write_dataset(
             or an argument is not as it must be.
     """
     path = Path(path)
-    if os.path.lexists(path):
-        raise InputError(f"{path} exists, and a data set is never overwritten. Choose another folder, or remove it.")
     if not 0 <= held_out < 1:
         raise InputError(f"{path}: got held_out={held_out}, expected a share of at least 0 and below 1.")
     try:
