@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +22,7 @@ from dreamer4.reporting.return_gap import measure_return_gap
 from dreamer4.training import encode_source, stream
 from dreamer4.training.folder import RunFolder, run_of, steps_done
 from dreamer4.training.metrics import Progress
+from dreamer4_cli.pages import device, source_commit
 
 
 console = Console()
@@ -45,6 +45,7 @@ def evaluate_world_model(
         out: the JSON file; None: `world_model.json` in the run, numbered if there is one.
         seed: of starts and noise.
     """
+    commit = source_commit()  # of the code that runs; by the end there may be another
     step = find_checkpoint(path)
     meta = checkpoint.read_meta(step)
     config, phase = Config.model_validate(meta["config"]), meta["phase"]
@@ -103,6 +104,8 @@ def evaluate_world_model(
         "data": info.fingerprint,
         "starts_seed": seed,
         "no_op": "class 0 of each component, 0 of continuous ones",
+        "device": device(),
+        "commit": commit,
         "seeds": members,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +199,6 @@ def _print(record: dict[str, Any], config: Config) -> None:
 
 
 def _report(config: Config, results: dict[str, Any], quality: DreamQuality) -> Report:
-    device = jax.devices()[0]
     return Report(
         title=f"World model of {config.env.id}",
         run={
@@ -205,8 +207,9 @@ def _report(config: Config, results: dict[str, Any], quality: DreamQuality) -> R
             "phase": results["phase"],
             "step": results["step"],
             "seed": config.seed,
-            "device": device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores",
-        },
+            "device": results["device"],
+        }
+        | ({"commit": results["commit"]} if results["commit"] else {}),
         dreams=quality.shown,
         dream_accuracy={k: curves.exact for k, curves in quality.passes.items()},
         dream_controls={name: curves.exact for name, curves in quality.controls.items()},

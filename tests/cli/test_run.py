@@ -156,10 +156,12 @@ def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_n
 
 
 def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsys, monkeypatch):
+    monkeypatch.setattr(world_model, "source_commit", lambda: "0123abc+")
     monkeypatch.setattr(world_model, "REAL_EPISODES", 16)  # as many as are played side by side elsewhere in this file
     measure = {"clips": 12, "context": 2, "horizon": 5, "seed": 0}
     evaluate_world_model(folder, **measure, out=None)
     told = json.loads((folder / "world_model.json").read_text())
+    assert (told["commit"], told["device"]) == ("0123abc+", run.device())
     (record,) = told["seeds"]
     assert set(record["passes"]) == {"1", "2", "4", "8"}
     assert {len(c["psnr"]) for c in (*record["passes"].values(), *record["controls"].values())} == {5}
@@ -168,6 +170,7 @@ def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsy
     assert record["returns"]["low"] <= record["returns"]["difference"] <= record["returns"]["high"]
     page = (folder / "world_model.html").read_text()
     assert "data:image/gif" in page and "Warnings without labels" in page and "</html>" in page
+    assert "0123abc+" in page and run.device() in page
 
     # The dynamics phase has no heads, and no file is written over; a folder may be called as one likes.
     renamed = shutil.copytree(folder / "checkpoints" / "dynamics" / "2", folder / "checkpoints" / "dynamics" / "best")
