@@ -18,7 +18,8 @@ from typing import Annotated
 
 import typer
 
-from dreamer4_cli import memory, options
+from dreamer4 import allocator
+from dreamer4_cli import options
 from dreamer4_cli.bench.speed import options as speed_options
 
 
@@ -116,7 +117,7 @@ def main(
     repeats: speed_options.Repeats = None,
 ) -> None:
     """Traces some calls, and prints one line."""
-    memory.keep_freed()
+    allocator.keep_freed()
     import jax
     import numpy as np
 

@@ -119,15 +119,15 @@ def main() -> None:
     import jax.random as jr
     import numpy as np
 
+    from dreamer4 import allocator
     from dreamer4.data import DeviceSource
     from dreamer4.data.episode import Episode
     from dreamer4.training import build_optimizer, build_phase, init_dreamer, init_state, train_step
     from dreamer4.training.flops import parameters, step_flops
     from dreamer4.types import Action, ActionSpec, DataSpec
-    from dreamer4_cli import memory
     from dreamer4_cli.pages import source_commit
 
-    memory.keep_freed()  # as the command line does
+    allocator.keep_freed()  # as the command line does
 
     size = SIZES[options.config]
     config = configuration(size)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamer4 import allocator
 from dreamer4.errors import InputError
 from dreamer4.reporting import interval, paired_difference
 from dreamer4.reporting.ledger import read_entries
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/bench"))
     parser.add_argument("--table", action="store_true", help="run nothing")
     given = parser.parse_args()
+    allocator.keep_freed()  # as the command line does
     results = json.loads(FILE.read_text())
     if not given.table:
         if given.name is None or not given.settings:

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from dreamer4_cli import memory, options
+from dreamer4 import allocator
+from dreamer4_cli import options
 from dreamer4_cli.bench.speed import options as speed_options
 
 
@@ -26,7 +27,7 @@ def main(
     repeats: speed_options.Repeats = None,
 ) -> None:
     """Measures, and prints one line."""
-    memory.keep_freed()
+    allocator.keep_freed()
     from dreamer4_cli.bench.speed.suite import measure
 
     settings = speed_options.settings(preset, overrides, batch, length, context, dtype, weights, repeats)

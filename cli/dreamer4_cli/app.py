@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from dreamer4 import allocator
 from dreamer4.errors import InputError
-from dreamer4_cli import compile_cache, memory, options, play_options, viewing
+from dreamer4_cli import compile_cache, options, play_options, viewing
 from dreamer4_cli.bench.speed import options as speed_options
 from dreamer4_cli.endings import Commands, complain
 
@@ -83,7 +84,7 @@ def root(
     ] = None,
 ) -> None:
     """Train agents inside a learned world model: Dreamer 4 in JAX and Equinox."""
-    memory.keep_freed()
+    allocator.keep_freed()
     if not compile_cache.enable(cache) and cache is not None:
         complain(f"--compile-cache: {cache} cannot be written to, so this start compiles everything anew.")
 

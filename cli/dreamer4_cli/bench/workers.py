@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any
 
+from dreamer4 import allocator
 from dreamer4.errors import InputError
 from dreamer4_cli import stopping
 
@@ -88,6 +89,7 @@ class Workers:
 
 def _begin_process(variables: dict[str, str]) -> None:
     os.environ.update(variables)
+    allocator.keep_freed()  # each process has a C library to be told
     # A terminal sends Ctrl-C to all of its processes. Asked once more by the one that began them, they would take that
     # for the second Ctrl-C, at which nothing is saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,6 +1,7 @@
 """Pieces of work in processes of their own, and how they end."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -27,6 +28,14 @@ def test_each_piece_has_a_process_to_itself_and_no_more_are_at_work_than_asked_f
             assert (tmp_path / at_work.finish()).exists()
     assert most == 2
     assert len({(tmp_path / name).read_text() for name in "abc"} | {str(os.getpid())}) == 4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the switch")
+def test_memory_that_is_freed_stays_with_each_process(tmp_path):
+    with Workers(1) as at_work:
+        at_work.begin("faults", pieces.allocate, tmp_path, "faults")
+        at_work.finish()
+    assert int((tmp_path / "faults").read_text()) < 16  # of at least 32 huge pages, or 16,384 small ones
 
 
 @pytest.mark.skipif(

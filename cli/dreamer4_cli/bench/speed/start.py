@@ -20,10 +20,10 @@ import jax
 import jax.random as jr
 from jax.experimental.compilation_cache import compilation_cache
 
+from dreamer4 import allocator
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
 from dreamer4.training import build_phase, init_dreamer, init_state, train
-from dreamer4_cli import memory
 from dreamer4_cli.bench.speed.floor import Rates
 from dreamer4_cli.bench.speed.programs import PROGRAMS, Settings, some_data
 from dreamer4_cli.bench.speed.timing import Row, compilations, compile_program
@@ -111,7 +111,7 @@ def recompilations(settings: Settings, rates: Rates) -> list[Row]:
 
 def main() -> None:
     """Takes one step and prints the seconds since the moment given."""
-    memory.keep_freed()
+    allocator.keep_freed()
     began, told = float(sys.argv[1]), json.loads(sys.argv[2])
     settings = Settings(**told | {"overrides": tuple(told["overrides"])})
     state, _ = next(steps("dynamics", settings))

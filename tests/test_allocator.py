@@ -15,7 +15,7 @@ def test_a_large_block_that_is_freed_and_asked_for_again_costs_no_page_faults(me
     script = f"""
         import resource
         from concurrent.futures import ThreadPoolExecutor
-        from dreamer4_cli import memory
+        from dreamer4 import allocator
 
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -25,7 +25,7 @@ def test_a_large_block_that_is_freed_and_asked_for_again_costs_no_page_faults(me
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
         plain = faults()
-        assert memory.keep_freed()
+        assert allocator.keep_freed()
         run = ThreadPoolExecutor(1).submit if {where == "another thread"} else None
         counts = [run(faults).result() if run else faults() for _ in range(2)]
         print(plain, counts[1])  # the first time it is taken from the system

@@ -1,6 +1,7 @@
 """How the process handles memory that it frees."""
 
 import ctypes
+import os
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
@@ -11,9 +12,11 @@ def keep_freed() -> bool:
 
     By default glibc hands them back to the system, which then maps and clears every page anew at each step: a quarter
     of the time of a small model's step on the CPU. Threads that start later share one arena, since one of their own
-    has no room for 64 MB, and what has no room is mapped in any case. Returns whether the C library could be told;
-    others have no such switch.
+    has no room for 64 MB, and what has no room is mapped in any case. The commands do so at their start; a program of
+    your own may, before it trains. Returns whether the C library could be told; others have no such switch.
     """
+    if os.name == "nt":  # which has no library of the process as a whole
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     wanted = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 1}
     return mallopt is not None and all(mallopt(option, value) for option, value in wanted.items())
