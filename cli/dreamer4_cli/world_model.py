@@ -207,9 +207,8 @@ def _report(config: Config, results: dict[str, Any], quality: DreamQuality) -> R
             "phase": results["phase"],
             "step": results["step"],
             "seed": config.seed,
-            "device": results["device"],
         }
-        | ({"commit": results["commit"]} if results["commit"] else {}),
+        | {name: results[name] for name in ("device", "commit") if results[name]},
         dreams=quality.shown,
         dream_accuracy={k: curves.exact for k, curves in quality.passes.items()},
         dream_controls={name: curves.exact for name, curves in quality.controls.items()},
