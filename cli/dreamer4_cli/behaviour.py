@@ -80,7 +80,7 @@ def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -
         out,
         episodes(),
         spec=env.spec,
-        environment={"id": config.env.id, "kwargs": config.env.kwargs},
+        environment=config.env.described,
         policy=config.data.policy,
         behaviour=told,
         seed=config.seed,
@@ -132,6 +132,7 @@ def _wanted(config: Config) -> dict[str, Any]:
     return {
         "env.id": config.env.id,
         "env.kwargs": config.env.kwargs,
+        "env.sticky_actions": config.env.sticky_actions,
         "seed": config.seed,
         "data.episodes": episodes,
         "data.held_out": f"{data.held_out_episodes(episodes, config.data.held_out)} episodes",
@@ -146,6 +147,7 @@ def _told(info: DatasetInfo) -> dict[str, Any]:
     return {
         "env.id": info.environment.get("id"),
         "env.kwargs": info.environment.get("kwargs"),
+        "env.sticky_actions": info.environment.get("sticky_actions", 0.0),
         "seed": info.seed,
         "data.episodes": info.num_episodes,
         "data.held_out": f"{len(info.held_out)} episodes",

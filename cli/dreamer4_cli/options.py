@@ -16,7 +16,7 @@ Preset = Annotated[
     typer.Option(
         "--preset",
         help="Named starting point: catch (default), tiny, cartpole, fourrooms, breakout, asterix, space_invaders, "
-        "freeway, small, base, paper.",
+        "freeway, seaquest, small, base, paper.",
     ),
 ]
 File = Annotated[

@@ -27,6 +27,18 @@ class EnvConfig(Branch):
 
     id: str = Field(default="Catch-bsuite", description="id of ours (`envs.ENVIRONMENTS`) or of gymnax")
     kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="its arguments, or those of gymnax.make")
+    sticky_actions: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="probability at each step that the action before is carried out again; original MinAtar has 0.1",
+    )
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a data set tells about the environment that it comes from."""
+        sticky = {"sticky_actions": self.sticky_actions} if self.sticky_actions else {}
+        return {"id": self.id, "kwargs": self.kwargs} | sticky
 
 
 class SpecConfig(Branch):

@@ -437,6 +437,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "asterix": minatar("Asterix-MinAtar", episodes=1500, context_length=8, num_steps=4, **ASTERIX),
     "space_invaders": minatar("SpaceInvaders-MinAtar", episodes=500, context_length=8, num_steps=4),
     "freeway": minatar("Freeway-MinAtar", episodes=20, context_length=8, num_steps=4, patch=(2, 10)),
+    # Not yet tuned: the settings that the others share.
+    "seaquest": minatar("Seaquest-MinAtar", episodes=1500, context_length=8, num_steps=4),
     "small": small(),
     "base": base(),
     "paper": paper(),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dreamer4.data import random_action
-from dreamer4.envs import PROBES, CartPolePixels, CounterEnvironment, FourRoomsPixels, GymnaxEnvironment
+from dreamer4.envs import PROBES, CartPolePixels, CounterEnvironment, FourRoomsPixels, GymnaxEnvironment, StickyActions
 from dreamer4.errors import InputError
 
 
@@ -34,6 +34,7 @@ ENVIRONMENTS = {
     "counter-terminates": lambda: CounterEnvironment(6, 3),
     "counter-truncates": lambda: CounterEnvironment(2, 5, (2, 3, 4), terminates=False),
     **{probe.__name__: probe for probe in PROBES},
+    "sticky": lambda: StickyActions(CounterEnvironment(6, 3), 0.5),
     "own": corridor,
     "dream": dream,
     "Catch": lambda: GymnaxEnvironment("Catch-bsuite"),

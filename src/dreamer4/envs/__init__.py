@@ -10,7 +10,7 @@ What an episode's end means is told apart: `is_terminal` is an end that cuts the
 
 `base` is the contract and `gymnax` the adapter to that library; a new outside library is one new file. `cartpole`
 and `fourrooms` draw games of gymnax that have no image, or no true one, of their own. `registry` builds any of these by
-name. `counter` and `probes` are tiny environments with known answers, for tests and for finding faults; `render` draws
+name, and `sticky` makes the actions of any of them stick. `counter` and `probes` are tiny environments with known answers, for tests and for finding faults; `render` draws
 frames for people.
 """
 
@@ -30,3 +30,4 @@ from dreamer4.envs.registry import ENVIRONMENTS as ENVIRONMENTS
 from dreamer4.envs.registry import make as make
 from dreamer4.envs.render import palette as palette
 from dreamer4.envs.render import render as render
+from dreamer4.envs.sticky import StickyActions as StickyActions

@@ -10,6 +10,7 @@ from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.envs.cartpole import CartPolePixels
 from dreamer4.envs.fourrooms import FourRoomsPixels
 from dreamer4.envs.gymnax import REFUSED, GymnaxEnvironment, usable_ids
+from dreamer4.envs.sticky import StickyActions
 from dreamer4.errors import InputError, nearest
 
 
@@ -27,7 +28,7 @@ def make(config: EnvConfig) -> AbstractEnvironment:
 
     Args:
         config: an id of `ENVIRONMENTS` or of gymnax, and arguments of that class or of `gymnax.make`; an argument
-            `params` holds changes to the gymnax parameters.
+            `params` holds changes to the gymnax parameters. Its actions stick as often as it says.
 
     Raises:
         InputError: if the id or an argument is unknown, and as the environment does.
@@ -43,7 +44,8 @@ def make(config: EnvConfig) -> AbstractEnvironment:
             raise InputError(f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)}")
         build = partial(GymnaxEnvironment, config.id)
     _check(build, config.id, kwargs)
-    return build(params=params, **kwargs)
+    env = build(params=params, **kwargs)
+    return StickyActions(env, config.sticky_actions) if config.sticky_actions else env
 
 
 def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[str, Any]) -> None:
