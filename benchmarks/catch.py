@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer4.reporting import interval, paired_difference
+from dreamer4.evaluation import interval, paired_difference
 
 
 RESULTS = Path(__file__).parent / "results" / "catch.json"

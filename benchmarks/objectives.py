@@ -18,7 +18,7 @@ import numpy as np
 
 from dreamer4 import allocator
 from dreamer4.errors import InputError
-from dreamer4.reporting import interval, paired_difference
+from dreamer4.evaluation import interval, paired_difference
 from dreamer4.reporting.ledger import read_entries
 from dreamer4_cli.bench import units
 from dreamer4_cli.bench.plan import EVALUATION_SEED, Plan

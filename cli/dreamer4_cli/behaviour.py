@@ -21,9 +21,8 @@ from dreamer4.data import AbstractPolicy, Behaviour, DatasetInfo, Episode, Epsil
 from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
-from dreamer4.evaluation import DreamerPolicy, play
+from dreamer4.evaluation import DreamerPolicy, play, summarise
 from dreamer4.files import new_folder, read_bytes
-from dreamer4.reporting import summarise
 from dreamer4.reporting.data_page import render_data
 from dreamer4.reporting.report import write_page
 from dreamer4.training import stream

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
+from dreamer4.evaluation.dreams import exact_share
 from dreamer4.reporting.charts import signed
-from dreamer4.reporting.dreams import exact_share
 from dreamer4.training.folder import RunFolder
 from dreamer4_cli.pages import read_results
 

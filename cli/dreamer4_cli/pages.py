@@ -19,13 +19,13 @@ from dreamer4.config import Config, to_yaml
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer, find_checkpoint
 from dreamer4.errors import InputError
+from dreamer4.evaluation.clips import first_frames
+from dreamer4.evaluation.dreams import CEILING, LAST_REPEATED, SHUFFLED, DreamQuality, measure_dreams, tells_exactness
+from dreamer4.evaluation.stills import reconstructions
 from dreamer4.files import read_bytes
 from dreamer4.reporting import Report, write_report
-from dreamer4.reporting.clips import first_frames
 from dreamer4.reporting.comparison import ComparedRun, render_comparison
-from dreamer4.reporting.dreams import CEILING, LAST_REPEATED, SHUFFLED, DreamQuality, measure_dreams, tells_exactness
 from dreamer4.reporting.report import write_page
-from dreamer4.reporting.stills import reconstructions
 from dreamer4.training import encode_source, stream
 from dreamer4.training.flops import parameters
 from dreamer4.training.folder import RunFolder

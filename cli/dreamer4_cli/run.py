@@ -22,8 +22,9 @@ from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description,
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate as play
-from dreamer4.reporting import summarise, write_report
-from dreamer4.reporting.dreams import exact_share
+from dreamer4.evaluation import summarise
+from dreamer4.evaluation.dreams import exact_share
+from dreamer4.reporting import write_report
 from dreamer4.training import (
     TrainState,
     build_phase,

@@ -15,10 +15,10 @@ from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer, find_checkpoint
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
+from dreamer4.evaluation.clips import anywhere
+from dreamer4.evaluation.dreams import DreamQuality, measure_dreams, tells_exactness
+from dreamer4.evaluation.return_gap import measure_return_gap
 from dreamer4.reporting import Report, write_report
-from dreamer4.reporting.clips import anywhere
-from dreamer4.reporting.dreams import DreamQuality, measure_dreams, tells_exactness
-from dreamer4.reporting.return_gap import measure_return_gap
 from dreamer4.training import encode_source, stream
 from dreamer4.training.folder import RunFolder, run_of, steps_done
 from dreamer4.training.metrics import Progress

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamer4.errors import InputError
-from dreamer4.reporting import interval, iqm
+from dreamer4.evaluation import interval, iqm
 from dreamer4.reporting.ledger import (
     METHODS,
     Entry,

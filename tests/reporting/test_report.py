@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from reporting.pages import EVIL, Page
 
+from dreamer4.evaluation.dreams import CEILING, Grid
 from dreamer4.reporting import Report, write_report
-from dreamer4.reporting.dreams import CEILING
-from dreamer4.reporting.grids import Grid, grid_table, horizons
+from dreamer4.reporting.grids import grid_table, horizons
 from dreamer4.reporting.report import render_report
 from dreamer4.reporting.world_section import world_section
 

@@ -10,8 +10,8 @@ What an episode's end means is told apart: `is_terminal` is an end that cuts the
 
 `base` is the contract and `gymnax` the adapter to that library; a new outside library is one new file. `cartpole`
 and `fourrooms` draw games of gymnax that have no image, or no true one, of their own. `registry` builds any of these by
-name, and `sticky` makes the actions of any of them stick. `counter` and `probes` are tiny environments with known answers, for tests and for finding faults; `render` draws
-frames for people.
+name, and `sticky` makes the actions of any of them stick. `counter` and `probes` are tiny environments with known
+answers, for tests and for finding faults; `render` draws frames for people.
 """
 
 from dreamer4.envs.base import AbstractEnvironment as AbstractEnvironment

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dreamer4.errors import InputError
+from dreamer4.evaluation.dreams import exact_share
 from dreamer4.reporting.charts import Line, interval_chart, line_chart, number, signed, swatch
-from dreamer4.reporting.dreams import exact_share
 from dreamer4.reporting.report import is_metric, page, smoothed
 
 

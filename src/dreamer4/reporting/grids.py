@@ -1,33 +1,18 @@
 """One clip dreamt in many ways, side by side: with every number of denoise passes, and under the wrong actions."""
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 from jaxtyping import UInt8
 
+from dreamer4.evaluation.dreams import Grid
 from dreamer4.reporting import media
 
 
 _SIDE = 64  # pixels of the longer side of a picture, about
 _ALL = 10  # so many frames are all shown; of longer clips, those at powers of two and the last
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A clip as it was and as it was dreamt.
-
-    Attributes:
-        given: the last frame that the dreams were given.
-        truth: the frames that followed.
-        dreams: in their place, by what was dreamt how.
-    """
-
-    given: UInt8[np.ndarray, "H W C"]
-    truth: UInt8[np.ndarray, "L H W C"]
-    dreams: Mapping[str, UInt8[np.ndarray, "L H W C"]]
 
 
 def horizons(length: int) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, PositiveInt, ValidationError
 
 from dreamer4.errors import InputError
-from dreamer4.reporting.statistics import interval, iqm, paired_difference
+from dreamer4.evaluation.statistics import interval, iqm, paired_difference
 
 
 SCHEMA_VERSION = 1

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, UInt8
 
+from dreamer4.evaluation.dreams import Grid, tells_exactness
 from dreamer4.reporting import media
 from dreamer4.reporting.charts import Line, interval_chart, line_chart, number, signed, swatch
-from dreamer4.reporting.dreams import tells_exactness
-from dreamer4.reporting.grids import Grid, grid_table
+from dreamer4.reporting.grids import grid_table
 from dreamer4.reporting.theme import STYLE
 from dreamer4.reporting.world_section import world_section
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from dreamer4.evaluation.dreams import tells_exactness
 from dreamer4.reporting.charts import Line, histogram_chart, interval_chart, line_chart, number, swatch
-from dreamer4.reporting.dreams import tells_exactness
 
 
 def world_section(record: Mapping[str, Any]) -> str:

@@ -19,9 +19,9 @@ from dreamer4.data import DeviceSource, collect, random_policy
 from dreamer4.dynamics import AbstractDynamics, NoiseGrid
 from dreamer4.envs import CounterEnvironment
 from dreamer4.errors import InputError
+from dreamer4.evaluation.clips import Clips, Starts, anywhere, first_frames
+from dreamer4.evaluation.dreams import CEILING, LAST_REPEATED, NO_OP, SHUFFLED, measure_dreams, tells_exactness
 from dreamer4.nn import Entry, RingCache, Stream
-from dreamer4.reporting.clips import Clips, Starts, anywhere, first_frames
-from dreamer4.reporting.dreams import CEILING, LAST_REPEATED, NO_OP, SHUFFLED, measure_dreams, tells_exactness
 from dreamer4.training import encode_source
 
 

@@ -6,8 +6,8 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from dreamer4.errors import InputError
-from dreamer4.reporting import exact_frames, matching_frames, psnr, ssim
-from dreamer4.reporting.quality import frame_ssim, squared_errors
+from dreamer4.evaluation import exact_frames, matching_frames, psnr, ssim
+from dreamer4.evaluation.quality import frame_ssim, squared_errors
 
 
 def pair(shape, seed=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dreamer4.reporting.signals import BINS, disagreement, histogram, judge_signal, judge_signals
+from dreamer4.evaluation.signals import BINS, disagreement, histogram, judge_signal, judge_signals
 
 
 def test_disagreement_is_the_spread_over_dreams_and_nothing_else():

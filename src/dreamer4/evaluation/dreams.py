@@ -13,13 +13,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
-from dreamer4.reporting.clips import Clips, Starts
-from dreamer4.reporting.dreaming import Batch
-from dreamer4.reporting.grids import Grid
-from dreamer4.reporting.head_scores import score_heads
-from dreamer4.reporting.quality import frame_ssim, matching_frames, squared_errors
-from dreamer4.reporting.signals import disagreement, histogram, judge_signals
-from dreamer4.reporting.stills import film, reconstructions
+from dreamer4.evaluation.clips import Clips, Starts
+from dreamer4.evaluation.dreaming import Batch
+from dreamer4.evaluation.head_scores import score_heads
+from dreamer4.evaluation.quality import frame_ssim, matching_frames, squared_errors
+from dreamer4.evaluation.signals import disagreement, histogram, judge_signals
+from dreamer4.evaluation.stills import film, reconstructions
 from dreamer4.types import to_uint8
 
 
@@ -33,6 +32,21 @@ LAST_REPEATED, SHUFFLED, NO_OP, CEILING = (
     "no-op actions",
     "tokenizer ceiling",
 )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A clip as it was and as it was dreamt.
+
+    Attributes:
+        given: the last frame that the dreams were given.
+        truth: the frames that followed.
+        dreams: in their place, by what was dreamt how.
+    """
+
+    given: UInt8[np.ndarray, "H W C"]
+    truth: UInt8[np.ndarray, "L H W C"]
+    dreams: Mapping[str, UInt8[np.ndarray, "L H W C"]]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from dreamer4.dreamer import Dreamer
 from dreamer4.envs import AbstractEnvironment
-from dreamer4.evaluation import begin_episode, episode_keys, evaluate
+from dreamer4.evaluation.play import begin_episode, episode_keys, evaluate
+from dreamer4.evaluation.statistics import paired_difference
 from dreamer4.imagination import imagine
-from dreamer4.reporting.statistics import paired_difference
 from dreamer4.types import Action, to_float
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dreamer4.reporting.head_scores import score_events, score_heads
+from dreamer4.evaluation.head_scores import score_events, score_heads
 
 
 YES, NO = True, False

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from dreamer4.errors import InputError
-from dreamer4.reporting import interval, iqm, mean, paired_difference, rank_correlation, statistics, summarise
+from dreamer4.evaluation import interval, iqm, mean, paired_difference, rank_correlation, statistics, summarise
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from agent.fakes import OracleHead, OracleTokenizer, oracle
 
 from dreamer4.envs import DelayedReward
-from dreamer4.reporting.return_gap import ReturnGap, measure_return_gap
+from dreamer4.evaluation.return_gap import ReturnGap, measure_return_gap
 
 
 ENV = DelayedReward()

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
 
 from dreamer4.dreamer import Dreamer, Memory
 from dreamer4.dynamics import commit, denoise_watched
-from dreamer4.reporting.clips import Clips
+from dreamer4.evaluation.clips import Clips
 from dreamer4.tokenizer import AbstractTokenizer
 from dreamer4.types import Action, Trajectory
 

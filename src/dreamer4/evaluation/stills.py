@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, PRNGKeyArray, UInt8
 
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
-from dreamer4.reporting.clips import Clips
+from dreamer4.evaluation.clips import Clips
 from dreamer4.types import to_float, to_uint8
 
 

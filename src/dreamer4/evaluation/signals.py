@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dreamer4.reporting.statistics import rank_correlation
+from dreamer4.evaluation.statistics import rank_correlation
 
 
 PerFrame = Float[np.ndarray, "N H"]
