@@ -122,7 +122,7 @@ def main() -> None:
     from dreamer4 import allocator
     from dreamer4.data import DeviceSource
     from dreamer4.data.episode import Episode
-    from dreamer4.training import build_optimizer, build_phase, init_dreamer, init_state, train_step
+    from dreamer4.training import build_optimizer, build_phase, draw_and_step, init_dreamer, init_state
     from dreamer4.training.flops import parameters, step_flops
     from dreamer4.types import Action, ActionSpec, DataSpec
     from dreamer4_cli.pages import source_commit
@@ -156,7 +156,7 @@ def main() -> None:
         state = init_state(phase, dreamer, settings)
 
         def take(given, state):
-            return train_step(phase, optimizer, settings, state, *given)
+            return draw_and_step(phase, optimizer, settings, state, *given)
 
         jitted = eqx.filter_jit(take, donate="all-except-first")
         compiled = jitted.lower((source, jr.key(0)), state).compile()

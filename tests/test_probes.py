@@ -23,7 +23,7 @@ from dreamer4.data import DeviceSource, Episode
 from dreamer4.envs import ChosenReward, ConstantReward, DelayedReward, MatchedReward, ObservedReward
 from dreamer4.envs.probes import PROBES, ProbeState
 from dreamer4.evaluation import evaluate
-from dreamer4.training import ImaginationPhase, build_optimizer, init_state, train_step
+from dreamer4.training import ImaginationPhase, build_optimizer, draw_and_step, init_state
 from dreamer4.types import Action
 
 
@@ -111,7 +111,7 @@ def run(state, source):
     arrays, static = eqx.partition(state, eqx.is_array)
 
     def body(arrays, _):
-        state, _ = train_step(PHASE, optimizer, CONFIG, eqx.combine(arrays, static), source, jr.key(0))
+        state, _ = draw_and_step(PHASE, optimizer, CONFIG, eqx.combine(arrays, static), source, jr.key(0))
         return eqx.filter(state, eqx.is_array), None
 
     return eqx.combine(jax.lax.scan(body, arrays, length=CONFIG.steps)[0], static)

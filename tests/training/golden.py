@@ -34,7 +34,7 @@ from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.config import load
 from dreamer4.data import DeviceSource, Episode
 from dreamer4.dreamer import PHASES, Dreamer
-from dreamer4.training import build_optimizer, build_phase, init_state, stream, train_step
+from dreamer4.training import build_optimizer, build_phase, draw_and_step, init_state, stream
 from dreamer4.training.phases import freeze_prior
 from dreamer4.types import ActionSpec, DataSpec
 
@@ -103,7 +103,7 @@ class Run:
         self.phase = phase = build_phase(name, CONFIG, SPEC)
         optimizer = build_optimizer(self.settings.optimizer, self.settings.steps)
         self.key, self.source, self.dreamer = stream(0, name), source(name), dreamer()
-        self._step = eqx.filter_jit(lambda *given: train_step(phase, optimizer, self.settings, *given))
+        self._step = eqx.filter_jit(lambda *given: draw_and_step(phase, optimizer, self.settings, *given))
         self.states, self.metrics = [init_state(phase, self.dreamer, self.settings)], []
         for _ in range(steps):
             state, metrics = each(lambda: self.step(self.states[-1]))

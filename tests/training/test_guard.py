@@ -15,7 +15,7 @@ from training.faults import source as made
 
 from dreamer4.config import GuardConfig, OptimizerConfig, PhaseConfig
 from dreamer4.errors import DivergenceError
-from dreamer4.training import build_optimizer, init_state, train, train_step
+from dreamer4.training import build_optimizer, draw_and_step, init_state, train
 from dreamer4.training.guard import Guard
 
 
@@ -52,7 +52,7 @@ def small():
 def step():
     """One compiled step for every fault and every data set."""
     optimizer = build_optimizer(CONFIG.optimizer, STEPS)
-    jitted = eqx.filter_jit(lambda phase, *given: train_step(phase, optimizer, CONFIG, *given))
+    jitted = eqx.filter_jit(lambda phase, *given: draw_and_step(phase, optimizer, CONFIG, *given))
     return lambda phase, state, source: jitted(phase, state, source, jr.key(0))
 
 

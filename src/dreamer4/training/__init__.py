@@ -11,6 +11,7 @@ devices it is the same function; `placement.py` says where its arrays lie.
 """
 
 from dreamer4.training.cloning import CloningPhase as CloningPhase
+from dreamer4.training.loop import draw_and_step as draw_and_step
 from dreamer4.training.loop import encode_source as encode_source
 from dreamer4.training.loop import init_dreamer as init_dreamer
 from dreamer4.training.loop import init_state as init_state

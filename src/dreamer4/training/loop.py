@@ -26,7 +26,7 @@ from dreamer4.training.guard import Guard, all_finite, choose, loss_size
 from dreamer4.training.phases import AbstractPhase, Metrics
 from dreamer4.training.placement import replicate, replicate_here, split_rows, spread, spread_here
 from dreamer4.training.state import RunningRMS, TrainState, build_optimizer, ema_decay
-from dreamer4.types import DataSpec, to_float
+from dreamer4.types import DataSpec, Trajectory, to_float
 
 
 # Streams of randomness below a seed's root key. Appending is safe; reordering changes every run.
@@ -87,7 +87,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     config: PhaseConfig,
     state: TrainState,
-    source: AbstractDataSource,
+    batch: Trajectory,
     key: PRNGKeyArray,
 ) -> tuple[TrainState, Metrics]:
     """Takes one optimiser step, unless it would do harm.
@@ -100,15 +100,14 @@ def train_step(
         optimizer: made by `build_optimizer`.
         config: settings of the phase.
         state: where training stands.
-        source: the data.
+        batch: the rows that the step learns from.
         key: root key of the phase; the step's own key is derived from it by step number.
 
     Returns:
         The state after the step, and metrics of the step: the loss terms, what the phase tells, `gradient_norm`,
         `skipped` (1 if the step was left out) and `skipped_in_a_row`.
     """
-    key_batch, key_loss = step_keys(key, state.step)
-    batch = split_rows(source.sample(config.batch_size, config.length, key=key_batch))
+    _, key_loss = step_keys(key, state.step)
     progress = state.step.astype(jnp.float32) / config.steps
     trained, frozen = eqx.partition(state.model, phase.trainable(state.model))
 
@@ -141,6 +140,20 @@ def train_step(
     trained, averaged, opt_state, scales = choose(good, (updated, followed, opt_state, scales), old)
     model, ema = eqx.combine(trained, frozen), eqx.combine(averaged, rest)
     return TrainState(model, ema, opt_state, scales, state.step + 1, guard), metrics
+
+
+def draw_and_step(
+    phase: AbstractPhase,
+    optimizer: optax.GradientTransformation,
+    config: PhaseConfig,
+    state: TrainState,
+    source: AbstractDataSource,
+    key: PRNGKeyArray,
+) -> tuple[TrainState, Metrics]:
+    """Takes the step of `train_step` on the batch that the same key draws from a source that lies on the device."""
+    key_batch, _ = step_keys(key, state.step)
+    batch = split_rows(source.sample(config.batch_size, config.length, key=key_batch))
+    return train_step(phase, optimizer, config, state, batch, key)
 
 
 def step_keys(key: PRNGKeyArray, step: Int[Array, ""] | int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -219,7 +232,7 @@ def _compiled_step(given, state):
 
     def step(latents, key, state):
         encoded = data if latents is None else data.with_latents(latents)
-        return train_step(phase, optimizer, config, state, encoded, key)
+        return draw_and_step(phase, optimizer, config, state, encoded, key)
 
     state, metrics = over_seeds(step, seeds, (eqx.if_array(0), 0, eqx.if_array(0)))(latents, key, state)
     return spread_here(state), replicate_here(metrics)

@@ -23,13 +23,13 @@ from dreamer4.training import (
     TrainState,
     build_optimizer,
     build_phase,
+    draw_and_step,
     encode_source,
     init_dreamer,
     init_state,
     measure_latents,
     stream,
     train,
-    train_step,
 )
 from dreamer4.training.metrics import Progress
 from dreamer4.training.phases import Metrics
@@ -133,7 +133,7 @@ def planted(quick: bool) -> dict[str, Any]:
 def _step(
     optimizer: Any, settings: PhaseConfig, key: PRNGKeyArray, phase: AbstractPhase, state: Any, source: Any
 ) -> Any:
-    return train_step(phase, optimizer, settings, state, source, key)
+    return draw_and_step(phase, optimizer, settings, state, source, key)
 
 
 def _with_fault(phase: AbstractPhase, fault: int) -> AbstractPhase:

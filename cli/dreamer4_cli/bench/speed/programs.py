@@ -23,7 +23,7 @@ from dreamer4.dynamics import ShortcutForcing
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.nn import Stream, cast_weights
-from dreamer4.training import build_optimizer, build_phase, init_dreamer, init_state, train_step
+from dreamer4.training import build_optimizer, build_phase, draw_and_step, init_dreamer, init_state
 from dreamer4.training.flops import matrix_parameters, parameters, step_flops
 from dreamer4.types import Action, ActionSpec, DataSpec, to_uint8
 from dreamer4_cli.bench.speed.floor import Part, frame_parts, size, training_part
@@ -243,7 +243,7 @@ def training(name: str, settings: Settings) -> Program:
         whole = eqx.tree_at(
             lambda s: (s.model, s.ema, s.opt_state), state["rest"], parts, is_leaf=lambda node: node is None
         )
-        after, metrics = train_step(phase, optimizer, phase_settings, whole, given["data"], given["keys"])
+        after, metrics = draw_and_step(phase, optimizer, phase_settings, whole, given["data"], given["keys"])
         rest = eqx.tree_at(lambda s: (s.model, s.ema, s.opt_state), after, (None, None, None))
         return {"weights": after.model, "averages": after.ema, "optimiser": after.opt_state, "rest": rest}, metrics
 
