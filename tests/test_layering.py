@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # Names on one line do not see each other.
 LAYERS = [
-    {"allocator", "errors", "files", "types", "config", "config_data", "config_text", "config_training", "presets"},
+    {"allocator", "errors", "files", "types", "config"},
     {"nn", "checkpoint"},
     {"envs"},
     {"tokenizer", "dynamics", "agent", "data"},
@@ -31,14 +31,7 @@ ALLOWED = {
     ("types", "errors"),
     ("files", "errors"),
     ("config", "errors"),
-    ("config", "config_data"),
-    ("config", "config_text"),
-    ("config", "config_training"),
-    ("config_data", "config_text"),
-    ("config_training", "config_data"),
-    ("config", "presets"),
-    ("config_text", "errors"),
-    ("config_text", "files"),
+    ("config", "files"),
 }
 
 # What tools leave behind (.git is a file in a worktree). Other hidden files are ours.

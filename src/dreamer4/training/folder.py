@@ -23,9 +23,9 @@ from typing import Literal
 
 import numpy as np
 
-from dreamer4 import checkpoint, config_text
+from dreamer4 import checkpoint
 from dreamer4.checkpoint import Checkpoints
-from dreamer4.config import Config, diff, from_yaml, to_yaml, without_hardware
+from dreamer4.config import Config, diff, from_yaml, text, to_yaml, without_hardware
 from dreamer4.dreamer import PHASES, read_description
 from dreamer4.errors import InputError
 
@@ -138,8 +138,7 @@ class RunFolder:
         """
         if not self.is_run:
             raise InputError(f"{self.path} is not a run folder: it has no {self.config_file.name}.")
-        text = config_text.read(self.config_file)
-        return from_yaml(text, str(self.config_file))
+        return from_yaml(text.read(self.config_file), str(self.config_file))
 
     def _refuse_other(self, config: Config) -> None:
         if changes := diff(without_hardware(self.read_config()), without_hardware(config)):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dreamer4.config_data import Branch
+from dreamer4.config.data import Branch
 
 
 class OptimizerConfig(Branch):

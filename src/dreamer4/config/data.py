@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, field_validator, model_validator
 
-from dreamer4.config_text import show
+from dreamer4.config.text import show
 
 
 class Branch(BaseModel):

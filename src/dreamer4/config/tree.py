@@ -19,17 +19,11 @@ from pydantic import (
     model_validator,
 )
 
-from dreamer4.config_data import BehaviourConfig as BehaviourConfig
-from dreamer4.config_data import Branch, DataConfig, PPOConfig
-from dreamer4.config_data import EnvConfig as EnvConfig
-from dreamer4.config_text import assignment, explain, merge, parse, read, show
-from dreamer4.config_training import GuardConfig as GuardConfig
-from dreamer4.config_training import MeshConfig as MeshConfig
-from dreamer4.config_training import OptimizerConfig as OptimizerConfig
-from dreamer4.config_training import PhaseConfig as PhaseConfig
-from dreamer4.config_training import TrainConfig
+from dreamer4.config.data import Branch, DataConfig, EnvConfig, PPOConfig
+from dreamer4.config.presets import PRESETS
+from dreamer4.config.text import assignment, explain, merge, parse, read, show
+from dreamer4.config.training import TrainConfig
 from dreamer4.errors import InputError, nearest
-from dreamer4.presets import PRESETS as PRESETS
 
 
 class TransformerConfig(Branch):

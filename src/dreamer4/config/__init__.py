@@ -1,0 +1,34 @@
+"""The configuration tree: what a run is told, as frozen, typed, closed data.
+
+`tree` is the whole of it, with its YAML round trip; `data` and `training` are two of its branches; `presets` are named
+starting points; `text` turns what a person typed into nested mappings, and complaints back into sentences.
+"""
+
+from .data import BehaviourConfig as BehaviourConfig
+from .data import Branch as Branch
+from .data import DataConfig as DataConfig
+from .data import EnvConfig as EnvConfig
+from .data import PPOConfig as PPOConfig
+from .presets import PRESETS as PRESETS
+from .training import GuardConfig as GuardConfig
+from .training import MeshConfig as MeshConfig
+from .training import OptimizerConfig as OptimizerConfig
+from .training import PhaseConfig as PhaseConfig
+from .training import TrainConfig as TrainConfig
+from .tree import AgentConfig as AgentConfig
+from .tree import Config as Config
+from .tree import DynamicsConfig as DynamicsConfig
+from .tree import EvaluationConfig as EvaluationConfig
+from .tree import ImaginationConfig as ImaginationConfig
+from .tree import ObjectiveConfig as ObjectiveConfig
+from .tree import SamplerConfig as SamplerConfig
+from .tree import ShortcutConfig as ShortcutConfig
+from .tree import TokenizerConfig as TokenizerConfig
+from .tree import TransformerConfig as TransformerConfig
+from .tree import diff as diff
+from .tree import from_yaml as from_yaml
+from .tree import load as load
+from .tree import override as override
+from .tree import to_yaml as to_yaml
+from .tree import validate as validate
+from .tree import without_hardware as without_hardware
