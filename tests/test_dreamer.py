@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from inspect import unwrap
 
 import equinox as eqx
 import jax
@@ -13,7 +14,7 @@ from agent.fakes import TINY, TINY_SPEC, build_tiny, randomised
 
 from dreamer4 import Dreamer
 from dreamer4.checkpoint import Checkpoints
-from dreamer4.dreamer import _tempered, find_checkpoint, spec_from_json, spec_to_json
+from dreamer4.dreamer import _as_pixels, _tempered, find_checkpoint, spec_from_json, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.nn import ActionDistribution, Categorical, Normal
 from dreamer4.tokenizer import LatentStats
@@ -211,6 +212,40 @@ def test_temperature_divides_logits_and_scales_spread():
     np.testing.assert_allclose(tempered.discrete[0].logits, logits / 2)
     np.testing.assert_allclose(jnp.exp(tempered.continuous.log_scale), 2 * np.exp(-1.0), rtol=1e-6)
     np.testing.assert_allclose(tempered.continuous.loc, loc)
+
+
+def test_acting_otherwise_than_it_can_is_refused(dreamer, memory):
+    for wrong in ({"mode": "greedy"}, {"policy": "clone"}, {"temperature": -1.0}):
+        with pytest.raises(InputError, match="expected"):
+            unwrap(Dreamer.act)(dreamer, memory, key=jr.key(0), **wrong)
+
+
+# Frames as they must not be.
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.full((4, 4, 1), 200, np.uint8), "uint8, expected floats in"),
+        (np.full((4, 4, 1), 200.0, np.float32), "outside"),
+        (np.full((4, 4, 1), -1.0, np.float32), "outside"),
+        (np.full((4, 4, 1), np.nan, np.float32), "outside"),
+        (np.zeros((1, 4, 4), np.float32), "shape"),
+        (np.zeros((4, 4), np.float32), "shape"),
+    ],
+)
+def test_observe_refuses_frames_of_another_kind(dreamer, frame, message):
+    given = Action.null(TINY_SPEC.action), jnp.array(False)
+    with pytest.raises(InputError, match=message):
+        unwrap(Dreamer.observe)(dreamer, dreamer.init(), jnp.asarray(frame), *given, key=jr.key(0))
+
+
+def test_observe_refuses_bytes_as_floats_in_a_jitted_loop(dreamer):
+    tokenizer = dreamer.tokenizer  # the agent itself is compiled elsewhere
+    look = eqx.filter_jit(lambda frame: _as_pixels(frame, tokenizer.frame_shape))
+    np.testing.assert_array_equal(look(jnp.ones((4, 4, 1))), 1.0)
+    with pytest.raises(RuntimeError, match="outside"):
+        look(jnp.full((4, 4, 1), 255.0))
 
 
 # Keeping.

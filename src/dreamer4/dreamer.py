@@ -5,6 +5,7 @@ one; both advance the same `Memory` and leave the same read-out `h` in it, from 
 and imagining are therefore short scans over the same three methods.
 """
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -123,13 +124,32 @@ class Dreamer(eqx.Module):
     ) -> Memory:
         """Takes in a real frame.
 
+        In a loop of one's own, jit it as `eqx.filter_jit(dreamer.observe)`; `jax.jit` takes no methods of a Module.
+
         Args:
             memory: the past.
-            frame: pixels in [0, 1].
+            frame: pixels in [0, 1]; `dreamer4.types.to_float` makes them of bytes.
             action: action that led to the frame.
             action_mask: False at the first frame of an episode, or where the action is unknown.
             key: randomness of the context noise.
+
+        Raises:
+            InputError: the frame is of another shape or type than the agent's, or leaves [0, 1]; in a jitted function
+                the latter is the error of `equinox.error_if`.
         """
+        frame = _as_pixels(frame, self.tokenizer.frame_shape)
+        return self.take_in(memory, frame, action, action_mask, key=key)
+
+    def take_in(
+        self,
+        memory: Memory,
+        frame: Float[Array, "H W C"],
+        action: Action,
+        action_mask: Bool[Array, ""],
+        *,
+        key: PRNGKeyArray,
+    ) -> Memory:
+        """Does as `observe` without looking at the frame, for frames that `to_float` made of an environment's."""
         latent, encoder = self.tokenizer.encode_step(frame, memory.encoder)
         signal = self.sampler.context_signal
         h, world = commit(self.dynamics, latent, action, action_mask, memory.task, memory.world, signal, key=key)
@@ -178,7 +198,7 @@ class Dreamer(eqx.Module):
         *,
         mode: Literal["sample", "mode"] = "sample",
         policy: Literal["policy", "prior"] = "policy",
-        temperature: float = 1.0,
+        temperature: float | Float[Array, ""] = 1.0,
         key: PRNGKeyArray,
     ) -> Action:
         """Chooses the next action.
@@ -187,16 +207,53 @@ class Dreamer(eqx.Module):
             memory: the past, with at least one frame.
             mode: draw from the policy, or take its most likely action.
             policy: the trained policy, or the cloned prior.
-            temperature: divides the logits of discrete components, scales the spread of continuous ones.
+            temperature: divides the logits of discrete components, scales the spread of continuous ones; at 0 the most
+                likely action is taken.
             key: randomness of the draw.
+
+        Raises:
+            InputError: there is no such mode or policy, or the temperature is negative or not finite.
         """
-        distribution = (self.policy if policy == "policy" else self.prior)(memory.h)
+        check_acting(mode=mode, policy=policy, temperature=temperature)
+        distribution = {"policy": self.policy, "prior": self.prior}[policy](memory.h)
         if mode == "mode":
             return distribution.mode()
-        return _tempered(distribution, temperature).sample(key=key)
+        warm = jnp.asarray(temperature) > 0
+        drawn = _tempered(distribution, jnp.where(warm, temperature, 1.0)).sample(key=key)
+        return jax.tree.map(lambda a, b: jnp.where(warm, a, b), drawn, distribution.mode())
 
 
-def _tempered(distribution: ActionDistribution, temperature: float) -> ActionDistribution:
+def check_acting(*, mode: str = "sample", policy: str = "policy", temperature: float | Float[Array, ""] = 1.0) -> None:
+    """Refuses what `Dreamer.act` cannot act by; a traced temperature is taken as it is."""
+    for name, value, known in (("mode", mode, ("sample", "mode")), ("policy", policy, ("policy", "prior"))):
+        if value not in known:
+            raise InputError(f"{name}: got {value!r}, expected {' or '.join(map(repr, known))}.")
+    if not isinstance(temperature, jax.core.Tracer) and not 0 <= float(temperature) < math.inf:
+        raise InputError(f"temperature: got {temperature}, expected a number from 0 (greedy) on.")
+
+
+def _as_pixels(frame: Array, shape: tuple[int, int, int]) -> Float[Array, "H W C"]:
+    """Returns a frame of pixels in [0, 1], refusing one of another kind."""
+    if jnp.shape(frame) != shape:
+        raise InputError(
+            f"Dreamer.observe: got a frame of shape {jnp.shape(frame)}, expected {shape}: height, width, channels."
+        )
+    if not jnp.issubdtype(jnp.result_type(frame), jnp.floating):
+        raise InputError(
+            f"Dreamer.observe: got a frame of {jnp.result_type(frame)}, expected floats in [0, 1]. "
+            "Make them of bytes with dreamer4.types.to_float."
+        )
+    message = "Dreamer.observe: got pixels outside [0, 1]. Divide bytes by 255, as dreamer4.types.to_float does."
+    # A decoded frame may leave the range by a trace.
+    outside = ~jnp.all((jnp.asarray(frame) >= -0.05) & (jnp.asarray(frame) <= 1.05))
+    if isinstance(outside, jax.core.Tracer):
+        return eqx.error_if(frame, outside, message)
+    if outside:
+        raise InputError(message)
+    return jnp.asarray(frame)
+
+
+def _tempered(distribution: ActionDistribution, temperature: float | Float[Array, ""]) -> ActionDistribution:
     discrete = tuple(Categorical(part.logits / temperature) for part in distribution.discrete)
     spread = Normal(distribution.continuous.loc, distribution.continuous.log_scale + jnp.log(temperature))
     return ActionDistribution(discrete, spread)

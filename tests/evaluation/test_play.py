@@ -4,6 +4,8 @@ The tape environment writes every action down as a digit of the return, so a ret
 chosen at the first frame is the units digit, the next one the tens.
 """
 
+from inspect import unwrap
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,10 @@ from agent.fakes import oracle
 from helpers import compilations
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from dreamer4 import evaluation
 from dreamer4.data import collect, find_problems
 from dreamer4.envs import AbstractEnvironment, CounterEnvironment
+from dreamer4.errors import InputError
 from dreamer4.evaluation import DreamerPolicy, evaluate
 from dreamer4.evaluation import play as play_policy
 from dreamer4.nn import ActionDistribution, Categorical, Normal
@@ -279,3 +283,42 @@ def test_the_counter_pays_its_sum(terminates):
     played = evaluate(dreamer, env, episodes=4, batch_size=3, key=jr.key(0))
     # A limit ends an episode as well as a termination does.
     assert np.all(played.finished) and np.all(played.length == 5) and np.all(played.returns == 0 + 1 + 2 + 3 + 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "greedy"}, "'greedy', expected 'sample' or 'mode'"),
+        ({"policy": "clone"}, "'clone', expected 'policy' or 'prior'"),
+        ({"temperature": -1.0}, "temperature: got -1.0"),
+        ({"temperature": float("nan")}, "temperature: got nan"),
+        ({"episodes": 0}, "episodes=0, expected at least 1"),
+        ({"batch_size": 0}, "batch_size=0, expected at least 1"),
+    ],
+)
+def test_how_to_act_is_one_of_what_there_is(dreamer, settings, message):
+    with pytest.raises(InputError, match=message):  # without the suite's check of annotations, as users have it
+        unwrap(evaluate)(dreamer, Tape(), **{"episodes": 4, "key": jr.key(0), **settings})
+
+
+def test_an_agent_is_not_played_in_another_world(dreamer):
+    for env in (Box(), CounterEnvironment(length=5, num_actions=DIGITS, terminates=True)):
+        with pytest.raises(InputError, match="the agent was made for frames"):
+            unwrap(evaluate)(dreamer, env, episodes=2, key=jr.key(0))
+
+
+def test_temperature_is_no_part_of_the_program_and_zero_is_greedy(dreamer):
+    soft = with_rules(dreamer, 0, softness=1.0)
+    play(soft, temperature=2.0)
+    with compilations() as compiled:
+        cold = play(soft, temperature=0.0)
+    assert not compiled
+    np.testing.assert_array_equal(cold.returns, play(dreamer).returns)
+
+
+def test_few_episodes_are_not_played_as_many(dreamer, monkeypatch):
+    seen = []
+    batch = evaluation._play_batch
+    monkeypatch.setattr(evaluation, "_play_batch", lambda p, e, keys, m: seen.append(len(keys)) or batch(p, e, keys, m))
+    evaluate(dreamer, Tape(), episodes=1, key=jr.key(0))
+    assert seen == [1]

@@ -1,6 +1,7 @@
 """The learned world as an environment, behind three interfaces: what is played there is what the model dreams."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import equinox as eqx
@@ -258,6 +259,54 @@ class TestGymnasium:
         picture = made.render()
         assert picture.shape == (256, 256, 3)
         np.testing.assert_array_equal(picture[::64, ::64, 0], frame[..., 0])
+
+    @pytest.mark.parametrize("action", [(3, [0, 0]), (-1, [0, 0]), ([1, 2], [0, 0]), ("left", [0, 0]), (None, [0, 0])])
+    def test_an_action_outside_of_the_space_is_refused(self, made, action):
+        made.reset(seed=0)
+        with pytest.raises(InputError, match="expected one of Tuple"):
+            made.unwrapped.step(action)
+
+    @pytest.mark.parametrize("action", [(1, [0]), (1, [0, np.nan]), (1, 0.5), 1, None, (True, [0, 0])])
+    def test_an_action_of_another_shape_is_refused(self, made, action):
+        made.reset(seed=0)
+        with pytest.raises(InputError, match="expected one of Tuple"):
+            made.unwrapped.step(action)
+
+    def test_observations_belong_to_their_receiver(self, made):
+        frame, _ = made.reset(seed=0)
+        frame[:] = 7
+        assert not (made.render()[::64, ::64, 0] == 7).all()
+        following, *_ = made.step((1, np.zeros(2, np.float32)))
+        following[:] = 7
+
+    def test_many_dreams_are_one_environment(self):
+        path, dataset = str(FIXTURE / "run"), str(FIXTURE / "data")
+        many = gymnasium.make_vec(
+            "dreamer4/Dream-v0", 3, "vector_entry_point", path=path, dataset=dataset, max_steps=2, num_starts=8
+        )
+        first, _ = many.reset(seed=0)
+        np.testing.assert_array_equal(first, many.reset(seed=0)[0])
+        assert first.shape == (3, 4, 4, 1) and many.observation_space.contains(first)
+        starts = {start.tobytes() for start in np.asarray(many.unwrapped._world.frames)}
+        actions, ended, seen = many.action_space.sample(), np.zeros(3, bool), 0
+        for _ in range(5):
+            frame, reward, terminated, truncated, _ = many.step(actions)
+            assert many.observation_space.contains(frame) and reward.shape == terminated.shape == (3,)
+            # The step behind an end shows the next start, and ends nothing.
+            assert all(frame[i].tobytes() in starts for i in np.flatnonzero(ended))
+            assert not (terminated | truncated)[ended].any() and not (terminated & truncated).any()
+            seen, ended = seen + ended.sum(), terminated | truncated
+        assert seen >= 3
+        with pytest.raises(InputError, match="one for each"):
+            many.step(tuple(part[:2] for part in actions))
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    def test_a_fork_is_warned_of(self, made):
+        with pytest.warns(UserWarning, match="spawn"):
+            child = os.fork()
+            if not child:
+                os._exit(0)
+        os.waitpid(child, 0)
 
     @pytest.mark.filterwarnings("ignore:.*render_mode")
     def test_bad_use_is_told_in_words(self, made):

@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from dreamer4.data import AbstractPolicy
-from dreamer4.dreamer import Dreamer, Memory
+from dreamer4.dreamer import Dreamer, Memory, check_acting
 from dreamer4.envs import AbstractEnvironment
+from dreamer4.errors import InputError
 from dreamer4.nn import cast_weights
-from dreamer4.types import Action, TimeStep, to_float, within_bounds
+from dreamer4.types import Action, ActionSpec, TimeStep, to_float, within_bounds
 
 
 class DreamerPolicy(AbstractPolicy):
@@ -33,8 +34,11 @@ class DreamerPolicy(AbstractPolicy):
 
     dreamer: Dreamer
     mode: Literal["sample", "mode"] = eqx.field(default="sample", static=True)
-    temperature: float = eqx.field(default=1.0, static=True)
+    temperature: Float[Array, "*members"] = eqx.field(default=1.0, converter=lambda t: jnp.asarray(t, jnp.float32))
     task: int = eqx.field(default=0, static=True)
+
+    def __check_init__(self):
+        check_acting(mode=self.mode, temperature=self.temperature)
 
     def init(self) -> Memory:
         return self.dreamer.init(self.task)
@@ -43,7 +47,7 @@ class DreamerPolicy(AbstractPolicy):
         self, memory: PyTree, time_step: TimeStep, action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[Action, PyTree]:
         key_observe, key_act = jr.split(key)
-        memory = self.dreamer.observe(memory, to_float(time_step.frame), action, action_mask, key=key_observe)
+        memory = self.dreamer.take_in(memory, to_float(time_step.frame), action, action_mask, key=key_observe)
         action = self.dreamer.act(memory, mode=self.mode, temperature=self.temperature, key=key_act)
         return within_bounds(action), memory
 
@@ -126,7 +130,14 @@ def play(
             such as an agent of several training seeds. They play side by side, each all of the episodes.
         progress: called with episodes done and in total.
         key: randomness of everything.
+
+    Raises:
+        InputError: a number is below 1.
     """
+    for name, value in (("episodes", episodes), ("batch_size", batch_size), ("members", members)):
+        if value < 1:
+            raise InputError(f"play: got {name}={value}, expected at least 1.")
+    batch_size = min(batch_size, episodes)
     keys = episode_keys(key, episodes)
     batches = []
     for start in range(0, episodes, batch_size):
@@ -162,8 +173,25 @@ def evaluate(
         temperature: of the sampled policy.
         progress: called with episodes done and in total.
         key: randomness of everything.
+
+    Raises:
+        InputError: the agent was made for other frames or actions than the environment's, there is no such mode or
+            policy, the temperature is negative, or a number is below 1.
     """
+    check_acting(mode=mode, policy=policy, temperature=temperature)
+    if (made_for := _seen_and_done(dreamer)) != (given := (env.spec.frame_shape, env.spec.action)):
+        raise InputError(
+            f"evaluate: the agent was made for frames of {made_for[0]} and {made_for[1]}, but the environment has "
+            f"frames of {given[0]} and {given[1]}. Play it in the environment that it was trained for."
+        )
     if policy == "prior":  # in the policy's place, so that both are played by one compiled program
         dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
     actor = DreamerPolicy(cast_weights(dreamer), mode, temperature)
     return play(actor, env, episodes=episodes, batch_size=batch_size, progress=progress, key=key)
+
+
+def _seen_and_done(dreamer: Dreamer) -> tuple[tuple[int, int, int], ActionSpec]:
+    """Returns the shape of the frames that an agent sees, and the factors of the actions that it takes."""
+    chosen = eqx.filter_eval_shape(lambda d: d.policy(d.init().h), dreamer)
+    classes = tuple(part.logits.shape[-1] for part in chosen.discrete)
+    return dreamer.tokenizer.frame_shape, ActionSpec(classes, chosen.continuous.loc.shape[-1])

@@ -104,7 +104,7 @@ def _imagined_returns(dreamer, env, keys, horizon):
         _, first, key_rest = begin_episode(env, key=key)
         key_observe, key_dream = jr.split(key_rest)
         nothing, no = Action.null(env.spec.action), jnp.array(False)
-        memory = dreamer.observe(dreamer.init(), to_float(first.frame), nothing, no, key=key_observe)
+        memory = dreamer.take_in(dreamer.init(), to_float(first.frame), nothing, no, key=key_observe)
         rollout = imagine(dreamer, memory, horizon, key=key_dream)
         return jnp.sum(rollout.reward * rollout.alive), jnp.any(rollout.continuation < 0.5)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dreamer4.serving.environment import DreamEnvironment as DreamEnvironment
     from dreamer4.serving.environment import DreamParams as DreamParams
     from dreamer4.serving.gym import DreamEnv as DreamEnv
+    from dreamer4.serving.gym import DreamVectorEnv as DreamVectorEnv
 
 GYMNASIUM_ID = "dreamer4/Dream-v0"
 
@@ -25,9 +26,14 @@ _LAZY = {
     "DreamEnvironment": "dreamer4.serving.environment",
     "DreamParams": "dreamer4.serving.environment",
     "DreamEnv": "dreamer4.serving.gym",
+    "DreamVectorEnv": "dreamer4.serving.gym",
 }
 
-gymnasium.register(GYMNASIUM_ID, entry_point="dreamer4.serving.gym:DreamEnv")
+gymnasium.register(
+    GYMNASIUM_ID,
+    entry_point="dreamer4.serving.gym:DreamEnv",
+    vector_entry_point="dreamer4.serving.gym:DreamVectorEnv",
+)
 
 
 def __getattr__(name: str):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from gymnax.environments import environment, spaces
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from dreamer4.errors import InputError
 from dreamer4.serving.dream import DreamState, DreamWorld
 from dreamer4.types import Action, ActionSpec, to_float
 
@@ -101,10 +102,15 @@ def action_space(spec: ActionSpec) -> spaces.Space:
 
 
 def to_action(spec: ActionSpec, native: Any) -> Action:
-    """Returns an action of gymnax's as ours; continuous entries are held within [-1, 1]."""
+    """Returns an action of gymnax's as ours; continuous entries are held within [-1, 1], classes within theirs."""
     single = len(spec.num_classes) + bool(spec.continuous_dim) == 1
     parts = (native,) if single else tuple(native)
-    discrete = jnp.asarray(parts[: len(spec.num_classes)], jnp.int32).reshape(len(spec.num_classes))
+    sizes = [1] * len(spec.num_classes) + ([spec.continuous_dim] if spec.continuous_dim else [])
+    if [jnp.size(part) for part in parts] != sizes:
+        raise InputError(f"Dream: got an action of sizes {[jnp.size(part) for part in parts]}, expected {sizes}.")
+    discrete = jnp.asarray([jnp.reshape(part, ()) for part in parts[: len(spec.num_classes)]], jnp.int32)
+    discrete = jnp.clip(discrete, 0, jnp.asarray(spec.num_classes, jnp.int32) - 1)
     if not spec.continuous_dim:
         return Action(discrete, jnp.zeros(0))
-    return Action(discrete, jnp.clip(jnp.asarray(parts[-1], jnp.float32), -1.0, 1.0))
+    continuous = jnp.reshape(jnp.asarray(parts[-1], jnp.float32), spec.continuous_dim)
+    return Action(discrete, jnp.clip(continuous, -1.0, 1.0))

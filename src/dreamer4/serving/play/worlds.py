@@ -110,7 +110,7 @@ def remember(
 
     def body(i, mind):
         row = jax.tree.map(lambda leaf: jnp.asarray(leaf)[i], (action, action_mask))
-        memory = dreamer.observe(mind.memory, video[i], *row, key=keys[i])
+        memory = dreamer.take_in(mind.memory, video[i], *row, key=keys[i])
         latent, _ = tokenizer.encode_step(video[i], mind.memory.encoder)
         _, decoder = tokenizer.decode_step(latent, mind.decoder)
         return Mind(memory, decoder)
@@ -126,7 +126,7 @@ def observe(
 ) -> tuple[Mind, Reading]:
     """Takes in a real frame. The decoder stands still, for nothing is dreamt."""
     known = jnp.array(True)
-    memory = dreamer.observe(mind.memory, to_float(frame), action, known, key=clock.key(OBSERVE))
+    memory = dreamer.take_in(mind.memory, to_float(frame), action, known, key=clock.key(OBSERVE))
     return Mind(memory, mind.decoder), read(dreamer, memory)
 
 
