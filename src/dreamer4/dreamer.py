@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4 import agent as agents
@@ -228,7 +229,7 @@ def check_acting(*, mode: str = "sample", policy: str = "policy", temperature: f
     for name, value, known in (("mode", mode, ("sample", "mode")), ("policy", policy, ("policy", "prior"))):
         if value not in known:
             raise InputError(f"{name}: got {value!r}, expected {' or '.join(map(repr, known))}.")
-    if not isinstance(temperature, jax.core.Tracer) and not 0 <= float(temperature) < math.inf:
+    if not isinstance(temperature, Tracer) and not 0 <= float(temperature) < math.inf:
         raise InputError(f"temperature: got {temperature}, expected a number from 0 (greedy) on.")
 
 
@@ -246,7 +247,7 @@ def _as_pixels(frame: Array, shape: tuple[int, int, int]) -> Float[Array, "H W C
     message = "Dreamer.observe: got pixels outside [0, 1]. Divide bytes by 255, as dreamer4.types.to_float does."
     # A decoded frame may leave the range by a trace.
     outside = ~jnp.all((jnp.asarray(frame) >= -0.05) & (jnp.asarray(frame) <= 1.05))
-    if isinstance(outside, jax.core.Tracer):
+    if isinstance(outside, Tracer):
         return eqx.error_if(frame, outside, message)
     if outside:
         raise InputError(message)
