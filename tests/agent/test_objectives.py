@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer4.agent import OBJECTIVES, PMPO, PolicyBatch, PolicyGradient, build_objective
+from dreamer4.agent import OBJECTIVES, PMPO, AdvantageWeighted, PolicyBatch, PolicyGradient, build_objective
 from dreamer4.config import ObjectiveConfig
 from dreamer4.errors import InputError
 from dreamer4.nn import ActionDistribution, Categorical, Normal
@@ -64,6 +64,13 @@ def test_returns_a_scalar_loss_and_scalar_metrics(objective):
     assert metrics and all(np.shape(value) == () and np.isfinite(value) for value in metrics.values())
 
 
+def test_the_better_an_action_the_likelier_it_becomes(objective):
+    by_logp, _, _ = gradient(objective, batch())
+    order = np.argsort(ADVANTAGE[MASK])
+    assert np.all(np.diff(by_logp[MASK][order]) <= 1e-7) and by_logp[MASK][order[-1]] < min(by_logp[MASK][order[0]], 0)
+
+
+@pytest.mark.parametrize("objective", [PMPO(), PolicyGradient()])
 def test_good_actions_become_likelier_and_bad_ones_less_likely(objective):
     by_logp, _, _ = gradient(objective, batch())
     # A loss that falls with logp raises it. An advantage of zero says neither in general.
@@ -193,6 +200,24 @@ def test_policy_gradient_is_the_scaled_score():
 def test_policy_gradient_refuses_a_negative_weight():
     with pytest.raises(InputError, match="beta"):
         PolicyGradient(-1.0)
+
+
+# Advantage-weighted regression.
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_advantage_weighted_regression_weighs_by_the_exponential(temperature):
+    loss, _ = AdvantageWeighted(0.2, temperature)(batch())
+    advantage = ADVANTAGE[MASK].astype(np.float64)
+    weight = np.minimum(np.exp(advantage / np.sqrt(np.mean(advantage**2)) / temperature), 20.0)
+    assert (weight.max() == 20.0) == (temperature < 1)  # the bound matters in one of the cases
+    np.testing.assert_allclose(loss, -np.mean(weight * LOGP[MASK]) + 0.2 * PRIOR_KL[MASK].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("beta", "temperature"), [(-1.0, 1.0), (0.3, 0.0)])
+def test_advantage_weighted_regression_refuses_settings_out_of_range(beta, temperature):
+    with pytest.raises(InputError, match="AdvantageWeighted: got beta"):
+        AdvantageWeighted(beta, temperature)
 
 
 # The divergence that the objectives pull on, as imagination training forms it.

@@ -21,6 +21,7 @@ from dreamer4.agent.losses import weighted_mean as weighted_mean
 from dreamer4.agent.objectives import OBJECTIVES as OBJECTIVES
 from dreamer4.agent.objectives import PMPO as PMPO
 from dreamer4.agent.objectives import AbstractPolicyObjective as AbstractPolicyObjective
+from dreamer4.agent.objectives import AdvantageWeighted as AdvantageWeighted
 from dreamer4.agent.objectives import PolicyBatch as PolicyBatch
 from dreamer4.agent.objectives import PolicyGradient as PolicyGradient
 from dreamer4.agent.objectives import build_objective as build_objective

@@ -12,6 +12,9 @@ from dreamer4.config import ObjectiveConfig
 from dreamer4.errors import InputError, nearest
 
 
+MAX_WEIGHT = 20.0  # of an action in advantage-weighted regression
+
+
 class PolicyBatch(eqx.Module):
     """What an objective sees of a batch of rollouts.
 
@@ -39,6 +42,13 @@ class AbstractPolicyObjective(eqx.Module):
 def masked_mean(x: Float[Array, "*dims"], mask: Bool[Array, "*dims"]) -> Float[Array, ""]:
     """Returns the mean over the true entries of `mask`, and 0 if there are none."""
     return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
+
+
+def _in_units_of_size(batch: PolicyBatch) -> tuple[Float[Array, "B T"], Float[Array, ""]]:
+    """Returns advantages, constant and 0 where masked, over their root mean square, and that."""
+    advantage = jnp.where(batch.mask, jax.lax.stop_gradient(batch.advantage), 0.0)
+    size = jnp.sqrt(masked_mean(jnp.square(advantage), batch.mask))
+    return advantage / jnp.maximum(size, 1e-8), size
 
 
 class PMPO(AbstractPolicyObjective):
@@ -72,6 +82,41 @@ class PMPO(AbstractPolicyObjective):
         return loss + self.beta * kl, {"prior_kl": kl, "positive_share": share}
 
 
+class AdvantageWeighted(AbstractPolicyObjective):
+    """Advantage-weighted regression (Peng et al., arXiv 1910.00177, algorithm 1), and the same pull to the prior.
+
+        L = -mean(min(exp(A / (temperature * rms(A))), 20) ln pi(a|s)) + beta KL[pi || prior]
+
+    It imitates every action, better ones more, so a single bad one is never pushed away. Here the advantage is in units
+    of its own size, which makes one temperature fit all rewards. Not in the paper; here for comparison.
+    """
+
+    beta: float = eqx.field(static=True)
+    temperature: float = eqx.field(static=True)
+
+    def __init__(self, beta: float = 0.3, temperature: float = 1.0):
+        """Builds the objective.
+
+        Args:
+            beta: weight of KL[policy || prior], at least 0.
+            temperature: above 0; small ones listen to the best actions alone.
+        """
+        if beta < 0 or temperature <= 0:
+            raise InputError(
+                f"AdvantageWeighted: got beta={beta}, temperature={temperature}, expected beta >= 0 and a temperature "
+                "above 0."
+            )
+        self.beta, self.temperature = beta, temperature
+
+    def __call__(self, batch: PolicyBatch) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        advantage, size = _in_units_of_size(batch)
+        # The bound of the authors' code; without one, a single lucky action makes the whole gradient.
+        weight = jnp.minimum(jnp.exp(advantage / self.temperature), MAX_WEIGHT)
+        kl = masked_mean(batch.prior_kl, batch.mask)
+        loss = -masked_mean(weight * batch.logp, batch.mask)
+        return loss + self.beta * kl, {"prior_kl": kl, "advantage_size": size}
+
+
 class PolicyGradient(AbstractPolicyObjective):
     """The plain policy gradient with the advantage in units of its own size, and the same pull to the prior.
 
@@ -87,15 +132,15 @@ class PolicyGradient(AbstractPolicyObjective):
         self.beta = beta
 
     def __call__(self, batch: PolicyBatch) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        advantage = jnp.where(batch.mask, jax.lax.stop_gradient(batch.advantage), 0.0)
-        size = jnp.sqrt(masked_mean(jnp.square(advantage), batch.mask))
+        advantage, size = _in_units_of_size(batch)
         kl = masked_mean(batch.prior_kl, batch.mask)
-        gain = masked_mean(batch.logp * advantage / jnp.maximum(size, 1e-8), batch.mask)
+        gain = masked_mean(batch.logp * advantage, batch.mask)
         return -gain + self.beta * kl, {"prior_kl": kl, "advantage_size": size}
 
 
 OBJECTIVES: dict[str, Callable[[ObjectiveConfig], AbstractPolicyObjective]] = {
     "pmpo": lambda config: PMPO(config.alpha, config.beta),
+    "awr": lambda config: AdvantageWeighted(config.beta, config.temperature),
     "policy_gradient": lambda config: PolicyGradient(config.beta),
 }
 

@@ -189,6 +189,7 @@ class ObjectiveConfig(Branch):
     kind: str = Field(default="pmpo", description="registered policy objective")
     alpha: float = Field(default=0.5, ge=0, le=1, description="PMPO: weight of the positive set")
     beta: float = Field(default=0.3, ge=0, description="weight of the KL to the cloned prior")
+    temperature: float = Field(default=1.0, gt=0, description="AWR: of advantages in units of their size")
 
 
 class ImaginationConfig(Branch):
