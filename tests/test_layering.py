@@ -20,6 +20,7 @@ LAYERS = [
     {"tokenizer", "dynamics", "agent", "data"},
     {"dreamer"},
     {"imagination"},
+    {"worlds"},
     {"training", "evaluation", "baselines"},
     {"reporting", "sharing"},
     {"serving"},

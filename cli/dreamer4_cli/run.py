@@ -7,6 +7,7 @@ import resource
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,11 @@ def _train(
         processes.wait("taken over")
         stopping.note(f"Go on with: {command}")
     _check_data_unchanged(run, info.fingerprint, accept=changed_data)
-    source = DeviceSource.from_episodes(data.read_episodes(path, "train"))
+    episodes = data.read_episodes(path, "train")
+    source = DeviceSource.from_episodes(episodes)
+    todo = [build_phase(name, config, info.spec) for name in phases]
+    sources = [phase.prepare(source, episodes) for phase in todo]  # before the first trains, lest the last be refused
+    del episodes
     mesh = build_mesh(config.train.mesh)
     opened: contextlib.AbstractContextManager[MetricLog | None] = contextlib.nullcontext()
     if processes.first():
@@ -179,8 +184,8 @@ def _train(
     meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(info.spec), "data": info.fingerprint}
     with opened as log:
         work, latents = Work(config, run, source, info, log, meta, command, mesh), None
-        for name in phases:
-            phase, settings = build_phase(name, config, info.spec), getattr(config.train, name)
+        for phase, prepared in zip(todo, sources, strict=True):
+            name, settings = phase.name, getattr(config.train, phase.name)
             steps = run.checkpoints(name, keep=config.train.keep)
             newest = steps.latest_valid(fallback=fallback)
             if newest is not None and int(newest.name) == settings.steps:
@@ -193,7 +198,7 @@ def _train(
             if name != "tokenizer" and latents is None:
                 latents = _encode(config, start, source)
             with stopping.hold():
-                state = work.train(phase, settings, state, latents, steps)
+                state = replace(work, source=prepared).train(phase, settings, state, latents, steps)
                 save(steps, settings.steps, _finish(config, phase, state, source), meta | {"phase": name})
                 stopping.note(f"{name}: done. Go on with: {command}")
 
@@ -270,7 +275,8 @@ def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
         for mode in ("sample", "mode"):
             returns = [_play(config, agent, env, count, policy, mode, seed) for agent in agents]
             row = _summary(returns)
-            table.add_row(_POLICY_NAMES[name], mode, *_cells(row))
+            label = config.imagination.result if name == "imagination" else _POLICY_NAMES[name]
+            table.add_row(label, mode, *_cells(row))
     console.print(table)
 
 
@@ -315,6 +321,11 @@ def _cells(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, changed_data: bool = False) -> None:
     """Runs the whole loop and writes `results.json` and `report.html`."""
+    if not config.imagination.is_imagined:
+        raise InputError(
+            "imagination.world: got real, and demo publishes what imagination gives. The perfect-world twin is a "
+            "diagnostic: use dreamer4 train all, then dreamer4 evaluate."
+        )
     run = RunFolder(folder)
     env = _environment(config, _check_paths(config))
     if config.data.path is not None and not data.read_info(Path(config.data.path)).held_out:

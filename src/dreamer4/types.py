@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from dreamer4.errors import InputError
 
@@ -100,6 +100,8 @@ class Trajectory(eqx.Module):
         task: task of the stretch.
         relevant: whether cloning may learn from it.
         uniform: whether the world model may learn from it. A data set without the distinction sets both everywhere.
+        place: where the real environment stood at each frame (`data.Place`), with the time axis leading in each leaf;
+            None where nobody asks for it.
     """
 
     frame: UInt8[Array, "*batch T H W C"] | None
@@ -114,6 +116,7 @@ class Trajectory(eqx.Module):
     task: Int[Array, "*batch"]
     relevant: Bool[Array, "*batch"]
     uniform: Bool[Array, "*batch"]
+    place: PyTree = None
 
 
 def within_bounds(action: Action) -> Action:

@@ -13,6 +13,7 @@ import pytest
 from dreamer4.data import random_action
 from dreamer4.envs import PROBES, CartPolePixels, CounterEnvironment, FourRoomsPixels, GymnaxEnvironment, StickyActions
 from dreamer4.errors import InputError
+from dreamer4.types import Action
 
 
 def corridor():
@@ -74,6 +75,25 @@ def test_every_first_follows_a_last_and_nothing_else_does(name):
     for slot in range(4):
         ends = np.flatnonzero(np.append(True, ts.is_last[:, slot]))
         assert np.diff(ends).max() <= env.max_steps + 1
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_step_behind_a_last_frame_resets_by_its_key(name):
+    env = ENVIRONMENTS[name]()
+
+    @jax.jit
+    def both(key):
+        def going(carry):
+            return ~carry[1].is_last
+
+        def body(carry):
+            action = random_action(env.spec.action, key=key)
+            return env.step(carry[0], action, key=key)
+
+        state, _ = jax.lax.while_loop(going, body, env.reset(key=key))
+        return env.step(state, Action.null(env.spec.action), key=jr.key(9)), env.reset(key=jr.key(9))
+
+    jax.tree.map(np.testing.assert_array_equal, *both(jr.key(2)))
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

@@ -198,7 +198,22 @@ class ImaginationConfig(Branch):
     horizon: int = Field(default=16, gt=0, description="H, imagined steps")
     discount: float = Field(default=0.997, gt=0, le=1)
     lambda_: float = Field(default=0.95, ge=0, le=1)
+    world: Literal["dream", "real"] = Field(
+        default="dream",
+        description="where the policy lives; real: in the environment itself, from the same starts, a diagnostic of "
+        "what a perfect world model would give and no result of imagination",
+    )
     objective: ObjectiveConfig = ObjectiveConfig()
+
+    @property
+    def is_imagined(self) -> bool:
+        """Whether what the policy becomes is a result of imagination."""
+        return self.world == "dream"
+
+    @property
+    def result(self) -> str:
+        """Name of the policy that comes out, in tables."""
+        return "imagination policy" if self.is_imagined else "perfect-world twin, no imagination"
 
 
 class EvaluationConfig(Branch):

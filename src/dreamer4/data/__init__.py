@@ -29,6 +29,8 @@ from dreamer4.data.policy import EpsilonPolicy as EpsilonPolicy
 from dreamer4.data.policy import RandomPolicy as RandomPolicy
 from dreamer4.data.policy import random_action as random_action
 from dreamer4.data.policy import random_policy as random_policy
+from dreamer4.data.replay import Place as Place
+from dreamer4.data.replay import replay as replay
 from dreamer4.data.source import AbstractDataSource as AbstractDataSource
 from dreamer4.data.source import BalancedSource as BalancedSource
 from dreamer4.data.source import DeviceSource as DeviceSource

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, UInt32
 
 from dreamer4.data.episode import Episode
 from dreamer4.data.policy import AbstractPolicy
@@ -25,13 +25,14 @@ _Piece = tuple[dict[str, np.ndarray], slice]
 
 
 class _Stream(eqx.Module):
-    """The newest time step of an environment, what led to it and what leads on."""
+    """The newest time step of an environment, what led to it, by which key, and what leads on."""
 
     state: PyTree
     memory: PyTree
     time_step: TimeStep
     action: Action
     action_mask: Bool[Array, "*batch"]
+    key: UInt32[Array, "*batch words"]
 
 
 def collect(
@@ -91,7 +92,8 @@ def collect(
 def _start(env: AbstractEnvironment, policy: AbstractPolicy, num_envs: int, *, key: PRNGKeyArray) -> _Stream:
     def start(key):
         state, time_step = env.reset(key=key)
-        return _Stream(state, policy.init(), time_step, Action.null(env.spec.action), jnp.zeros((), bool))
+        nothing, no = Action.null(env.spec.action), jnp.zeros((), bool)
+        return _Stream(state, policy.init(), time_step, nothing, no, jr.key_data(key))
 
     return jax.vmap(start)(jr.split(key, num_envs))
 
@@ -118,12 +120,12 @@ def _advance(
         # The step behind a last frame ignores its action, so none led to a first frame.
         known = ~time_step.is_first
         action = jax.tree.map(lambda x: jnp.where(known, x, 0), action)
-        return _Stream(state, memory, time_step, action, known)
+        return _Stream(state, memory, time_step, action, known, jr.key_data(env_key))
 
     def body(stream, time):
         # By the number of the step, so that the episodes do not depend on the length of a chunk.
         keys = jr.split(jr.fold_in(key, time), num_envs)
-        shown = _Stream(None, None, stream.time_step, stream.action, stream.action_mask)
+        shown = _Stream(None, None, stream.time_step, stream.action, stream.action_mask, stream.key)
         return jax.vmap(advance)(stream, keys), shown
 
     return jax.lax.scan(body, stream, done + jnp.arange(chunk))
@@ -137,6 +139,7 @@ def _cut(record: _Stream, pieces: list[list[_Piece]], finished: list[list[Episod
         "continuous": np.asarray(record.action.continuous, np.float32),
         "action_mask": np.asarray(record.action_mask),
         "reward": np.asarray(record.time_step.reward, np.float32),
+        "key": np.asarray(record.key),
     }
     is_last, is_terminal = np.asarray(record.time_step.is_last), np.asarray(record.time_step.is_terminal)
     begins = [0] * len(quota)
@@ -162,4 +165,5 @@ def _episode(pieces: list[_Piece], slot: int, is_terminal: bool) -> Episode:
         action_mask=join("action_mask"),
         reward=join("reward"),
         is_terminal=is_terminal,
+        key=join("key"),
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8, UInt32
 
 from dreamer4.types import DataSpec
 
@@ -30,6 +30,8 @@ class Episode:
         is_terminal: whether the episode ended by termination rather than by a limit.
         task: id of the task.
         relevant: whether cloning may learn from the episode.
+        key: data of the key by which the environment drew each frame, that of `reset` at the first, so that the episode
+            can be played again (`replay`); None where nobody recorded it.
     """
 
     frame: UInt8[np.ndarray, "T H W C"]
@@ -40,6 +42,7 @@ class Episode:
     is_terminal: bool
     task: int = 0
     relevant: bool = True
+    key: UInt32[np.ndarray, "T words"] | None = None
 
     @property
     def length(self) -> int:
@@ -62,7 +65,8 @@ def find_problems(episode: Episode, spec: DataSpec) -> list[str]:
     if episode.length == 0:
         return ["it has no frames"]
     problems = []
-    for name, (dtype, axes) in _KINDS.items():
+    kinds = _KINDS if episode.key is None else _KINDS | {"key": ("uint32", 2)}
+    for name, (dtype, axes) in kinds.items():
         array = getattr(episode, name)
         if (array.dtype, array.ndim) != (dtype, axes):
             problems.append(f"{name} is {array.dtype} with {array.ndim} axes, expected {dtype} with {axes}")

@@ -35,6 +35,8 @@ _FIELDS = (
     ("action_mask", "|b1", 1),
     ("reward", "<f4", 1),
 )
+# Behind them, in records of episodes whose environment's keys are known.
+_KEY = ("key", "<u4", 2)
 
 
 def pack(episode: Episode) -> bytes:
@@ -46,10 +48,11 @@ def pack(episode: Episode) -> bytes:
     Raises:
         InputError: if the record would exceed 2 GiB.
     """
-    arrays = [np.ascontiguousarray(getattr(episode, name), dtype) for name, dtype, _ in _FIELDS]
+    known = _FIELDS if episode.key is None else (*_FIELDS, _KEY)
+    arrays = [np.ascontiguousarray(getattr(episode, name), dtype) for name, dtype, _ in known]
     header = json.dumps(
         {
-            "fields": [[name, dtype, a.shape] for (name, dtype, _), a in zip(_FIELDS, arrays, strict=True)],
+            "fields": [[name, dtype, a.shape] for (name, dtype, _), a in zip(known, arrays, strict=True)],
             "is_terminal": bool(episode.is_terminal),
             "task": int(episode.task),
             "relevant": bool(episode.relevant),
@@ -81,12 +84,11 @@ def unpack(record: bytes) -> Episode:
     if header_size > min(_MAX_HEADER, len(record) - 12):
         raise InputError(f"its header claims {header_size} bytes")
     header = _header(record[8 : 8 + header_size])
-    shapes = [shape for _, _, shape in header["fields"]]
-    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for (_, dtype, _), shape in zip(_FIELDS, shapes, strict=True)]
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in header["fields"]]
     if 12 + header_size + sum(sizes) != len(record):
         raise InputError(f"it has {len(record)} bytes, but its header describes {12 + header_size + sum(sizes)}")
     arrays, begin = {}, 8 + header_size
-    for (name, dtype, _), shape, size in zip(_FIELDS, shapes, sizes, strict=True):
+    for (name, dtype, shape), size in zip(header["fields"], sizes, strict=True):
         flat = np.frombuffer(record[begin : begin + size], np.uint8)
         if dtype == "|b1" and np.any(flat > 1):
             raise InputError(f"a truth value of {name} is neither 0 nor 1")
@@ -111,9 +113,9 @@ def _header(text: bytes) -> dict[str, Any]:
     ):
         raise InputError("its is_terminal, task or relevant is of the wrong kind")
     fields = header["fields"]
-    if not isinstance(fields, list) or len(fields) != len(_FIELDS):
-        raise InputError(f"its header does not describe {len(_FIELDS)} arrays")
-    for field, (name, dtype, axes) in zip(fields, _FIELDS, strict=True):
+    if not isinstance(fields, list) or not len(_FIELDS) <= len(fields) <= len(_FIELDS) + 1:
+        raise InputError(f"its header does not describe {len(_FIELDS)} arrays, or these and keys")
+    for field, (name, dtype, axes) in zip(fields, (*_FIELDS, _KEY), strict=False):
         if not isinstance(field, list) or len(field) != 3 or field[:2] != [name, dtype]:
             raise InputError(f"its header does not describe {name} as {dtype}")
         shape = field[2]

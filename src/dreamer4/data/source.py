@@ -10,10 +10,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from dreamer4.data.episode import Episode
 from dreamer4.errors import InputError
@@ -70,6 +71,7 @@ class DeviceSource(AbstractDataSource):
     task: Int[Array, " E"]
     relevant: Bool[Array, " E"]
     max_length: int = eqx.field(static=True)
+    place: PyTree = None
 
     @classmethod
     def from_episodes(cls, episodes: Sequence[Episode]) -> "DeviceSource":
@@ -134,6 +136,10 @@ class DeviceSource(AbstractDataSource):
                 "Encode every frame of this source, in order."
             )
         return dataclasses.replace(self, frame=None, latent=latent)
+
+    def with_places(self, place: PyTree) -> "DeviceSource":
+        """Returns the same data set with where the real environment stood at each frame, as `replay` finds it."""
+        return dataclasses.replace(self, place=place)
 
     def sample(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Trajectory:
         episode, offset = self.windows(batch_size, length, key=key)
@@ -211,6 +217,7 @@ class DeviceSource(AbstractDataSource):
             task=self.task[episode],
             relevant=relevant,
             uniform=uniform,
+            place=jax.tree.map(lambda leaf: leaf[row], self.place),
         )
 
 

@@ -45,7 +45,8 @@ class AbstractEnvironment(eqx.Module):
         Args:
             state: what `reset` or `step` returned, same structure and dtypes.
             action: one action of `spec.action`; ignored when `state` stands at a last frame.
-            key: draws whatever is random about the transition, or about the start of the next episode.
+            key: draws whatever is random about the transition; behind a last frame it draws the next episode's start,
+                the one that `reset` draws by it, so that an episode can be played again from its keys.
 
         Returns:
             The next state, and the time step the action led to. `is_last` marks the end of an episode for whatever

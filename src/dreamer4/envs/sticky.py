@@ -56,7 +56,8 @@ class StickyActions(AbstractEnvironment):
         return self.env.max_steps
 
     def reset(self, *, key: PRNGKeyArray) -> tuple[StickyState, TimeStep]:
-        inner, time_step = self.env.reset(key=key)
+        _, step_key = jr.split(key)  # as `step` does behind a last frame
+        inner, time_step = self.env.reset(key=step_key)
         return StickyState(inner, Action.null(self.spec.action), jnp.zeros((), bool)), time_step
 
     def step(self, state: StickyState, action: Action, *, key: PRNGKeyArray) -> tuple[StickyState, TimeStep]:

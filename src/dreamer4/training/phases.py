@@ -26,15 +26,16 @@ from dreamer4.agent import (
 )
 from dreamer4.agent.objectives import masked_mean
 from dreamer4.config import Config
+from dreamer4.data import DeviceSource, Episode
 from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics import ShortcutForcing
 from dreamer4.errors import InputError
-from dreamer4.imagination import imagine
 from dreamer4.tokenizer import LatentStats, RandomFeatures, tokenizer_loss
 from dreamer4.training.forcing import dynamics_loss
 from dreamer4.training.rows import Metrics as Metrics
 from dreamer4.training.rows import over_rows
 from dreamer4.types import DataSpec, Trajectory, to_float
+from dreamer4.worlds import WORLDS, AbstractWorld, DreamWorld
 
 
 class AbstractPhase(eqx.Module):
@@ -72,6 +73,11 @@ class AbstractPhase(eqx.Module):
             progress: share of the run that is done, in [0, 1].
             key: randomness of the step.
         """
+
+    def prepare(self, source: DeviceSource, episodes: Sequence[Episode]) -> DeviceSource:
+        """Returns the data set with all that the loss needs of its clips; raises as a world does."""
+        del episodes
+        return source
 
     def finish(self, dreamer: Dreamer) -> Dreamer:
         """Returns the agent as the next phase should find it."""
@@ -211,7 +217,7 @@ class AgentPhase(AbstractPhase):
 
 
 class ImaginationPhase(AbstractPhase):
-    """Trains policy and value on dreams, everything else frozen (eqs 10, 11).
+    """Trains policy and value on lives in a world, dreams above all, everything else frozen (eqs 10, 11).
 
     Policy and value share no weights, so their losses are not mixed and need no normalising. All of it is float32.
     """
@@ -222,6 +228,7 @@ class ImaginationPhase(AbstractPhase):
     lambda_: float = eqx.field(static=True)
     warm_value: float = eqx.field(static=True)
     accumulate: int = eqx.field(static=True, default=1)
+    world: AbstractWorld = DreamWorld()
     name: ClassVar[str] = "imagination"
     normalise: ClassVar[bool] = False
 
@@ -236,6 +243,9 @@ class ImaginationPhase(AbstractPhase):
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         return mark(dreamer, lambda d: [d.policy, d.value])
 
+    def prepare(self, source: DeviceSource, episodes: Sequence[Episode]) -> DeviceSource:
+        return self.world.prepare(source, episodes)
+
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[Metrics, Metrics]:
@@ -243,10 +253,10 @@ class ImaginationPhase(AbstractPhase):
         keys = jr.split(key, size)
 
         def dream(row, key):
-            key_count, key_recall, key_dream = jr.split(key, 3)
+            key_count, key_enter, key_live = jr.split(key, 3)
             count, starts = context_count(row, key=key_count)
-            memory = dreamer.recall(row, count, key=key_recall)
-            return imagine(dreamer, memory, self.horizon, key=key_dream), starts
+            start = self.world.enter(dreamer, row, count, key=key_enter)
+            return self.world.live(dreamer, start, self.horizon, key=key_live), starts
 
         rollout, starts = over_rows(dream, self.accumulate)(batch, keys)
         mask = rollout.alive & starts[:, None]
@@ -323,5 +333,6 @@ def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
             settings.lambda_,
             train.imagination.warm_value,
             train.imagination.accumulate,
+            WORLDS[settings.world](config),
         )
     raise InputError(f"phase: unknown {name!r}. Known: tokenizer, dynamics, agent, imagination.")
