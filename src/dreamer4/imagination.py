@@ -15,21 +15,21 @@ class ImaginedRollout(eqx.Module):
     """One dream, by the clock of `types.py`: state 0 is the last frame of the context, states 1 to H are imagined.
 
     Attributes:
-        latent: the imagined frames, 1 to H; None in the real world, whose frames are no latents.
+        latent: the imagined frames, 1 to H.
+        h: read-outs of states 0 to H.
         action: actions 1 to H; `action[i]` of the array was chosen at state i and led to state i + 1.
         reward: expected rewards that arrived at states 1 to H.
         continuation: probabilities that the episode goes on at states 1 to H.
         alive: whether states 0 to H-1 are before the predicted end. The state at the end and the action taken in it
             are not alive.
-        h: read-outs of states 0 to H.
     """
 
-    latent: Float[Array, "*B H Nz Dz"] | None
+    latent: Float[Array, "*B H Nz Dz"]
+    h: Float[Array, "*B H+1 E"]
     action: Action
     reward: Float[Array, "*B H"]
     continuation: Float[Array, "*B H"]
     alive: Bool[Array, "*B H"]
-    h: Float[Array, "*B H+1 E"]
 
 
 def imagine(
@@ -66,5 +66,5 @@ def imagine(
     reward = dreamer.reward(h[1:]).mean()
     continuation = dreamer.continuation(h[1:]).mean()
     alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(continuation[:-1] > 0.5).astype(bool)])
-    rollout = ImaginedRollout(latent, action, reward, continuation, alive, h)
+    rollout = ImaginedRollout(latent, h, action, reward, continuation, alive)
     return jax.lax.stop_gradient(rollout)

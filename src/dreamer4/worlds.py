@@ -119,15 +119,17 @@ class RealWorld(AbstractWorld):
             action = dreamer.act(now.memory, key=key_act) if forced is None else forced
             taken = within_bounds(action)
             state, time_step = self.env.step(now.state, taken, key=key_env)
+            latent, _ = dreamer.tokenizer.encode_step(to_float(time_step.frame), now.memory.encoder)
             memory = dreamer.observe(now.memory, to_float(time_step.frame), taken, jnp.array(True), key=key_observe)
             reward = jnp.where(now.ended, 0.0, time_step.reward)
             goes_on = now.ended | ~time_step.is_terminal
             following = _where(now.ended, now, Standing(memory, state, time_step.is_last))
-            return following, (following.memory.h, action, reward, goes_on.astype(jnp.float32), ~now.ended)
+            return following, (latent, following.memory.h, action, reward, goes_on.astype(jnp.float32), ~now.ended)
 
-        _, (h, action, reward, continuation, alive) = jax.lax.scan(body, start, (jr.split(key, horizon), actions))
+        _, life = jax.lax.scan(body, start, (jr.split(key, horizon), actions))
+        latent, h, action, reward, continuation, alive = life
         h = jnp.concatenate([start.memory.h[None], h])
-        return jax.lax.stop_gradient(ImaginedRollout(None, action, reward, continuation, alive, h))
+        return jax.lax.stop_gradient(ImaginedRollout(latent, h, action, reward, continuation, alive))
 
 
 def _where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
