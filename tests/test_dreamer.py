@@ -14,7 +14,7 @@ from agent.fakes import TINY, TINY_SPEC, build_tiny, randomised
 
 from dreamer4 import Dreamer
 from dreamer4.checkpoint import Checkpoints
-from dreamer4.dreamer import _as_pixels, _tempered, find_checkpoint, spec_from_json, spec_to_json
+from dreamer4.dreamer import _as_pixels, find_checkpoint, spec_from_json, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.nn import ActionDistribution, Categorical, Normal
 from dreamer4.tokenizer import LatentStats
@@ -208,7 +208,7 @@ def test_temperature_goes_from_the_mode_to_chance(dreamer, memory):
 def test_temperature_divides_logits_and_scales_spread():
     logits, loc = jnp.array([1.0, -2.0]), jnp.array([0.3])
     plain = ActionDistribution((Categorical(logits),), Normal(loc, jnp.array([-1.0])))
-    tempered = _tempered(plain, 2.0)
+    tempered = plain.tempered(2.0)
     np.testing.assert_allclose(tempered.discrete[0].logits, logits / 2)
     np.testing.assert_allclose(jnp.exp(tempered.continuous.log_scale), 2 * np.exp(-1.0), rtol=1e-6)
     np.testing.assert_allclose(tempered.continuous.loc, loc)

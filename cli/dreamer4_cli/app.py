@@ -11,7 +11,7 @@ import typer
 
 from dreamer4 import allocator
 from dreamer4.errors import InputError
-from dreamer4_cli import compile_cache, options, play_options, viewing
+from dreamer4_cli import baseline_options, compile_cache, options, play_options, viewing
 from dreamer4_cli.bench.speed import options as speed_options
 from dreamer4_cli.endings import Commands, complain
 
@@ -46,11 +46,10 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks, and the ledger of their results.")
 config_app = typer.Typer(no_args_is_help=True, help="Configurations.")
-baseline_app = typer.Typer(no_args_is_help=True, help="Agents without a world model.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(config_app, name="config")
-app.add_typer(baseline_app, name="baseline")
+app.add_typer(baseline_options.app, name="baseline")
 app.add_typer(data_app, name="data")
 
 
@@ -126,7 +125,8 @@ def collect(
         typer.Option(
             "--policy",
             metavar="WHO",
-            help="random, ppo, ppo:early, ppo:middle, FILE.py:NAME, CHECKPOINT, or mixture:WHO[~EPSILON][=SHARE],...",
+            help="random, ppo, ppo:early, ppo:middle, FILE.py:NAME, CHECKPOINT, weak, mixed, or "
+            "mixture:WHO[~EPSILON][=SHARE],...",
         ),
     ] = None,
     out: Annotated[
@@ -425,24 +425,3 @@ def _existing_run(path: Path | None) -> Path | None:
     if path is not None:
         viewing.existing(path / "config.yaml")
     return path
-
-
-@baseline_app.command()
-def ppo(
-    preset: options.Preset = None,
-    config: options.File = None,
-    overrides: options.Overrides = None,
-    env: options.Env = None,
-    seed: options.Seed = None,
-    seeds: options.Seeds = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Environment steps of each seed.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="New folder. Default: ppo/ in the run.")
-    ] = None,
-) -> None:
-    """Train PPO online in the real environment, from frames, and play it."""
-    given = [f"ppo.steps={steps}"] if steps else []
-    resolved, folder = options.resolve(preset, config, [*given, *(overrides or ())], env=env, seed=seed, seeds=seeds)
-    from dreamer4_cli import behaviour as work
-
-    work.ppo(resolved, out or folder / "ppo")

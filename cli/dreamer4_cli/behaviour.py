@@ -80,7 +80,7 @@ def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -
         episodes(),
         spec=env.spec,
         environment=config.env.described,
-        policy=config.data.policy,
+        policy=config.data.policy if len(parts) == 1 else "mixture",
         behaviour=told,
         seed=config.seed,
         held_out=config.data.held_out,
@@ -108,7 +108,8 @@ def kept(config: Config, run: RunFolder) -> tuple[str, ...]:
         return ()
     if (run.path / PPO).exists():
         env = _read(run.path / PPO, "results.json", "results of PPO").get("env")
-        _refuse_unlike(run.path / PPO, {"env": env}, {"env": config.env.model_dump(mode="json")})
+        unstuck = {"sticky_actions": 0.0}  # what is older tells none
+        _refuse_unlike(run.path / PPO, {"env": unstuck | dict(env or {})}, {"env": config.env.model_dump(mode="json")})
     path = config.data.path
     if path is not None and Path(path).resolve() != run.data.resolve():
         return (PPO,)
@@ -226,8 +227,8 @@ def _policy(name: str, env: AbstractEnvironment, agents: Path) -> tuple[Abstract
     path = Path(name)
     if not os.path.exists(path):
         raise InputError(
-            f"data.policy: got {name!r}, expected random, ppo, ppo:early, ppo:middle, mixture, FILE.py:NAME, or a "
-            "checkpoint or run that exists."
+            f"data.policy: got {name!r}, expected random, ppo, ppo:early, ppo:middle, weak, mixed, mixture, "
+            "FILE.py:NAME, or a checkpoint or run that exists."
         )
     return _loaded(path, env)
 

@@ -22,7 +22,7 @@ from dreamer4.agent import ContinuationHead, LatentHead, PolicyHead, ScalarHead
 from dreamer4.config import Config, validate
 from dreamer4.dynamics import AbstractDynamics, AbstractSampler, as_past, commit
 from dreamer4.errors import InputError
-from dreamer4.nn import ActionDistribution, Categorical, Normal, Stream
+from dreamer4.nn import Stream
 from dreamer4.tokenizer import AbstractTokenizer
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
 
@@ -220,7 +220,7 @@ class Dreamer(eqx.Module):
         if mode == "mode":
             return distribution.mode()
         warm = jnp.asarray(temperature) > 0
-        drawn = _tempered(distribution, jnp.where(warm, temperature, 1.0)).sample(key=key)
+        drawn = distribution.tempered(jnp.where(warm, temperature, 1.0)).sample(key=key)
         return jax.tree.map(lambda a, b: jnp.where(warm, a, b), drawn, distribution.mode())
 
 
@@ -252,12 +252,6 @@ def _as_pixels(frame: Array, shape: tuple[int, int, int]) -> Float[Array, "H W C
     if outside:
         raise InputError(message)
     return jnp.asarray(frame)
-
-
-def _tempered(distribution: ActionDistribution, temperature: float | Float[Array, ""]) -> ActionDistribution:
-    discrete = tuple(Categorical(part.logits / temperature) for part in distribution.discrete)
-    spread = Normal(distribution.continuous.loc, distribution.continuous.log_scale + jnp.log(temperature))
-    return ActionDistribution(discrete, spread)
 
 
 def find_checkpoint(path: Path) -> Path:

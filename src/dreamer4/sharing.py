@@ -18,7 +18,7 @@ from typing import Any
 import equinox as eqx
 
 from dreamer4 import checkpoint
-from dreamer4.config import Config, override
+from dreamer4.config import MIXTURES, Config, override
 from dreamer4.data import DatasetInfo, Episode, read_episodes, read_info, write_dataset
 from dreamer4.dreamer import PHASES, find_checkpoint, read_description, spec_to_json, weights_of
 from dreamer4.errors import InputError
@@ -192,7 +192,7 @@ def _policy_name(policy: str) -> str:
     """Returns the name of a behaviour policy without the folder that its file or its checkpoint lies in."""
     name = Path(policy).name or "checkpoint"
     # A folder that is called as a kind of policy is still none.
-    return f"./{name}" if name != policy and name in ("random", "ppo", "mixture") else name
+    return f"./{name}" if name != policy and name in ("random", "ppo", "mixture", *MIXTURES) else name
 
 
 def _results(step: Path) -> dict[str, Any]:

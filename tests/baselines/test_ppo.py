@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dreamer4.baselines import (
     ActorCritic,
-    PPOPolicy,
+    NetworkPolicy,
     PPORun,
     advantages,
     clipped_policy_loss,
@@ -215,7 +215,7 @@ def test_stages_are_told_by_returns():
 
 def test_the_policy_remembers_the_newest_frames():
     spec = DataSpec((2, 2, 1), ActionSpec((2,), 1))
-    policy = PPOPolicy(generic(ActorCritic, spec, 3, 8, key=jr.key(0)))
+    policy = NetworkPolicy(generic(ActorCritic, spec, 3, 8, key=jr.key(0)))
     no = jnp.zeros((), bool)
     memory = policy.init()
     for t, level in enumerate((5, 6, 7, 8)):

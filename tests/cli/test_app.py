@@ -28,6 +28,7 @@ LEAVES = [
     "bench reliability",
     "config show",
     "baseline ppo",
+    "baseline offline",
     "data check",
     "data import",
 ]

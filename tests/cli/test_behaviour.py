@@ -260,3 +260,23 @@ def test_a_training_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         behaviour.ppo(config("random"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weak_and_mixed_are_mixtures_of_the_same_kind(tmp_path):
+    """`weak` has no late player, `mixed` does; a data set tells both as a mixture, part by part."""
+    weak, mixed = (load("breakout", overrides=[f"data.policy={name}"]).data.behaviours for name in ("weak", "mixed"))
+    assert {part.policy for part in weak} == {"random", "ppo:early", "ppo:middle"}
+    assert {part.policy for part in mixed} == {"random", "ppo:early", "ppo:middle", "ppo"}
+    with pytest.raises(InputError, match="whose policies are fixed"):
+        load("breakout", overrides=["data.mixture=[{policy: random}]"])
+    with pytest.raises(InputError, match="cannot hold a mixture"):
+        load("tiny", overrides=["data.policy=mixture", "data.mixture=[{policy: weak}]"])
+
+
+def test_sticky_data_tells_so_and_is_not_taken_for_plain_data(tmp_path):
+    sticky = config("random", "env.sticky_actions=0.25")
+    run.collect(sticky, tmp_path / "data")
+    assert data.read_info(tmp_path / "data").environment == {**config("random").env.described, "sticky_actions": 0.25}
+    behaviour.refuse_other_data(sticky, tmp_path / "data", "")
+    with pytest.raises(InputError, match="sticky_actions: 0.25 -> 0.0"):
+        behaviour.refuse_other_data(config("random"), tmp_path / "data", "")

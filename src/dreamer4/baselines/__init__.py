@@ -9,11 +9,20 @@ The agent is PPO, trained wholly on the device: one jitted program for a stretch
 seeds. It sees what every other part sees, frames, so it runs on any `AbstractEnvironment`. Thanks to dm_env's timing a
 time limit needs no special case, because the last frame of an episode is there to be bootstrapped from.
 
+`offline` holds what learns from the finished data set instead, as an agent in a world model does, but without one:
+clones, CQL and IQL. Imagination has to beat the best of them.
+
 No library does this for us: those in JAX that train PPO speak the five-value step that gymnax 1.0 left behind.
 """
 
 from dreamer4.baselines.actor_critic import ActorCritic as ActorCritic
-from dreamer4.baselines.actor_critic import PPOPolicy as PPOPolicy
+from dreamer4.baselines.actor_critic import NetworkPolicy as NetworkPolicy
+from dreamer4.baselines.decisions import Decisions as Decisions
+from dreamer4.baselines.offline import OFFLINE as OFFLINE
+from dreamer4.baselines.offline import Offline as Offline
+from dreamer4.baselines.offline import OfflineData as OfflineData
+from dreamer4.baselines.offline import train_offline as train_offline
+from dreamer4.baselines.offline import with_entropy as with_entropy
 from dreamer4.baselines.ppo import STAGES as STAGES
 from dreamer4.baselines.ppo import PPORun as PPORun
 from dreamer4.baselines.ppo import advantages as advantages

@@ -1,6 +1,7 @@
 """The network of a model-free agent, and the policy that plays it: the last few frames in, action and value out."""
 
 import math
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -119,10 +120,18 @@ class ActorCritic(eqx.Module):
         return jnp.where(is_first, newest[None], jnp.concatenate([frames[1:], newest[None]]))
 
 
-class PPOPolicy(AbstractPolicy):
-    """Samples the policy of a trained network; its memory is the newest frames."""
+class NetworkPolicy(AbstractPolicy):
+    """Plays by a trained network; its memory is the newest frames.
+
+    Attributes:
+        network: the network.
+        mode: draw from its distribution, or take the most likely action.
+        temperature: divides the logits of discrete components, scales the spread of continuous ones.
+    """
 
     network: ActorCritic
+    mode: Literal["sample", "mode"] = eqx.field(default="sample", static=True)
+    temperature: float = 1.0
 
     def init(self) -> UInt8[Array, "N H W C"]:
         return jnp.zeros(self.network.frames_shape, jnp.uint8)
@@ -132,4 +141,13 @@ class PPOPolicy(AbstractPolicy):
     ) -> tuple[Action, PyTree]:
         memory = self.network.remember(memory, time_step.frame, time_step.is_first)
         distribution, _ = self.network(memory)
-        return within_bounds(distribution.sample(key=key)), memory
+        return choose(distribution, self.mode, self.temperature, key=key), memory
+
+
+def choose(
+    distribution: ActionDistribution, mode: Literal["sample", "mode"], temperature: float, *, key: PRNGKeyArray
+) -> Action:
+    """Returns an action as an environment takes it: drawn at a temperature, or the most likely one."""
+    if mode == "mode":
+        return within_bounds(distribution.mode())
+    return within_bounds(distribution.tempered(temperature).sample(key=key))

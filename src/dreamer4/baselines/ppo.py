@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt8
 
 from dreamer4 import checkpoint
-from dreamer4.baselines.actor_critic import ActorCritic, PPOPolicy
+from dreamer4.baselines.actor_critic import ActorCritic, NetworkPolicy
 from dreamer4.config import PPOConfig
 from dreamer4.dreamer import spec_from_json, spec_to_json
 from dreamer4.envs import AbstractEnvironment
@@ -256,9 +256,9 @@ class PPORun:
         first = known[np.flatnonzero(~np.isnan(known))[0]]
         return int(np.argmax(known >= first + STAGES[stage] * (np.nanmax(known) - first)))
 
-    def policy(self, stage: str = "late") -> PPOPolicy:
+    def policy(self, stage: str = "late") -> NetworkPolicy:
         """Returns the policy of a stage of training; see `index`."""
-        return PPOPolicy(jax.tree.map(jnp.asarray, self.snapshots[self.index(stage)]))
+        return NetworkPolicy(jax.tree.map(jnp.asarray, self.snapshots[self.index(stage)]))
 
 
 def train_ppo(
@@ -314,7 +314,7 @@ def _run(records: list[tuple[ActorCritic, np.ndarray]], seed: int, stride: int) 
     )
 
 
-def save_policy(path: Path, policy: PPOPolicy, *, config: PPOConfig, spec: DataSpec, about: dict[str, Any]) -> None:
+def save_policy(path: Path, policy: NetworkPolicy, *, config: PPOConfig, spec: DataSpec, about: dict[str, Any]) -> None:
     """Writes a policy as a checkpoint that describes itself; `load_policy` reads it.
 
     Args:
@@ -336,7 +336,7 @@ def is_policy(path: Path) -> bool:
     return (path / checkpoint.MANIFEST).is_file() and checkpoint.read_meta(path).get("kind") == _KIND
 
 
-def load_policy(path: Path) -> tuple[PPOPolicy, DataSpec, dict[str, Any]]:
+def load_policy(path: Path) -> tuple[NetworkPolicy, DataSpec, dict[str, Any]]:
     """Reads what `save_policy` wrote: the policy, the specification of its environment, and what is told about it.
 
     Raises:
@@ -347,4 +347,4 @@ def load_policy(path: Path) -> tuple[PPOPolicy, DataSpec, dict[str, Any]]:
         raise InputError(f"{path} is no checkpoint of a PPO policy. Save one with save_policy.")
     config, spec = PPOConfig.model_validate(meta["ppo"]), spec_from_json(meta["spec"])
     template = eqx.filter_eval_shape(ActorCritic, spec, config.num_frames, config.hidden, key=jr.key(0))
-    return PPOPolicy(checkpoint.load(path, template)), spec, meta["about"]
+    return NetworkPolicy(checkpoint.load(path, template)), spec, meta["about"]

@@ -4,10 +4,12 @@
 starting points; `text` turns what a person typed into nested mappings, and complaints back into sentences.
 """
 
+from .data import MIXTURES as MIXTURES
 from .data import BehaviourConfig as BehaviourConfig
 from .data import Branch as Branch
 from .data import DataConfig as DataConfig
 from .data import EnvConfig as EnvConfig
+from .data import OfflineConfig as OfflineConfig
 from .data import PPOConfig as PPOConfig
 from .presets import PRESETS as PRESETS
 from .training import GuardConfig as GuardConfig

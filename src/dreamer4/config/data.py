@@ -57,12 +57,24 @@ class BehaviourConfig(Branch):
     share: float = Field(default=1.0, gt=0, description="of the episodes, relative to the other policies' shares")
     epsilon: float = Field(default=0.0, ge=0, le=1, description="probability of a random action at each step")
 
-    @field_validator("policy")
-    @classmethod
-    def _simple(cls, policy: str) -> str:
-        if policy == "mixture":
-            raise ValueError("a mixture cannot hold a mixture")
-        return policy
+
+MIXTURES: dict[str, tuple[BehaviourConfig, ...]] = {
+    # No good player: what is to be learned is not in the data to be copied.
+    "weak": (
+        BehaviourConfig(policy="random", share=0.4),
+        BehaviourConfig(policy="ppo:early", share=0.4, epsilon=0.1),
+        BehaviourConfig(policy="ppo:middle", share=0.2, epsilon=0.1),
+    ),
+    # Random play, and PPO at three stages of its training, with a little and with much exploration noise, since a
+    # learning agent visits states that a good policy avoids.
+    "mixed": (
+        BehaviourConfig(policy="random", share=0.2),
+        BehaviourConfig(policy="ppo:early", share=0.2, epsilon=0.1),
+        BehaviourConfig(policy="ppo:middle", share=0.2, epsilon=0.1),
+        BehaviourConfig(policy="ppo", share=0.2, epsilon=0.1),
+        BehaviourConfig(policy="ppo", share=0.2, epsilon=0.4),
+    ),
+}
 
 
 class DataConfig(Branch):
@@ -72,7 +84,8 @@ class DataConfig(Branch):
     episodes: int = Field(default=2000, gt=0, description="episodes to collect")
     policy: str = Field(
         default="random",
-        description="behaviour policy: random, ppo, ppo:early, ppo:middle, FILE.py:NAME, a checkpoint, or mixture",
+        description="behaviour policy: random, ppo, ppo:early, ppo:middle, FILE.py:NAME, a checkpoint; or several: "
+        "weak (random, PPO early and middle), mixed (PPO late too) or mixture",
     )
     mixture: tuple[BehaviourConfig, ...] = Field(default=(), description="mixture: its policies")
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of episodes kept for evaluation")
@@ -83,12 +96,18 @@ class DataConfig(Branch):
     @property
     def behaviours(self) -> tuple[BehaviourConfig, ...]:
         """The policies that play the episodes."""
-        return self.mixture if self.policy == "mixture" else (BehaviourConfig(policy=self.policy),)
+        if self.policy == "mixture":
+            return self.mixture
+        return MIXTURES.get(self.policy, (BehaviourConfig(policy=self.policy),))
 
     @model_validator(mode="after")
     def _mixed(self):
         if self.policy == "mixture" and not self.mixture:
             raise ValueError("policy is mixture, but mixture names no policies")
+        if any(part.policy in ("mixture", *MIXTURES) for part in self.mixture):
+            raise ValueError("a mixture cannot hold a mixture")
+        if self.policy in MIXTURES and self.mixture:
+            raise ValueError(f"policy is {self.policy}, whose policies are fixed; for those of mixture it is mixture")
         return self
 
     @model_validator(mode="after")
@@ -137,3 +156,22 @@ class PPOConfig(Branch):
     def updates(self) -> int:
         """Updates of the whole training, at least 1."""
         return -(-self.steps // self.steps_per_update)
+
+
+class OfflineConfig(Branch):
+    """Baselines that learn from the data set alone, without a world model."""
+
+    num_frames: int = Field(default=2, gt=0, description="newest frames that they see")
+    hidden: int = Field(default=128, gt=0, description="units of a hidden layer")
+    batch_size: int = Field(default=256, gt=0, description="decisions of a gradient step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam, constant")
+    average: float = Field(default=0.005, gt=0, le=1, description="rate of the running average of weights")
+    every: int = Field(default=250, gt=0, description="steps between two looks at held-out decisions")
+    patience: int = Field(default=4, gt=0, description="looks without a better one that end cloning")
+    max_steps: int = Field(default=20_000, gt=0, description="most steps of cloning")
+    value_steps: int = Field(default=6_000, gt=0, description="steps of CQL, and of the values of IQL")
+    discount: float = Field(default=0.99, gt=0, le=1)
+    cql_alpha: float = Field(default=1.0, ge=0, description="weight of CQL's conservative gap")
+    expectile: float = Field(default=0.7, gt=0, lt=1, description="of IQL; 0.5 values the data's policy")
+    advantage_scale: float = Field(default=3.0, ge=0, description="of IQL's weights; 0 clones")
+    weight_limit: float = Field(default=100.0, ge=1, description="largest of IQL's weights")

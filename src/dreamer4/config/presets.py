@@ -7,17 +7,6 @@ user's own file written) without knowing any code. `dreamer4 config show --prese
 from typing import Any
 
 
-# Data of mixed quality: random play, and PPO at three stages of its training, with a little and with much exploration
-# noise, since a learning agent visits states that a good policy avoids.
-MIXED = [
-    {"policy": "random", "share": 0.2, "epsilon": 0.0},
-    {"policy": "ppo:early", "share": 0.2, "epsilon": 0.1},
-    {"policy": "ppo:middle", "share": 0.2, "epsilon": 0.1},
-    {"policy": "ppo", "share": 0.2, "epsilon": 0.1},
-    {"policy": "ppo", "share": 0.2, "epsilon": 0.4},
-]
-
-
 def catch() -> dict[str, Any]:
     """The demo: Catch from random data, minutes on two CPU cores.
 
@@ -261,7 +250,7 @@ def minatar(
     agent_muon = {**muon, "learning_rate": agent_rate}
     return {
         "env": {"id": env_id, "kwargs": {"blur": 0.8}},
-        "data": {"episodes": episodes, "policy": "mixture", "mixture": MIXED},
+        "data": {"episodes": episodes, "policy": "mixed"},
         "ppo": {"steps": 1_000_000},
         "tokenizer": {
             "patch": list(patch),

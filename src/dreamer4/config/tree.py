@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from dreamer4.config.data import Branch, DataConfig, EnvConfig, PPOConfig
+from dreamer4.config.data import Branch, DataConfig, EnvConfig, OfflineConfig, PPOConfig
 from dreamer4.config.presets import PRESETS
 from dreamer4.config.text import assignment, explain, merge, parse, read, show
 from dreamer4.config.training import TrainConfig
@@ -233,6 +233,7 @@ class Config(Branch):
     env: EnvConfig = EnvConfig()
     data: DataConfig = DataConfig()
     ppo: PPOConfig = PPOConfig()
+    offline: OfflineConfig = OfflineConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
     sampler: SamplerConfig = SamplerConfig()

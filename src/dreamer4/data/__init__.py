@@ -14,6 +14,8 @@ A source of another kind (shards streamed from disk, say) subclasses `AbstractDa
 from dreamer4.data.collect import collect as collect
 from dreamer4.data.episode import Episode as Episode
 from dreamer4.data.episode import find_problems as find_problems
+from dreamer4.data.episode import flag_relevant as flag_relevant
+from dreamer4.data.episode import return_of_best as return_of_best
 from dreamer4.data.format import SUMMARY as SUMMARY
 from dreamer4.data.format import check as check
 from dreamer4.data.format import held_out_episodes as held_out_episodes

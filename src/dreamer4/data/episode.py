@@ -1,6 +1,8 @@
 """One episode on the host: numpy arrays, aligned by the clock of `dreamer4.types`."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8, UInt32
@@ -53,6 +55,17 @@ class Episode:
     def total(self) -> float:
         """Undiscounted return, the sum of the rewards behind the first frame."""
         return float(self.reward[1:].sum(dtype=np.float64))
+
+
+def return_of_best(episodes: Sequence[Episode], share: float) -> float:
+    """Returns the least return among the best share of episodes, rounded up to whole ones; `share` in (0, 1]."""
+    totals = sorted((episode.total for episode in episodes), reverse=True)
+    return totals[math.ceil(share * len(totals)) - 1]
+
+
+def flag_relevant(episodes: Sequence[Episode], at_least: float) -> list[Episode]:
+    """Returns the episodes with those below a return no longer flagged relevant."""
+    return [replace(e, relevant=e.relevant and e.total >= at_least) for e in episodes]
 
 
 def find_problems(episode: Episode, spec: DataSpec) -> list[str]:

@@ -228,6 +228,12 @@ class ActionDistribution(AbstractDistribution):
         discrete = jnp.stack(chosen, axis=-1) if chosen else jnp.zeros((*batch, 0), jnp.int32)
         return Action(discrete, self.continuous.mode())
 
+    def tempered(self, temperature: float | Float[Array, ""]) -> "ActionDistribution":
+        """Returns it with the logits of discrete components divided and the spread of continuous ones multiplied."""
+        discrete = tuple(Categorical(part.logits / temperature) for part in self.discrete)
+        spread = Normal(self.continuous.loc, self.continuous.log_scale + jnp.log(temperature))
+        return ActionDistribution(discrete, spread)
+
     def entropy(self) -> Float[Array, "*batch"]:
         return sum((d.entropy() for d in self.discrete), self.continuous.entropy())
 

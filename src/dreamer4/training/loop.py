@@ -30,7 +30,7 @@ from dreamer4.types import DataSpec, Trajectory, to_float
 
 
 # Streams of randomness below a seed's root key. Appending is safe; reordering changes every run.
-STREAMS = ("init", *PHASES, "collect", "evaluate", "cloning", "behaviour")
+STREAMS = ("init", *PHASES, "collect", "evaluate", "cloning", "behaviour", "offline")
 
 EPISODES_AT_ONCE, FRAMES_AT_ONCE = 128, 32  # encoded side by side, and in one call
 
