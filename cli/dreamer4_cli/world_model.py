@@ -17,11 +17,13 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import anywhere
 from dreamer4.evaluation.dreams import DreamQuality, measure_dreams, tells_exactness
+from dreamer4.evaluation.ends import measure_ends
 from dreamer4.evaluation.return_gap import measure_return_gap
 from dreamer4.reporting import Report, write_report
 from dreamer4.training import encode_source, stream
 from dreamer4.training.folder import RunFolder, run_of, steps_done
 from dreamer4.training.metrics import Progress
+from dreamer4.worlds import RealWorld
 from dreamer4_cli.pages import device, source_commit
 
 
@@ -61,13 +63,21 @@ def evaluate_world_model(
             f"evaluate --world-model dreams held-out episodes, and {dataset} has none. Import it again with "
             "--held-out 0.1."
         )
-    source = DeviceSource.from_episodes(data.read_episodes(dataset, "held_out"))
+    episodes = data.read_episodes(dataset, "held_out")
+    source = DeviceSource.from_episodes(episodes)
     levels = [level / 255 for level in (info.frame_levels or range(256))]
     longest = config.dynamics.transformer.context_length
     context = longest if context is None else context
     horizon = min(longest, source.max_length - 1) if horizon is None else horizon
     trained = phase in ("agent", "imagination")
     env, missing = _environment(config, info) if trained else (None, NOT_TRAINED)
+    world, placed, unplaced = None, source, missing
+    if env is not None:
+        world = RealWorld(env)
+        try:
+            placed = world.prepare(source, episodes)
+        except InputError as error:
+            world, unplaced = None, f"no places in the game: {error}"
     key = stream(seed, "evaluate")
     starts = anywhere(source, clips or CLIPS, key=key)
     members, first = [], None
@@ -89,7 +99,10 @@ def evaluate_world_model(
                 key=key,
             )
         first = first or quality
-        record = {"seed": config.seed + i, **quality.record(), "returns": missing}
+        record = {"seed": config.seed + i, **quality.record(), "returns": missing, "ends": unplaced}
+        if world is not None:
+            at = placed.with_latents(latents)
+            record["ends"] = measure_ends(dreamer, world, at, starts, context_length=context, key=key).record()
         if env is not None:
             record["returns"] = measure_return_gap(
                 dreamer, env, episodes=REAL_EPISODES, spread=float(np.std(info.returns)), key=key
@@ -190,12 +203,28 @@ def _print(record: dict[str, Any], config: Config) -> None:
                 cells = ["n/a" if share is None else f"{share:.1%}" for share in shares]
                 table.add_row(head, read, *cells, f"{row['mae']:.4f}" if "mae" in row else "")
         console.print(table)
+    _print_ends(record["ends"])
     returns = record["returns"]
     if isinstance(returns, str):
         _say(f"imagined against real return: {returns}")
         return
     style = "bold red" if returns["alarm"] else None
     console.print(returns["verdict"], style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_ends(ends: dict[str, Any] | str) -> None:
+    if isinstance(ends, str):
+        _say(f"ends in the game and in the dream: {ends}")
+        return
+    rows = [ends["policy"], ends["random"]]
+    frames = [f"{first} to {last}" for first, last in rows[0]["frames"]]
+    table = Table("actions", "played", *frames, "games over", title="ends met again, by frames behind the start")
+    for name, recall in zip(("policy", "random"), rows, strict=True):
+        table.add_row(name, "ends", *map(str, recall["ends"]), f"{recall['over']:.1%}")
+        for again in ("dream", "twin"):
+            shares = ["n/a" if share is None else f"{share:.1%}" for share in recall[again]]
+            table.add_row("", again, *shares, f"{recall[f'{again}_over']:.1%}")
+    console.print(table)
 
 
 def _report(config: Config, results: dict[str, Any], quality: DreamQuality) -> Report:

@@ -1,7 +1,8 @@
 """How good an agent and its world model are, told with uncertainty; what comes out is records, drawn elsewhere.
 
 `play` is returns in the real environment; `dreams` lays the world model beside the truth, with `quality` (how close
-frames are), `signals` (warnings without labels) and `head_scores`; `return_gap` asks whether dreams pay what the world
+frames are), `signals` (warnings without labels) and `head_scores`; `ends` asks whether dreams end
+where the game ends; `return_gap` asks whether dreams pay what the world
 pays; `statistics` reduces all of it to means and intervals.
 """
 

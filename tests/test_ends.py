@@ -1,0 +1,61 @@
+"""Ends in the game, in the dream and in the game once more, where the answer is known."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from agent.fakes import OracleHead, oracle
+
+from dreamer4.data import DeviceSource, collect, random_policy
+from dreamer4.envs import CounterEnvironment
+from dreamer4.evaluation.clips import Starts
+from dreamer4.evaluation.ends import Recall, measure_ends
+from dreamer4.worlds import RealWorld
+
+
+LAST, HORIZON = 12, 10  # index of the counter's last frame
+
+
+def test_an_end_is_met_again_within_a_frame_and_not_by_never_ending():
+    never = HORIZON + 1
+    game = np.array([2, 2, 2, 6, 7, 10, never, never])
+    dream = np.array([3, 5, never, 7, 1, never, never, 4])
+    twin = np.array([2, 2, 2, 6, 7, 10, 10, never])
+    recall = Recall.of(game, dream, twin, HORIZON)
+    assert recall.frames == ((1, 4), (5, 8), (9, 10)) and recall.ends == (3, 2, 1)
+    assert recall.dream == (0.3333, 0.5, 0.0) and recall.twin == (1.0, 1.0, 1.0)
+    assert (recall.over, recall.dream_over, recall.twin_over) == (0.75, 0.625, 0.875)
+
+
+def read(frame):
+    return jnp.stack([jnp.round(255.0 * frame[0, 0, 0]) // (255 // LAST), jnp.zeros(())])
+
+
+@pytest.mark.parametrize(
+    ("believed", "expected", "over"), [(LAST, 1.0, 1.0), (LAST - 3, 0.0, 0.6667), (LAST + 9, 0.0, 0.0)]
+)
+def test_a_model_that_believes_in_another_end_does_not_recall_the_games(believed, expected, over):
+    env = CounterEnvironment(LAST + 1, 3)
+    episodes = collect(env, random_policy(env.spec), episodes=3, key=jr.key(0))
+    dreamer = oracle(
+        env.spec,
+        size=2,
+        read=read,
+        transition=lambda state, action: jnp.stack([state[0] + 1, jnp.zeros(())]),
+        reward=lambda h: h[0],
+        continuation=OracleHead(lambda h, end: (h[0] != end).astype(jnp.float32), jnp.array(float(believed))),
+    )
+    world = RealWorld(env)
+    source = world.prepare(DeviceSource.from_episodes(episodes), episodes)
+    source = source.with_latents(eqx.filter_jit(jax.vmap(read))(source.frame / 255.0)[:, None])
+    # After 3, 6 and 11 frames the newest has index 2, 5 and 10, and the end comes 10, 7 and 2 frames later.
+    starts = Starts(np.array([0, 1, 2]), np.array([3, 6, 11]))
+    ends = measure_ends(dreamer, world, source, starts, context_length=4, horizon=HORIZON, key=jr.key(1))
+    for recall in (ends.policy, ends.random):
+        assert recall.ends == (1, 1, 1) and recall.over == recall.twin_over == 1.0
+        assert recall.twin == (1.0, 1.0, 1.0)
+        assert recall.dream == (expected,) * 3
+        assert recall.dream_over == over  # from index 10 on an end at 9 has passed
+    assert ends.record()["policy"]["ends"] == (1, 1, 1)
