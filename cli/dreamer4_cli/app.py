@@ -396,10 +396,18 @@ def import_data(
     bounds: Annotated[
         str | None,
         typer.Option(
-            "--bounds", metavar="LOW:HIGH", help="Range of continuous actions, one or one each: -2:2 or -1:1,0:5."
+            "--bounds",
+            metavar="LOW:HIGH",
+            help="Range of continuous actions, one or one each: -2:2 or -1:1,0:5; data: the range that occurs.",
         ),
     ] = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Resize frames, by area.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="HEIGHTxWIDTH", help="Resize frames, by area; the height comes first."),
+    ] = None,
+    ignore: Annotated[
+        str | None, typer.Option("--ignore", metavar="A,B", help="Labels and columns to pass over: timestamp,index.")
+    ] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the episodes kept for evaluation.")] = 0.1,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Draws the split.")] = 0,
 ) -> None:
@@ -417,7 +425,15 @@ def import_data(
     from dreamer4_cli import imports as work
 
     work.import_data(
-        existing, out, actions=actions, bounds=bounds, timing=timing.value, size=size, held_out=held_out, seed=seed
+        existing,
+        out,
+        actions=actions,
+        bounds=bounds,
+        timing=timing.value,
+        size=size,
+        ignore=ignore,
+        held_out=held_out,
+        seed=seed,
     )
 
 

@@ -25,13 +25,15 @@ def import_data(
     bounds: str | None,
     timing: Timing,
     size: str | None,
+    ignore: str | None,
     held_out: float,
     seed: int,
 ) -> None:
     """Imports a folder of episodes and tells what became of it."""
     settings = {
         "actions": None if actions is None else parse_actions(actions),
-        "bounds": None if bounds is None else parse_bounds(bounds),
+        "bounds": bounds if bounds in (None, "data") else parse_bounds(bounds),
+        "ignore": [name.strip() for name in (ignore or "").split(",")],
         "size": None if size is None else parse_size(size),
     }
     total = sum(not entry.name.startswith(".") for entry in source.iterdir()) if source.is_dir() else 0
@@ -73,7 +75,9 @@ def parse_bounds(text: str) -> list[tuple[float, float]]:
     except ValueError:
         pairs = []
     if not pairs or not all(math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs):
-        raise InputError(f"--bounds: got {text!r}, expected LOW:HIGH, or one such pair for each dimension, -1:1,0:5.")
+        raise InputError(
+            f"--bounds: got {text!r}, expected LOW:HIGH, one such pair for each dimension, -1:1,0:5, or data."
+        )
     return pairs
 
 

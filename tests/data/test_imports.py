@@ -13,7 +13,8 @@ from PIL import Image
 
 from dreamer4.data import check, import_folder, read_episodes, read_info
 from dreamer4.data.arrays import read_arrays, read_headers
-from dreamer4.data.footage import in_natural_order, resize
+from dreamer4.data.footage import resize
+from dreamer4.data.order import in_natural_order
 from dreamer4.errors import InputError
 from dreamer4.types import ActionSpec
 
@@ -334,7 +335,7 @@ BAD = [
     ("its frames have shape (4, 7, 3)", bad(frame=frames(shape=(4, 7, 3)))),
     ("action has 4 rows, expected 6, one a frame, or 5", bad(action=np.zeros(4, int))),
     ("reward has 9 rows", bad(reward=np.zeros(9))),
-    ("action is float64", bad(action=np.zeros(T))),
+    ("action is float64", bad(action=np.full(T, 0.5))),
     ("a discrete action lies outside its classes", bad(action=np.array([0, 0, -1, 0, 0, 0]))),
     ("continuous dimensions) are (2, 0), expected (1, 0)", bad(action=np.zeros((T, 2), int))),
     ("action has a value beyond 32 bits", bad(action=np.full(T, 2**40))),
@@ -460,7 +461,7 @@ def test_one_episode_at_a_time_is_decoded(source, monkeypatch):
         save(source / f"{number}.npz", **arrays(number))
     read, written = [], []
     monkeypatch.setattr(
-        "dreamer4.data.imports.read_frames", lambda footage, size: read.append(footage.path.name) or frames()
+        "dreamer4.data.imports.read_frames", lambda footage, size, channels: read.append(footage.path.name) or frames()
     )
     run(source, progress=lambda done, total: written.append((done, total, len(read))))
     assert written == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]
@@ -489,3 +490,115 @@ def test_a_changed_byte_of_an_archive_is_harmless_or_refused_in_words(tmp_path_f
         return
     # Time stamps and the like, a name (which the importer compares with those it knows), or the end of the list.
     assert {a.tobytes() for a in found.values()} <= {np.asarray(a).tobytes() for a in arrays().values()}
+
+
+def counted(source, name, *, lost=False, labels=None, seed=0):
+    """An episode with one row between two frames; a frame of it may be lost."""
+    made = {"action": np.arange(T - 1), "reward": np.arange(T - 1.0)} if labels is None else labels
+    save(source / name, frame=frames(seed)[: T - lost], **made)
+
+
+def test_episodes_that_count_their_rows_in_two_ways_are_refused(source):
+    for number in range(6):
+        counted(source, f"{number}.npz", lost=number in (2, 4))
+    text = refused(source)
+    assert "count action in two ways: 2.npz, 4.npz with as many rows as frames" in text
+    assert "such as 0.npz, with one row fewer" in text
+
+
+def test_a_frame_lost_from_a_video_is_found_while_it_is_decoded(source, video):
+    for number in range(3):
+        (source / f"{number}.mp4").write_bytes(video.read_bytes())
+        (source / f"{number}.actions.csv").write_text("action\n" + "1\n" * (10 if number == 2 else 9))
+    assert "2.mp4 with as many rows as frames" in refused(source)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool, np.float32])
+def test_classes_written_one_hot_are_refused_until_they_are_stated(source, kind):
+    name = "continuous" if kind is np.float32 else "action"
+    counted(source, "a.npz", labels={name: np.eye(3, dtype=kind)[[0, 1, 2, 2, 0]]})
+    assert f"{name} looks like 3 classes written one-hot" in refused(source)
+    stated = ActionSpec((), 3) if name == "continuous" else ActionSpec((2, 2, 2))
+    (episode,) = run(source, actions=stated)
+    assert (episode.discrete if name == "action" else episode.continuous)[1:].sum(axis=1).tolist() == [1] * 5
+
+
+def test_numbers_written_as_floats_and_columns_count_as_what_they_are(source):
+    last = (np.arange(T - 1) == T - 2).astype(np.float32)[:, None]
+    labels = {"action": np.array([0.0, 1, 2, 1, 0]), "reward": np.ones((T - 1, 1)), "is_terminal": last}
+    counted(source, "a.npz", labels=labels)
+    (episode,) = run(source)
+    assert (episode.discrete[1:, 0].tolist(), episode.total, episode.is_terminal) == ([0, 1, 2, 1, 0], 5.0, True)
+
+
+def test_bounds_are_suggested_for_every_dimension_and_may_be_taken_from_the_data(source):
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-1, 1, (T - 1, 4)) * [90, 1, 50, 0] + [0, 0, 50, -7.5]
+    values[:2] = [[-90, -1, 0, -7.5], [90, 1, 100, -7.5]]
+    counted(source, "a.npz", labels={"continuous": values})
+    text = refused(source)
+    assert "--bounds=-90:90,-1.00:1.00,0:100,-8.50:-6.50" in text, text
+    (episode,) = run(source, bounds="data")
+    np.testing.assert_allclose(episode.continuous[1:3], [[-1, -1, -1, 0], [1, 1, 1, 0]], atol=1e-6)
+
+
+def test_bounds_that_squash_a_dimension_are_told_of(source):
+    values = np.linspace([-180, -1], [180, 1], T - 1)
+    counted(source, "a.npz", labels={"continuous": values})
+    with pytest.warns(UserWarning, match=r"dimensions \[1\] use less than a twentieth of their bounds"):
+        run(source, bounds=[(-180, 180)])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_reward_beyond_32_bits_is_refused_and_nothing_else_is_said(source):
+    counted(source, "a.npz", labels={"action": np.arange(5), "reward": np.array([0, 0, 1e300, 0, 0])})
+    assert "a.npz: reward is 1e+300 at frame 3, beyond the numbers of 32 bits" in refused(source)
+
+
+TABLES = [
+    (",action\n0,1\n", "column 1 has no name, as pandas writes its index"),
+    ("action;reward\n1;0,5\n", "separated by semicolons"),
+    ("action\treward\n1\t0\n", "separated by tabs"),
+    ("action,reward\n0,\n", "line 2: reward is '', expected a number. Give any number there"),
+    ("action,timestamp,index\n0,0,0\n", "it names timestamp, index, which are unknown. Known: action"),
+    ("action,done\n0,0\n", "name it is_terminal; where it is True at a time limit too"),
+    ("action,truncated\n0,0\n", "a limit is told by is_terminal being False"),
+    (b"\xff\xfea\x00", "it is UTF-16"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), TABLES, ids=[words for _, words in TABLES])
+def test_a_table_is_told_of_under_its_own_name(source, text, words):
+    Image.fromarray(frames()[0]).save(source / "run.gif")
+    (source / "run.actions.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (line,) = refused(source).splitlines()[1:]
+    assert line.strip().startswith("run.actions.csv: ") and words in line
+
+
+def test_blank_lines_at_the_end_names_in_capitals_and_ignored_columns_are_no_obstacle(source):
+    (source / "walk").mkdir()
+    for t, frame in enumerate(frames()):
+        Image.fromarray(frame).save(source / "walk" / f"{t}.png")
+    (source / "walk" / "actions.CSV").write_text("action,index\n" + "1,7\n" * (T - 1) + "\n,\n")
+    (episode,) = run(source, ignore=["index"])
+    assert episode.discrete[1:, 0].tolist() == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.hdf5", "Write each episode as NAME.npz"),
+        ("data.tfrecord-00000-of-00001", "Write each episode as NAME.npz"),
+        ("a.ts", "Copy it into another container"),
+        ("a.zip", "Unpack it"),
+        ("a.jsonl", "named NAME.actions.csv"),
+        ("0.png", "a folder of their own"),
+        ("run.csv", "rename it to run.actions.csv"),
+        ("folder/train/a.npz", "Import the folder folder itself"),
+    ],
+)
+def test_formats_of_others_are_told_the_way_on(source, name, words):
+    Image.fromarray(frames()[0]).save(source / "run.gif")
+    (source / name).parent.mkdir(parents=True, exist_ok=True)
+    (source / name).write_bytes(b"something")
+    assert words in refused(source)

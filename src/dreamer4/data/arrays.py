@@ -92,8 +92,11 @@ def read_arrays(path: Path, *, skip: tuple[str, ...] = ()) -> dict[str, np.ndarr
     with _refusing():
         if path.stat().st_size > _MAX_TEXT:
             raise InputError(f"it has more than {_MAX_TEXT} bytes. Store long arrays as .npz.")
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before it
-        return _from_json(text) if path.suffix == ".json" else _from_csv(text)
+        content = path.read_bytes()
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise InputError("it is UTF-16, as spreadsheets may write, expected UTF-8. Save it as CSV UTF-8.")
+        text = content.decode("utf-8-sig")  # spreadsheets put a mark before it
+        return _from_json(text) if path.suffix.lower() == ".json" else _from_csv(text)
 
 
 @contextmanager
@@ -162,11 +165,21 @@ def _from_csv(text: str) -> dict[str, np.ndarray]:
     if not lines:
         raise InputError("it is empty, expected a line of names and one row a step.")
     names, rows = [name.strip() for name in lines[0]], lines[1:]
+    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and mark in names[0] or rows and mark in "".join(rows[0]):
+            raise InputError(f"its values are separated by {word}, expected commas, and points in numbers.")
+    while rows and not any(value.strip() for value in rows[-1]):
+        rows.pop()  # blank lines at the end
+    if "" in names:
+        raise InputError(
+            f"column {names.index('') + 1} has no name, as pandas writes its index. Leave it out: to_csv(index=False)."
+        )
     if len(set(names)) != len(names):
         raise InputError("it names a column twice.")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(names):
-            raise InputError(f"line {number} has {len(row)} values, expected {len(names)}.")
+            held = f"{len(row)} values" if row else "nothing in it"
+            raise InputError(f"line {number} has {held}, expected {len(names)}.")
     groups: dict[str, dict[int | None, list]] = {}
     for place, name in enumerate(names):
         match = _COLUMN.fullmatch(name)
@@ -195,7 +208,8 @@ def _value(text: str, name: str, line: int) -> bool | int | float:
     try:
         return float(word)
     except ValueError:
-        raise InputError(f"line {line}: {name} is {text!r}, expected a number.") from None
+        mend = "Give any number there, and False in action_mask, where it is unknown." if not word else ""
+        raise InputError(f"line {line}: {name} is {text.strip()!r}, expected a number. {mend}".strip()) from None
 
 
 def _numbers(name: str, values: object) -> np.ndarray:

@@ -3,14 +3,13 @@
 `open_footage` looks at what there is without decoding it; `read_frames` decodes one piece, frame by frame. Both raise
 `InputError` with the reason alone; the caller knows which file it was.
 
-A video is opened by the format that its suffix names and from an open file. Left to guess, FFmpeg would take a playlist
-that calls itself `.mp4` for what it is, and fetch the files and addresses listed in it.
+Pictures come as viewers show them: turned as the file says, and on black where they are transparent.
 """
 
 import math
 import os
-import re
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,22 +17,38 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageSequence
+from PIL import Image, ImageOps, ImageSequence
 
 from dreamer4.data.arrays import MAX_BYTES, read_arrays, read_headers
+from dreamer4.data.film import VIDEOS, Film, Frame, on_black
+from dreamer4.data.order import in_natural_order, lost_numbers
 from dreamer4.errors import InputError
 
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-VIDEOS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
 ANIMATIONS = (".gif",)
 SIDECARS = (".npz", ".json", ".csv")  # of labels, beside a video or among images
 _MAX_PIXELS = 2**26  # of one frame
 _IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-_DIGITS = re.compile(r"(\d+)")
+_GREY = ("1", "L", "LA", "La")
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # of EXIF: values that exchange height and width
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-Frame = UInt8[np.ndarray, "H W C"]
+# First size and the least of the others by which frames are taken for channels first.
+_CHANNELS, _LEAST_SIDE, _MANY_CHANNELS = (1, 3, 4), 8, 16
+_RAW = {
+    (".h5", ".hdf5", ".parquet", ".arrow", ".npy", ".zarr", ".mcap", ".bag", ".pkl", ".pickle", ".pt"): (
+        "of a kind that is not read. Write each episode as NAME.npz with numpy.savez: frame, action, reward"
+    ),
+    (".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"): (
+        "a video of a kind that is not read. Copy it into another container: ffmpeg -i IN -c copy OUT.mkv"
+    ),
+    (".zip", ".tar", ".gz", ".xz", ".zst", ".7z", ".rar"): "an archive. Unpack it, one file or sub-folder per episode",
+    (".jsonl", ".csv", ".json", ".tsv"): (
+        "a table, and no labels of an episode: those of NAME.mp4 are named NAME.actions.csv, .json or .npz, with "
+        "columns such as action and reward"
+    ),
+    IMAGES: "a single picture. Put the pictures of each episode into a folder of their own",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class Footage:
         path: the file, or the folder of images.
         frame_shape: height, width and channels.
         length: number of frames; None where only decoding tells.
-        frames: decodes them in order.
+        frames: decodes them in order; grey ones among coloured ones have a single channel.
     """
 
     path: Path
@@ -56,6 +71,17 @@ class Footage:
 def is_footage(path: Path) -> bool:
     """Tells whether a path is named like something with frames in it: a folder, or a file of a known kind."""
     return path.is_dir() or (path.is_file() and path.suffix.lower() in (".npz", *ANIMATIONS, *VIDEOS))
+
+
+def tell_other(path: Path) -> str:
+    """Returns what an entry is that is no footage, and what to do about it."""
+    suffix = path.suffix.lower()
+    what = next((words for suffixes, words in _RAW.items() if suffix in suffixes), None)
+    if what is None and ".tfrecord" in path.name:
+        what = next(iter(_RAW.values()))
+    if what is None:
+        what = "no episode: expected .npz, a video, .gif or a folder of images. Move it away"
+    return f"it is {what}."
 
 
 def open_footage(path: Path, inside: Callable[[Path], bool]) -> Footage:
@@ -73,31 +99,39 @@ def open_footage(path: Path, inside: Callable[[Path], bool]) -> Footage:
         return _open_images(path, inside)
     if suffix == ".npz":
         return _open_array(path)
-    return _open_animation(path) if suffix in ANIMATIONS else _open_video(path)
+    if suffix in ANIMATIONS:
+        return _open_animation(path)
+    film = Film(path)
+    return Footage(path, film.frame_shape, None, film.frames)
 
 
-def read_frames(footage: Footage, size: tuple[int, int] | None) -> UInt8[np.ndarray, "T H W C"]:
+def read_frames(footage: Footage, size: tuple[int, int] | None, channels: int) -> UInt8[np.ndarray, "T H W C"]:
     """Decodes the frames of an episode.
 
     Args:
         footage: what to decode.
         size: height and width to resize to by averaging over areas; None keeps the size.
+        channels: of the frames returned; grey ones become coloured ones of three alike.
 
     Raises:
         InputError: if a frame cannot be decoded, is unlike the first one, or if they are too many.
     """
-    frames: list[Frame] = []
+    # One block that grows at its end. Small frames kept one by one would lie between large ones that are freed, and
+    # leave holes that no later one fits into: a long film would take as much memory as its frames before resizing.
+    pixels, count, shape = bytearray(), 0, footage.frame_shape
     for frame in footage.frames():
-        if frame.shape != footage.frame_shape:
-            raise InputError(f"frame {len(frames)} has shape {frame.shape}, but the first {footage.frame_shape}.")
-        frames.append(frame if size is None else resize(frame, size))
-        if len(frames) * frames[0].nbytes > MAX_BYTES:
+        if frame.shape[:2] != shape[:2] or frame.shape[2] not in (1, shape[2]):
+            raise InputError(f"frame {count} has shape {frame.shape}, but the first {shape}.")
+        frame = frame if size is None else resize(frame, size)
+        pixels += np.broadcast_to(frame, (*frame.shape[:2], channels)).tobytes()
+        count += 1
+        if len(pixels) > MAX_BYTES:
             raise InputError(
                 f"its frames have more than {MAX_BYTES} bytes. Cut the episode, or make the frames smaller."
             )
-    if not frames:
+    if not count:
         raise InputError("it has no frames.")
-    return np.stack(frames)
+    return np.frombuffer(pixels, np.uint8).reshape(count, *(size or shape[:2]), channels)
 
 
 def resize(frame: UInt8[np.ndarray, "H W C"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w C"]:
@@ -113,16 +147,6 @@ def resize(frame: UInt8[np.ndarray, "H W C"], size: tuple[int, int]) -> UInt8[np
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
-def in_natural_order(paths: list[Path]) -> list[Path]:
-    """Sorts paths by name with numbers as numbers, so that `frame10` follows `frame9`."""
-
-    def key(path: Path):
-        pieces = _DIGITS.split(path.name)  # text and digits take turns
-        return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], path.name
-
-    return sorted(paths, key=key)
-
-
 def _open_array(path: Path) -> Footage:
     headers = read_headers(path)
     if "frame" not in headers:
@@ -133,6 +157,7 @@ def _open_array(path: Path) -> Footage:
     if len(shape) not in (3, 4) or 0 in shape:
         raise InputError(f"frame has shape {shape}, expected [T H W] or [T H W C] without a size of 0.")
     height, width, channels = (*shape[1:], 1)[:3]
+    _check_axes(path, shape)
 
     def frames() -> Iterator[Frame]:
         skip = tuple(name for name in headers if name != "frame")
@@ -141,68 +166,91 @@ def _open_array(path: Path) -> Footage:
     return Footage(path, (height, width, channels), shape[0], frames)
 
 
+def _check_axes(path: Path, shape: tuple[int, ...]) -> None:
+    """Refuses frames whose axes are plainly in another order, and warns where they may be."""
+    if len(shape) == 4 and shape[1] in _CHANNELS and shape[3] not in _CHANNELS:
+        told = f"frame has shape {shape}, which reads as {shape[3]} channels of {shape[1]} x {shape[2]} pixels"
+        mend = "numpy.moveaxis(frame, 1, -1) puts the channels last."
+        if min(shape[2:]) >= _LEAST_SIDE:
+            raise InputError(f"{told}, but looks like {shape[1]} channels first; expected [T H W C]. {mend}")
+        warnings.warn(f"{path.name}: {told}. If the channels come first, {mend}", stacklevel=2)
+    elif len(shape) == 4 and shape[3] >= _MANY_CHANNELS:
+        warnings.warn(
+            f"{path.name}: frame has shape {shape}, which reads as {shape[3]} channels. Expected is [T H W C].",
+            stacklevel=2,
+        )
+    elif len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) >= _LEAST_SIDE:
+        warnings.warn(
+            f"{path.name}: frame has shape {shape}, which reads as {shape[0]} grey frames of {shape[1]} x {shape[2]} "
+            "pixels. If it is one coloured picture, store the frames of the episode as [T H W C].",
+            stacklevel=2,
+        )
+
+
 def _open_images(folder: Path, inside: Callable[[Path], bool]) -> Footage:
     with _refusing():
         entries = [Path(entry.path) for entry in os.scandir(folder) if not entry.name.startswith(".")]
     images = in_natural_order([path for path in entries if path.suffix.lower() in IMAGES])
-    known = {*(path.name for path in images), *(f"actions{suffix}" for suffix in SIDECARS)}
-    others = [path.name for path in entries if path.name not in known]
+    known = {path.name for path in images}
+    others = sorted(
+        (path for path in entries if path.name not in known and not _is_labels(path)), key=lambda path: path.name
+    )
     if others:
-        raise InputError(f"it holds {others[0]}, which is no image ({', '.join(IMAGES)}). Move it elsewhere.")
+        raise InputError(_tell_of_folder(folder, others[0]))
     if not images:
         raise InputError("it is a folder without images.")
     if leaving := [path.name for path in images if not inside(path)]:
         raise InputError(f"{leaving[0]} leads out of the imported folder.")
 
+    if lost := lost_numbers(images):
+        warnings.warn(
+            f"{folder.name}: the numbers jump from {lost[0].name} to {lost[1].name}. If a picture got lost there, what "
+            "follows it is no longer one step, and labels may belong to other frames.",
+            stacklevel=2,
+        )
+
     def frames() -> Iterator[Frame]:
         for path in images:
             with _refusing(f"{path.name}: "), Image.open(path, formats=_IMAGE_FORMATS) as image:
+                if image.format != "MPO" and getattr(image, "is_animated", False):
+                    raise InputError("it holds several pictures, expected one. Store each in a file of its own.")
                 yield _pixels(image)
 
-    with _refusing(f"{images[0].name}: "), Image.open(images[0], formats=_IMAGE_FORMATS) as image:
-        shape = (image.height, image.width, 1 if image.mode in ("1", "L") else 3)
-    return Footage(folder, shape, len(images), frames)
+    shapes = []
+    for path in images:
+        with _refusing(f"{path.name}: "), Image.open(path, formats=_IMAGE_FORMATS) as image:
+            # Asked for what it may hold behind its pixels, a PNG would decode them.
+            told = image.format != "PNG" or "exif" in image.info
+            turned = told and image.getexif().get(_ORIENTATION, 1) in _LYING
+            shapes.append((*(image.size if turned else image.size[::-1]), 1 if image.mode in _GREY else 3))
+    return Footage(folder, (*shapes[0][:2], max(shape[2] for shape in shapes)), len(images), frames)
+
+
+def _is_labels(path: Path) -> bool:
+    return path.stem == "actions" and path.suffix.lower() in SIDECARS
+
+
+def _tell_of_folder(folder: Path, other: Path) -> str:
+    if (folder / "meta" / "info.json").is_file() or folder.name == "meta":
+        return "it is part of a LeRobot data set, whose folders are no episodes. Give each episode a file of its own."
+    if other.is_dir() or is_footage(other):
+        return (
+            f"it holds {other.name}, and a sub-folder is one episode of images. Import the folder "
+            f"{folder.name} itself, or move its episodes up."
+        )
+    if other.stem == "actions" or other.suffix.lower() in SIDECARS:
+        return f"it holds {other.name}, which is no image. Labels are named actions.csv, .json or .npz there."
+    return f"it holds {other.name}, which is no image ({', '.join(IMAGES)}). Move it elsewhere."
 
 
 def _open_animation(path: Path) -> Footage:
     def frames() -> Iterator[Frame]:
         with _refusing(), Image.open(path, formats=("GIF",)) as image:
             for frame in ImageSequence.Iterator(image):
-                yield _pixels(frame.convert("RGB"))
+                yield on_black(np.array(frame.convert("RGBA")))
 
     with _refusing(), Image.open(path, formats=("GIF",)) as image:
         return Footage(path, (image.height, image.width, 3), getattr(image, "n_frames", 1), frames)
-
-
-def _open_video(path: Path) -> Footage:
-    try:
-        import av
-    except ImportError:
-        raise InputError("a video needs PyAV to be read. Run: pip install 'dreamer4-eqx[video]'.") from None
-
-    @contextmanager
-    def opened():
-        try:
-            with path.open("rb") as file, av.open(file, "r", format=VIDEOS[path.suffix.lower()]) as container:
-                if not container.streams.video:
-                    raise InputError("it has no video in it.")
-                stream = container.streams.video[0]
-                if not 0 < stream.codec_context.width * stream.codec_context.height <= _MAX_PIXELS:
-                    raise InputError(f"its frames have no size, or more than {_MAX_PIXELS} pixels.")
-                yield container, stream
-        except (av.FFmpegError, OSError) as error:
-            raise InputError(f"it cannot be decoded: {error.strerror or error}.") from error
-
-    def frames() -> Iterator[Frame]:
-        with opened() as (container, stream):
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise InputError("a frame of it is damaged.")
-                yield frame.to_ndarray(format="rgb24")
-
-    with opened() as (_, stream):
-        shape = (stream.codec_context.height, stream.codec_context.width, 3)
-    return Footage(path, shape, None, frames)
 
 
 def _pixels(image: Image.Image) -> Frame:
@@ -210,7 +258,11 @@ def _pixels(image: Image.Image) -> Frame:
         raise InputError(f"it has {image.width} x {image.height} pixels, expected at most {_MAX_PIXELS}.")
     if image.mode[0] in "IF":
         raise InputError(f"its pixels are of kind {image.mode}, expected 8 bits a channel.")
-    return np.array(image.convert("L" if image.mode in ("1", "L") else "RGB")).reshape(image.height, image.width, -1)
+    grey = image.mode in _GREY
+    seen = ImageOps.exif_transpose(image)
+    if seen.has_transparency_data:
+        return on_black(np.array(seen.convert("LA" if grey else "RGBA")))
+    return np.array(seen.convert("L" if grey else "RGB")).reshape(seen.height, seen.width, -1)
 
 
 @contextmanager

@@ -23,28 +23,28 @@ import numpy as np
 
 from dreamer4.data.arrays import read_arrays
 from dreamer4.data.episode import Episode, find_problems
-from dreamer4.data.footage import SIDECARS, Footage, in_natural_order, is_footage, open_footage, read_frames
+from dreamer4.data.footage import SIDECARS, VIDEOS, Footage, is_footage, open_footage, read_frames, tell_other
 from dreamer4.data.format import DatasetInfo, write_dataset
-from dreamer4.errors import InputError, nearest
+from dreamer4.data.labels import (
+    BY_STEP,
+    Timing,
+    bounds_around,
+    find_one_hot,
+    on_our_clock,
+    range_of,
+    scale_of,
+    scaled,
+    tell_bounds,
+    tidy,
+)
+from dreamer4.data.order import in_natural_order
+from dreamer4.errors import InputError
 from dreamer4.types import ActionSpec, DataSpec
 
-
-Timing = Literal["led-to", "taken-at"]
 
 _MAX_CLASSES = 4096  # that the data alone may declare; more is a column that holds no classes
 _MAX_TASKS = 4096  # each has an embedding; more are numbers that do not count tasks
 _MAX_SHOWN = 20
-# Allowed kinds of numbers and of axes.
-_LABELS = {
-    "action": ("biu", (1, 2)),
-    "continuous": ("biuf", (1, 2)),
-    "action_mask": ("b", (1,)),
-    "reward": ("biuf", (1,)),
-    "is_terminal": ("b", (0, 1)),
-    "task": ("iu", (0,)),
-    "relevant": ("b", (0,)),
-}
-_BY_STEP = ("action", "continuous", "action_mask", "reward", "is_terminal")
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,10 @@ def import_folder(
     path: str | Path,
     *,
     actions: ActionSpec | None = None,
-    bounds: Sequence[tuple[float, float]] | None = None,
+    bounds: Sequence[tuple[float, float]] | Literal["data"] | None = None,
     timing: Timing = "led-to",
     size: tuple[int, int] | None = None,
+    ignore: Sequence[str] = (),
     held_out: float = 0.1,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -81,11 +82,12 @@ def import_folder(
         path: the data set, a new folder.
         actions: factors of an action; by default as many classes as the largest class index needs, and the width of
             the continuous actions. Must be given if no episode has actions.
-        bounds: lowest and highest value of each continuous dimension, or one pair for all; they become -1 and 1. By
-            default the values must lie in [-1, 1] already.
+        bounds: lowest and highest value of each continuous dimension, or one pair for all; they become -1 and 1;
+            `data` for the lowest and highest value that occur. By default the values must lie in [-1, 1] already.
         timing: `led-to` if row t of actions, rewards and ends belongs to what led to frame t, `taken-at` if it belongs
             to what was done at frame t. It matters only where there are as many rows as frames.
         size: height and width that frames are resized to, by averaging over areas.
+        ignore: names of labels that are passed over.
         held_out: share of the episodes kept for evaluation.
         seed: draws the split.
         progress: called with the number of episodes written and of all.
@@ -101,14 +103,19 @@ def import_folder(
         raise InputError(f"import: got the timing {timing!r}, expected {' or '.join(get_args(Timing))}.")
     if size is not None and not all(0 < n <= 4096 for n in size):
         raise InputError(f"import: got a size of {size}, expected a height and a width of 1 to 4096.")
-    clips = _scan(source)
+    clips = _scan(source, ignore)
     spec = _spec(source, clips, actions, size, timing)
-    scale = _scale(bounds, spec.action.continuous_dim)
+    scale, advice = _bounds(source, clips, spec, bounds, timing)
+    counted: dict[str, dict[int, dict[str, None]]] = {}
 
     def episode(clip: _Clip, frames: np.ndarray) -> Episode:
         made = _episode(clip, frames, spec, scale, timing)
         if problems := find_problems(made, spec):
             raise InputError(f"{'; '.join(problems)}.")
+        for name in BY_STEP:
+            if name in clip.labels and clip.labels[name].ndim > 0:
+                fewer = made.length - len(clip.labels[name])
+                counted.setdefault(name, {}).setdefault(fewer, {})[clip.name] = None
         return made
 
     problems = []
@@ -118,7 +125,10 @@ def import_folder(
             blank = np.broadcast_to(np.uint8(0), (clip.footage.length, *spec.frame_shape))
             with _noting(problems, clip.name):
                 episode(clip, blank)
-    _tell(source, problems)
+    if advice and not problems:  # of videos alone, whose values are looked at in the second pass
+        problems.append(advice)
+    _tell(source, problems, advice)
+    _check_counting(source, counted)
     silent = [clip.name for clip in clips if "reward" not in clip.labels]
     if 0 < len(silent) < len(clips):
         warnings.warn(
@@ -130,9 +140,11 @@ def import_folder(
     def episodes() -> Iterator[Episode]:
         for done, clip in enumerate(clips):
             try:
-                yield episode(clip, read_frames(clip.footage, size))
+                made = episode(clip, read_frames(clip.footage, size, spec.frame_shape[2]))
             except InputError as error:
                 raise InputError(f"{source}: {clip.name}: {error}") from error
+            _check_counting(source, counted)
+            yield made
             if progress is not None:
                 progress(done + 1, len(clips))
 
@@ -149,7 +161,7 @@ def import_folder(
     )
 
 
-def _scan(source: Path) -> list[_Clip]:
+def _scan(source: Path, ignore: Sequence[str]) -> list[_Clip]:
     """Looks at every entry of the folder, without decoding a frame."""
     if not source.is_dir():
         raise InputError(f"{source} is no folder. Give the folder that holds one file or one sub-folder per episode.")
@@ -165,7 +177,9 @@ def _scan(source: Path) -> list[_Clip]:
         entries = in_natural_order([path for path in source.iterdir() if not path.name.startswith(".")])
     except OSError as error:
         raise InputError(f"{source} cannot be listed: {error.strerror}. Mend its permissions.") from error
-    sidecars = [path for path in entries if path.suffix in SIDECARS and path.stem.endswith(".actions")]
+    tables = [path for path in entries if path.suffix.lower() in SIDECARS and path.is_file()]
+    sidecars = [path for path in tables if path.stem.endswith(".actions")]
+    films = {path.stem: path for path in entries if path.suffix.lower() in (*VIDEOS, ".gif")}
     clips, problems, used = [], [], set()
     for path in entries:
         if path in sidecars:
@@ -174,50 +188,33 @@ def _scan(source: Path) -> list[_Clip]:
             if not inside(path):
                 raise InputError("it leads out of the imported folder.")
             if not is_footage(path):
-                raise InputError("it is no episode: expected .npz, a video, .gif or a folder of images. Move it away.")
+                if path in tables and path.stem in films:
+                    raise InputError(f"rename it to {path.stem}.actions{path.suffix}, if it labels {path.stem}.")
+                raise InputError(tell_other(path))
             footage = open_footage(path, inside)
             if path.suffix.lower() == ".npz" and path.is_file():
-                clips.append(_Clip(path.name, footage, _tidy(read_arrays(path, skip=("frame",)))))
+                clips.append(_Clip(path.name, footage, tidy(read_arrays(path, skip=("frame",)), ignore)))
                 continue
             stem = path / "actions" if path.is_dir() else path.with_suffix(".actions")
-            found = [side for suffix in SIDECARS if (side := stem.with_name(stem.name + suffix)).is_file()]
+            place = stem.parent
+            beside = tables if place == source else [entry for entry in place.iterdir() if entry.is_file()]
+            found = [side for side in beside if side.stem == stem.name and side.suffix.lower() in SIDECARS]
             used |= set(found)
             if len(found) > 1:
                 raise InputError(f"it has {found[0].name} and {found[1].name}, expected one of them.")
             if not all(inside(side) for side in found):
                 raise InputError(f"{found[0].name} leads out of the imported folder.")
-            clips.append(_Clip(path.name, footage, _tidy(read_arrays(found[0]) if found else {})))
+            labels = {}
+            for side in found:
+                # Told as a problem of the file that has it.
+                with _noting(problems, side.relative_to(source).as_posix()):
+                    labels = tidy(read_arrays(side), ignore)
+            clips.append(_Clip(path.name, footage, labels))
     problems += [f"{side.name}: it belongs to no episode." for side in sidecars if side not in used]
     _tell(source, problems)
     if not clips:
         raise InputError(f"{source} holds no episodes: expected .npz files, videos or folders of images.")
     return clips
-
-
-def _tidy(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns labels of known names, kinds and axes; actions with two axes each."""
-    tidy = {}
-    for name, values in labels.items():
-        if name not in _LABELS:
-            raise InputError(f"it names {name}, which is unknown. {nearest(name, _LABELS)}")
-        kinds, axes = _LABELS[name]
-        if kinds == "b" and values.dtype.kind in "iu" and np.all((values == 0) | (values == 1)):
-            values = values.astype(bool)
-        if values.dtype.kind not in kinds or values.ndim not in axes:
-            raise InputError(f"{name} is {values.dtype} of shape {values.shape}, {_wanted(name)}.")
-        if kinds != "b" and name in ("action", "task") and values.size and np.abs(values.astype(float)).max() >= 2**31:
-            raise InputError(f"{name} has a value beyond 32 bits.")
-        tidy[name] = values[:, None] if name in ("action", "continuous") and values.ndim == 1 else values
-    if "action_mask" in tidy and not {"action", "continuous"} & set(tidy):
-        raise InputError("it has an action_mask, but neither action nor continuous.")
-    return tidy
-
-
-def _wanted(name: str) -> str:
-    kinds, axes = _LABELS[name]
-    kind = "truth values" if kinds == "b" else "numbers" if "f" in kinds else "integers"
-    shapes = {0: "a single value", 1: "one a step", 2: "a row a step"}
-    return f"expected {kind}, {' or '.join(shapes[n] for n in axes)}"
 
 
 def _spec(
@@ -226,15 +223,20 @@ def _spec(
     """Returns what all episodes have in common."""
     problems = []
     shapes = [(*(size or clip.footage.frame_shape[:2]), clip.footage.frame_shape[2]) for clip in clips]
+    if {shape[2] for shape in shapes} == {1, 3}:  # grey among colours
+        shapes = [(*shape[:2], 3) for shape in shapes]
     for clip, shape in zip(clips, shapes, strict=True):
         if shape != shapes[0]:
+            alike = shape[2] == shapes[0][2]
             problems.append(
-                f"{clip.name}: its frames have shape {shape}, those of {clips[0].name} {shapes[0]}. Giving a size "
-                "makes heights and widths alike."
+                f"{clip.name}: its frames have shape {shape}, those of {clips[0].name} {shapes[0]}."
+                + (" Giving a size makes heights and widths alike." if alike else "")
             )
     labelled = [clip for clip in clips if clip.factors is not None]
     if actions is None and not labelled:
-        raise InputError(f"{source}: no episode has actions. State which there are to be, for example 4 classes.")
+        raise InputError(
+            f"{source}: no episode has actions. State which there are to be, for example 4 classes: --actions 4."
+        )
     factors = labelled[0].factors if actions is None else (len(actions.num_classes), actions.continuous_dim)
     assert factors is not None
     problems += [
@@ -244,6 +246,20 @@ def _spec(
     ]
     _tell(source, problems)
     if actions is None:
+        for name in ("action", "continuous"):
+            rows = []
+            for clip in labelled:
+                with _noting(problems, clip.name):
+                    rows += [_kept(clip, name, timing)] if name in clip.labels else []
+            _tell(source, problems)
+            if rows and find_one_hot(rows):
+                count = rows[0].shape[1]
+                stated = ",".join(["2"] * count) if name == "action" else f"continuous:{count}"
+                raise InputError(
+                    f"{source}: {name} looks like {count} classes written one-hot: each row has a single 1. Store "
+                    f"the index of the class, action.argmax(-1), as action. If these are {count} dimensions of their "
+                    f"own, state them: --actions {stated}."
+                )
         largest = np.zeros(factors[0], np.int64)
         for clip in labelled:
             with _noting(problems, clip.name):
@@ -267,102 +283,113 @@ def _spec(
 
 def _largest(clip: _Clip, timing: Timing) -> np.ndarray | int:
     """Returns the largest class index of each component over the rows that the episode keeps."""
-    if "action" not in clip.labels:
-        return 0
+    return _kept(clip, "action", timing).max(axis=0, initial=0).astype(np.int64) if "action" in clip.labels else 0
+
+
+def _kept(clip: _Clip, name: str, timing: Timing) -> np.ndarray:
+    """Returns the rows of a label that the episode keeps and knows; none where only decoding tells which."""
     length = clip.footage.length
     if length is None:
         # Of a video. Unlike numbers of rows tell how many frames there are; alike, they pass for one less than that.
-        rows = {len(clip.labels[n]) for n in _BY_STEP if n in clip.labels and clip.labels[n].ndim > 0}
+        rows = {len(clip.labels[n]) for n in BY_STEP if n in clip.labels and clip.labels[n].ndim > 0}
         if max(rows) - min(rows) > 1:
-            return 0  # it will be refused, with the reason that only decoding tells
+            return clip.labels[name][:0]  # it will be refused, with the reason that only decoding tells
         length = max(rows) + (len(rows) == 1)
-    taken, mask = clip.labels["action"], np.arange(length) > 0
+    mask = np.arange(length) > 0
     if "action_mask" in clip.labels:
-        mask = _on_our_clock("action_mask", clip.labels["action_mask"], length, timing)
-    return _on_our_clock("action", taken, length, timing)[mask].max(axis=0, initial=0).astype(np.int64)
+        mask = on_our_clock("action_mask", clip.labels["action_mask"], length, timing)
+    return on_our_clock(name, clip.labels[name], length, timing)[mask]
 
 
-def _scale(bounds: Sequence[tuple[float, float]] | None, dims: int) -> np.ndarray | None:
-    """Returns low and high of each continuous dimension, shape `[2, dims]`."""
-    if bounds is None:
-        return None
-    pairs = np.asarray(bounds, np.float64)
-    if (
-        not dims
-        or pairs.shape not in ((1, 2), (dims, 2))
-        or not np.all(np.isfinite(pairs))
-        or np.any(pairs[:, 0] >= pairs[:, 1])
-    ):
-        raise InputError(
-            f"import: got the bounds {bounds}, expected one pair of a lower and a higher number, or one for each of "
-            f"the {dims} continuous dimensions."
+def _bounds(
+    source: Path,
+    clips: list[_Clip],
+    spec: DataSpec,
+    bounds: Sequence[tuple[float, float]] | Literal["data"] | None,
+    timing: Timing,
+) -> tuple[np.ndarray | None, str]:
+    """Returns low and high of each continuous dimension, shape `[2, dims]`, and what to do if values lie outside."""
+    dims, rows, problems = spec.action.continuous_dim, [], []
+    for clip in clips:
+        with _noting(problems, clip.name):
+            rows += [_kept(clip, "continuous", timing)] if dims and "continuous" in clip.labels else []
+    _tell(source, problems)
+    found = range_of(rows) if rows else np.zeros((2, dims))
+    if bounds == "data":
+        if not rows:
+            raise InputError(f"{source}: got the bounds data, but no episode has continuous actions.")
+        return bounds_around(found), ""
+    scale = scale_of(bounds, dims)
+    if not rows:
+        return scale, ""
+    low, high = np.array([[-1.0], [1.0]]).repeat(dims, axis=1) if scale is None else scale
+    room = 1e-6 * (high - low)
+    told = f"they span {tell_bounds(found)}"
+    if np.any((found[0] < low - room) | (found[1] > high + room)):
+        return scale, (
+            f"Of all continuous actions, {told}. State the bounds that hold, such as "
+            f"--bounds={tell_bounds(bounds_around(found))}, or take what occurs with --bounds=data."
         )
-    return np.broadcast_to(pairs, (dims, 2)).T
+    squashed = np.flatnonzero((found[1] > found[0]) & (found[1] - found[0] < 0.05 * (high - low)))
+    if len(squashed):
+        warnings.warn(
+            f"{source}: continuous dimensions {squashed.tolist()} use less than a twentieth of their bounds, so that a "
+            f"policy hardly moves within what was seen; {told}. Give each dimension its own: "
+            f"--bounds={tell_bounds(bounds_around(found))}.",
+            stacklevel=3,
+        )
+    return scale, ""
+
+
+def _check_counting(source: Path, counted: dict[str, dict[int, dict[str, None]]]) -> None:
+    """Refuses episodes of which some have as many rows as frames, and some one fewer.
+
+    Most likely a frame or a row was lost in the rarer ones, and each row of them would stand beside the wrong frame.
+    """
+    for name, groups in counted.items():
+        if len(groups) < 2:
+            continue
+        rare, usual = sorted(groups, key=lambda fewer: len(groups[fewer]))
+        told = {0: "as many rows as frames", 1: "one row fewer than frames"}
+        names = list(groups[rare])
+        more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+        raise InputError(
+            f"{source}: episodes count {name} in two ways: {', '.join(names[:_MAX_SHOWN])}{more} with {told[rare]}, "
+            f"others, such as {next(iter(groups[usual]))}, with {told[usual]}. Where a frame or a row was lost, rows "
+            "belong to other frames. Mend or leave out such episodes; if both are right, import two data sets and "
+            "join these with dreamer4 data merge."
+        )
 
 
 def _episode(clip: _Clip, frames: np.ndarray, spec: DataSpec, scale: np.ndarray | None, timing: Timing) -> Episode:
     length, labels = len(frames), dict(clip.labels)
-    for name in _BY_STEP:
+    for name in BY_STEP:
         if name in labels and labels[name].ndim > 0:
-            labels[name] = _on_our_clock(name, labels[name], length, timing)
+            labels[name] = on_our_clock(name, labels[name], length, timing)
     mask = labels.get("action_mask", np.arange(length) > 0) & (clip.factors is not None)
     discrete = labels.get("action", np.zeros((length, len(spec.action.num_classes))))
     continuous = labels.get("continuous", np.zeros((length, spec.action.continuous_dim)))
     ends = np.atleast_1d(labels.get("is_terminal", False))
     if np.any(ends[:-1]):
         raise InputError(f"is_terminal is True at frame {np.argmax(ends)}, before the last. Cut the episode there.")
-    reward = np.array(labels.get("reward", np.zeros(length)), np.float32)
+    given = np.asarray(labels.get("reward", np.zeros(length)))
+    with np.errstate(over="ignore"):
+        reward = given.astype(np.float32)
+    if np.any(beyond := np.isfinite(given) & ~np.isfinite(reward)):
+        at = int(np.argmax(beyond))
+        raise InputError(f"reward is {given[at]:g} at frame {at}, beyond the numbers of 32 bits. Scale the rewards.")
     if not np.isfinite(reward[0]):
         reward[0] = 0  # as recorders write where nothing was earned yet; it means nothing
     return Episode(
         frame=frames,
         discrete=np.where(mask[:, None], discrete, 0).astype(np.int32),
-        continuous=_scaled(np.where(mask[:, None], continuous, 0), mask, scale),
+        continuous=scaled(np.where(mask[:, None], continuous, 0), mask, scale),
         action_mask=mask,
         reward=reward,
         is_terminal=bool(ends[-1]),
         task=int(labels.get("task", 0)),
         relevant=bool(labels.get("relevant", True)),
     )
-
-
-def _on_our_clock(name: str, rows: np.ndarray, frames: int, timing: Timing) -> np.ndarray:
-    """Returns rows of which row t belongs to what led to frame t; the first is zero unless the data has one."""
-    nothing = np.zeros((1, *rows.shape[1:]), rows.dtype)
-    if len(rows) == frames - 1:
-        return np.concatenate([nothing, rows])
-    if len(rows) != frames:
-        raise InputError(
-            f"{name} has {len(rows)} rows, expected {frames}, one a frame, or {frames - 1}, one between two frames."
-        )
-    if timing == "led-to":
-        return rows
-    if name in ("reward", "is_terminal") and rows[-1] != 0:
-        raise InputError(
-            f"{name} is {rows[-1]} in the last row, which led to a frame that is not there. Append that frame, or, if "
-            "row t came with frame t, import it as led-to."
-        )
-    return np.concatenate([nothing, rows[:-1]])
-
-
-def _scaled(values: np.ndarray, mask: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    """Maps continuous actions from their bounds to [-1, 1]; what is masked stays 0."""
-    low, high = np.asarray((-1.0, 1.0) if scale is None else scale)
-    # As precise as the values: the nearest float32 to a bound may lie beyond it, and is what a recorder clips to.
-    kind = values.dtype if values.dtype.kind == "f" else np.float64
-    with np.errstate(over="ignore"):
-        least, most = low.astype(kind), high.astype(kind)
-    outside = ~((least <= values) & (values <= most) & np.isfinite(values)) & mask[:, None]
-    if np.any(outside):
-        row, column = np.argwhere(outside)[0]
-        raise InputError(
-            f"continuous is {values[row, column]:g} at frame {row}, dimension {column}, outside its bounds "
-            f"{np.broadcast_to(low, values.shape[1])[column]:g} to {np.broadcast_to(high, values.shape[1])[column]:g}. "
-            "State the bounds that hold."
-        )
-    if scale is not None:
-        values = np.where(mask[:, None], 2 * (values - low) / (high - low) - 1, 0)
-    return np.clip(values, -1, 1).astype(np.float32)
 
 
 @contextmanager
@@ -373,10 +400,11 @@ def _noting(problems: list[str], name: str) -> Iterator[None]:
         problems.append(f"{name}: {error}")
 
 
-def _tell(source: Path, problems: list[str]) -> None:
+def _tell(source: Path, problems: list[str], advice: str = "") -> None:
     if not problems:
         return
     shown = problems[:_MAX_SHOWN]
     if len(problems) > len(shown):
         shown.append(f"and {len(problems) - len(shown)} more.")
+    shown += [advice] if advice and advice not in shown else []
     raise InputError(f"{source} cannot be imported, {len(problems)} problems:\n" + "\n".join(f"  {p}" for p in shown))

@@ -61,8 +61,12 @@ def pack(episode: Episode) -> bytes:
     size = sum(a.nbytes for a in arrays) + len(header)
     if size > _MAX_RECORD:
         raise InputError(f"An episode of {size} bytes is too long for one record of at most {_MAX_RECORD}. Cut it.")
-    body = b"".join([_MARK, struct.pack("<I", len(header)), header, *(a.tobytes() for a in arrays)])
-    return body + struct.pack("<I", zlib.crc32(body))
+    # Views rather than copies: an episode may be most of what fits into memory.
+    parts = [_MARK, struct.pack("<I", len(header)), header, *(a.reshape(-1).view(np.uint8) for a in arrays)]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join([*parts, struct.pack("<I", checksum)])
 
 
 def unpack(record: bytes) -> Episode:
