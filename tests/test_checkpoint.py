@@ -17,6 +17,7 @@ import safetensors.numpy
 from dreamer4 import checkpoint
 from dreamer4.checkpoint import Checkpoints
 from dreamer4.errors import InputError
+from dreamer4.files import reading
 
 
 class Pair(eqx.Module):
@@ -221,3 +222,27 @@ def test_retention_keeps_the_newest(tmp_path):
 def test_keep_of_zero_is_refused(tmp_path):
     with pytest.raises(InputError, match="got 0"):
         Checkpoints(tmp_path, keep=0)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a\\b", "lr=[1e-3]/x", "a*b?{1,2}", "gs:"])
+def test_every_character_of_a_path_is_itself(tmp_path, name):
+    checkpoint.save(tmp_path / name / "1", {"w": jnp.arange(3.0)}, meta={})
+    np.testing.assert_array_equal(checkpoint.load(tmp_path / name / "1", {"w": jnp.zeros(3)})["w"], [0, 1, 2])
+
+
+def test_a_step_that_is_read_stays_until_a_later_save(tmp_path):
+    steps = Checkpoints(tmp_path, keep=1)
+    steps.save(1, {"w": jnp.zeros(3)}, meta={})
+    with reading(steps.path(1)):
+        steps.save(2, {"w": jnp.zeros(3)}, meta={})
+        assert steps.steps() == [1, 2]
+    steps.save(3, {"w": jnp.zeros(3)}, meta={})
+    assert steps.steps() == [3]
+
+
+def test_a_step_removed_meanwhile_is_no_damage(tmp_path, monkeypatch):
+    steps = Checkpoints(tmp_path)
+    steps.save(2, {"w": jnp.zeros(3)}, meta={})
+    listed = iter([[1], [2]])  # step 1 was there when the folder was listed
+    monkeypatch.setattr(Checkpoints, "steps", lambda self: next(listed))
+    assert steps.latest_valid() == steps.path(2)

@@ -337,3 +337,22 @@ def test_a_checkpoint_of_other_sizes_is_bad_input(saved, dreamer):
 def test_a_specification_survives_json():
     for spec in (TINY_SPEC, DataSpec((10, 5, 1), ActionSpec((3,))), DataSpec((1, 2, 3), ActionSpec((), 6), 4)):
         assert spec_from_json(json.loads(json.dumps(spec_to_json(spec)))) == spec
+
+
+def test_an_agent_is_found_in_the_home_folder(saved, monkeypatch):
+    monkeypatch.setenv("HOME", str(saved[0].parent))
+    assert equal(Dreamer.load(f"~/{saved[0].name}"), saved[1])
+
+
+def test_loading_goes_on_to_the_next_checkpoint(saved, monkeypatch):
+    run, _ = saved
+    found = iter([run / "checkpoints" / "agent" / "5", run / "checkpoints" / "agent" / "20"])  # 5 is gone
+    monkeypatch.setattr("dreamer4.dreamer.find_checkpoint", lambda path: next(found))
+    assert equal(Dreamer.load(run), saved[1])
+
+
+def test_64_bits_of_the_program_around_change_nothing(saved):
+    with jax.enable_x64(True):
+        loaded = Dreamer.load(saved[0])
+        memory = loaded.init()
+    assert equal(loaded, saved[1]) and memory.h.dtype == jnp.float32

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # Names on one line do not see each other.
 LAYERS = [
-    {"allocator", "errors", "files", "types", "config"},
+    {"allocator", "errors", "files", "precision", "types", "config"},
     {"nn", "checkpoint"},
     {"envs"},
     {"tokenizer", "dynamics", "agent", "data"},

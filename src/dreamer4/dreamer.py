@@ -23,11 +23,13 @@ from dreamer4.config import Config, validate
 from dreamer4.dynamics import AbstractDynamics, AbstractSampler, as_past, commit
 from dreamer4.errors import InputError
 from dreamer4.nn import Stream
+from dreamer4.precision import in_32_bits
 from dreamer4.tokenizer import AbstractTokenizer
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
 
 
 PHASES = ("tokenizer", "dynamics", "agent", "imagination")
+_TRIES = 10  # to load from a run that goes on
 
 
 class Memory(eqx.Module):
@@ -64,6 +66,7 @@ class Dreamer(eqx.Module):
     reconstruction: LatentHead | None = None
 
     @classmethod
+    @in_32_bits
     def build(cls, config: Config, spec: DataSpec, *, key: PRNGKeyArray) -> "Dreamer":
         """Builds the untrained agent that a configuration describes, for data of `spec`."""
         key_tokenizer, key_dynamics, key_heads = jr.split(key, 3)
@@ -82,6 +85,7 @@ class Dreamer(eqx.Module):
         )
 
     @classmethod
+    @in_32_bits
     def load(cls, path: str | Path, *, member: int = 0, like: "Dreamer | None" = None) -> "Dreamer":
         """Loads an agent from a checkpoint, which describes itself.
 
@@ -94,7 +98,19 @@ class Dreamer(eqx.Module):
         Raises:
             InputError: the checkpoint is missing or damaged, or does not fit the template.
         """
-        step = find_checkpoint(Path(path))
+        given = Path(path).expanduser()
+        for _ in range(_TRIES):
+            step = find_checkpoint(given)
+            try:
+                return cls._load(step, member, like)
+            except InputError:
+                if step == given or step.exists():
+                    raise
+                # The run trains, and has removed what was its newest checkpoint; there are newer ones.
+        raise InputError(f"Dreamer.load: {path} removes its checkpoints faster than they load. Raise its train.keep.")
+
+    @classmethod
+    def _load(cls, step: Path, member: int, like: "Dreamer | None") -> "Dreamer":
         config, spec = read_description(step)
         if not 0 <= member < config.seeds:
             raise InputError(
@@ -109,11 +125,13 @@ class Dreamer(eqx.Module):
         stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape), x.dtype), dynamic)
         return eqx.combine(jax.tree.map(lambda x: x[member], checkpoint.load(step, stacked, at=at)), static)
 
+    @in_32_bits
     def init(self, task: int | Int[Array, ""] = 0) -> Memory:
         """Returns the memory of an agent that has seen nothing yet."""
         h = jnp.zeros(self.dynamics.agent_dim)
         return Memory(self.tokenizer.init_encoder(), self.dynamics.init_cache(), h, jnp.asarray(task, jnp.int32))
 
+    @in_32_bits
     def observe(
         self,
         memory: Memory,
@@ -141,6 +159,7 @@ class Dreamer(eqx.Module):
         frame = _as_pixels(frame, self.tokenizer.frame_shape)
         return self.take_in(memory, frame, action, action_mask, key=key)
 
+    @in_32_bits
     def take_in(
         self,
         memory: Memory,
@@ -156,6 +175,7 @@ class Dreamer(eqx.Module):
         h, world = commit(self.dynamics, latent, action, action_mask, memory.task, memory.world, signal, key=key)
         return Memory(encoder, world, h, memory.task)
 
+    @in_32_bits
     def recall(self, row: Trajectory, count: Int[Array, ""], *, key: PRNGKeyArray) -> Memory:
         """Returns the memory after the first `count` latents of a clip, as if they had been observed in turn.
 
@@ -175,6 +195,7 @@ class Dreamer(eqx.Module):
         world = Stream(start.cache.fill(entries, count), count)
         return Memory(self.tokenizer.init_encoder(), world, h[count - 1], row.task)
 
+    @in_32_bits
     def imagine_step(
         self, memory: Memory, action: Action, *, sampler: AbstractSampler | None = None, key: PRNGKeyArray
     ) -> tuple[Float[Array, "Nz Dz"], Memory]:
@@ -193,6 +214,7 @@ class Dreamer(eqx.Module):
         latent, h, world = sampler(self.dynamics, memory.world, action, memory.task, key=key)
         return latent, Memory(memory.encoder, world, h, memory.task)
 
+    @in_32_bits
     def act(
         self,
         memory: Memory,

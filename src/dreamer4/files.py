@@ -87,6 +87,31 @@ def new_folder(path: Path) -> Iterator[Path]:
             os.close(lock)
 
 
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Asks whoever would remove a folder to let it be until the end of the block, where the disk knows locks."""
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+def is_read(folder: Path) -> bool:
+    """Whether a process reads a folder just now, as far as locks tell."""
+    try:
+        lock = _lock(folder)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    if lock is not None:
+        os.close(lock)
+    return False
+
+
 def _hidden(path: Path) -> tuple[Path, int | None]:
     """Makes a hidden folder, and locks it until the returned descriptor is closed, or the process ends."""
     while True:

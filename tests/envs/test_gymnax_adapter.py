@@ -10,6 +10,7 @@ import pytest
 from gymnax.environments import environment, spaces
 
 from dreamer4.config import EnvConfig
+from dreamer4.data import collect, random_policy
 from dreamer4.envs import GymnaxEnvironment, make
 from dreamer4.errors import InputError
 from dreamer4.types import Action
@@ -255,3 +256,10 @@ def test_a_blur_outside_its_range_is_told(blur):
 def test_a_whole_number_will_do_for_a_blur():
     assert make(EnvConfig(id="Catch-bsuite", kwargs={"blur": 1})).blur == 1.0
     assert make(EnvConfig(id="CartPole-pixels", kwargs={"blur": 1})).blur == 1.0
+
+
+def test_64_bits_of_the_program_around_change_nothing():
+    with jax.enable_x64(True):
+        env = GymnaxEnvironment("Catch-bsuite")
+        (episode,) = collect(env, random_policy(env.spec), episodes=1, key=jr.key(0))
+    assert episode.reward.dtype == np.float32 and episode.length == 10

@@ -4,6 +4,7 @@ The tape environment writes every action down as a digit of the return, so a ret
 chosen at the first frame is the units digit, the next one the tens.
 """
 
+import sys
 from inspect import unwrap
 
 import equinox as eqx
@@ -16,7 +17,6 @@ from agent.fakes import oracle
 from helpers import compilations
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from dreamer4 import evaluation
 from dreamer4.data import collect, find_problems
 from dreamer4.envs import AbstractEnvironment, CounterEnvironment
 from dreamer4.errors import InputError
@@ -318,7 +318,8 @@ def test_temperature_is_no_part_of_the_program_and_zero_is_greedy(dreamer):
 
 def test_few_episodes_are_not_played_as_many(dreamer, monkeypatch):
     seen = []
-    batch = evaluation._play_batch
-    monkeypatch.setattr(evaluation, "_play_batch", lambda p, e, keys, m: seen.append(len(keys)) or batch(p, e, keys, m))
+    module = sys.modules["dreamer4.evaluation.play"]  # its name in the package is the function's
+    batch = module._play_batch
+    monkeypatch.setattr(module, "_play_batch", lambda p, e, keys, m: seen.append(len(keys)) or batch(p, e, keys, m))
     evaluate(dreamer, Tape(), episodes=1, key=jr.key(0))
     assert seen == [1]

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from dreamer4.errors import InputError
+from dreamer4.training import metrics
 from dreamer4.training.metrics import MetricLog, Progress, read_metrics
 
 
@@ -132,3 +133,25 @@ def test_on_a_terminal_there_are_a_bar_a_rate_and_times():
         progress.advance(5)
     shown = out.getvalue()
     assert "10/10" in shown and "steps/s" in shown and "0:00:0" in shown and "loss [bold]" in shown
+
+
+def test_a_log_of_weeks_is_read_in_part_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "_SHOWN_BYTES", 2000)
+    path = tmp_path / "metrics.jsonl"
+    log = MetricLog(path)
+    for step in range(200):
+        log.append("agent", step, {"loss": 1.0})
+    assert path.stat().st_size > 5 * 2000
+    steps = [line["step"] for line in read_metrics(path)]
+    assert steps[0] == 0 and 10 < len(steps) < 60 and len(set(np.diff(steps[1:]))) == 1
+    MetricLog(path).truncate("agent", 99)
+    assert len(path.read_bytes().splitlines()) == 100
+
+
+def test_no_line_is_longer_than_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "_MAX_LINE", 100)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"x" * 1000)
+    for read in (read_metrics, MetricLog):
+        with pytest.raises(InputError, match="too long"):
+            read(path)

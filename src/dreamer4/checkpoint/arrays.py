@@ -1,9 +1,11 @@
 """Arrays by Orbax: what a run saves, sharded or not, and goes on from."""
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,8 @@ def write(folder: Path, leaves: Mapping[str, Any]) -> None:
     context = ocp.Context()
     context.array.saving.use_compression = False  # weights hardly shrink, and files so bound what a reader allocates
     try:
-        with context:
-            ocp.save(str((folder / _FOLDER).absolute()), filled)
+        with context, _plainly_named(folder) as plain:
+            ocp.save(str(plain / _FOLDER), filled)
     except ValueError as error:
         # TensorStore tells what the system said in its text alone.
         if code := re.search(r"os_error_code='(\d+)'", str(error)):
@@ -60,8 +62,25 @@ def read(folder: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     try:
-        with context:
-            filled = ocp.load(str((folder / _FOLDER).absolute()), abstract) if abstract else {}
+        with context, _plainly_named(folder) as plain:
+            filled = ocp.load(str(plain / _FOLDER), abstract) if abstract else {}
     except Exception as error:  # files that agree with their manifest but were never Orbax's may raise anything
         raise InputError(f"Checkpoint {folder} cannot be read: {str(error)[:300]} Use another checkpoint.") from error
     return {name: filled[name] if name in filled else jnp.zeros(w.shape, w.dtype) for name, w in wanted.items()}
+
+
+@contextlib.contextmanager
+def _plainly_named(folder: Path) -> Iterator[Path]:
+    """Yields a path of a folder in which Orbax and TensorStore read every character as itself.
+
+    Brackets and stars are patterns to the one, a backslash is a separator to the other: arrays saved below `lr=[1e-3]`
+    were never merged, and could not be read again.
+    """
+    path = folder.absolute()
+    if not re.search(r"[^\w./ ~,=+@-]", "/".join(path.parts[1:])):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "checkpoint"
+        link.symlink_to(path, target_is_directory=True)
+        yield link

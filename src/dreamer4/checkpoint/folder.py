@@ -15,6 +15,7 @@ from dreamer4.checkpoint import arrays, tensors
 from dreamer4.checkpoint.leaves import check_savable, compare, hash_leaf, is_abstract_array, named_arrays, within
 from dreamer4.checkpoint.manifest import MANIFEST, Manifest, describe_file, encode, file_problems, read
 from dreamer4.errors import InputError
+from dreamer4.files import reading
 
 
 EXPORTED = "dreamer4.json"
@@ -78,6 +79,11 @@ def load(path: Path, like: PyTree, *, at: str = "", added: Sequence[str] = ()) -
         InputError: if the checkpoint is missing or damaged (the message names the file), or if a leaf is missing, left
             over, or of another shape or type (the message names the first such leaf, and both sides).
     """
+    with reading(path):
+        return _load(path, like, at, added)
+
+
+def _load(path: Path, like: PyTree, at: str, added: Sequence[str]) -> PyTree:
     known = read_manifest(path)
     dynamic, static = eqx.partition(like, is_abstract_array)
     given = named_arrays(dynamic, at)

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from dreamer4.checkpoint.folder import save, verify
 from dreamer4.errors import InputError
+from dreamer4.files import is_read
 
 
 class Checkpoints:
@@ -90,9 +91,12 @@ class Checkpoints:
             InputError: if there are steps, but all are damaged: to start afresh unasked would bury the loss. Without
                 fallback, if the newest step is damaged.
         """
-        refused = []
+        refused, gone = [], False
         for step in reversed(self.steps()):
             problems = verify(self.path(step))
+            if problems and not self.path(step).exists():  # removed just now by the run that trains here
+                gone = True
+                continue
             if not problems:
                 if refused and fallback:
                     warnings.warn(f"Falling back to {self.path(step)}. {_list_refused(refused)}", stacklevel=2)
@@ -103,6 +107,8 @@ class Checkpoints:
                     )
                 return self.path(step)
             refused.append((step, problems))
+        if gone and not refused:
+            return self.latest_valid(fallback=fallback)  # there are newer ones by now
         if refused:
             raise InputError(
                 f"No whole checkpoint in {self.root}. {_list_refused(refused)} Restore a copy or start a new run."
@@ -116,7 +122,8 @@ class Checkpoints:
         kept, surplus = steps[-self.keep :], steps[: -self.keep]
         if surplus and any(not verify(self.path(step)) for step in reversed(kept)):
             for step in surplus:
-                _discard(self.path(step))
+                if not is_read(self.path(step)):  # else it goes with a later one
+                    _discard(self.path(step))
 
     def _standing(self) -> str:
         whole = next((step for step in reversed(self.steps()) if not verify(self.path(step))), None)

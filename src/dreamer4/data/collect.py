@@ -13,6 +13,7 @@ from dreamer4.data.episode import Episode
 from dreamer4.data.policy import AbstractPolicy
 from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.errors import InputError
+from dreamer4.precision import in_32_bits
 from dreamer4.types import Action, TimeStep
 
 
@@ -35,6 +36,7 @@ class _Stream(eqx.Module):
     key: UInt32[Array, "*batch words"]
 
 
+@in_32_bits
 def collect(
     env: AbstractEnvironment,
     policy: AbstractPolicy,

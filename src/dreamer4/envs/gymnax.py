@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped, UInt8
 
 from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
+from dreamer4.precision import in_32_bits
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep, to_uint8
 
 
@@ -43,6 +44,7 @@ class Game(eqx.Module):
     action_spec: ActionSpec = eqx.field(static=True)
     _dtypes: tuple[str, ...] = eqx.field(static=True)
 
+    @in_32_bits
     def __init__(self, env_id: str, *, params: dict[str, Any] | None = None, **kwargs: Any):
         """Looks the game up. Equal arguments share one gymnax object, so nothing compiles twice.
 
@@ -84,11 +86,13 @@ class Game(eqx.Module):
         """The declared limit of actions in an episode."""
         return math.ceil(self.params.max_steps_in_episode)  # gymnax truncates at the first whole time beyond it
 
+    @in_32_bits
     def start(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Returns observation and state at the start of an episode."""
         with _lenient():
             return self._cast(self.inner.reset_env(key, self.params))
 
+    @in_32_bits
     def advance(
         self, state: PyTree, action: Action, key: PRNGKeyArray
     ) -> tuple[PyTree, PyTree, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
@@ -148,9 +152,11 @@ class AbstractGymnaxEnvironment(AbstractEnvironment):
             inner: the state of the game.
         """
 
+    @in_32_bits
     def reset(self, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
         return self._show(self._open(key))
 
+    @in_32_bits
     def step(self, state: GymnaxState, action: Action, *, key: PRNGKeyArray) -> tuple[GymnaxState, TimeStep]:
         moment = jax.lax.cond(
             state.ended,

@@ -19,6 +19,7 @@ from dreamer4.dreamer import Dreamer, Memory, check_acting
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.nn import cast_weights
+from dreamer4.precision import in_32_bits
 from dreamer4.types import Action, ActionSpec, TimeStep, to_float, within_bounds
 
 
@@ -107,6 +108,7 @@ def _play_batch(policy, env, keys, members):
     return batch(policy) if members == 1 else eqx.filter_vmap(batch)(policy)
 
 
+@in_32_bits
 def play(
     policy: AbstractPolicy,
     env: AbstractEnvironment,
@@ -149,6 +151,7 @@ def play(
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *batches)
 
 
+@in_32_bits
 def evaluate(
     dreamer: Dreamer,
     env: AbstractEnvironment,

@@ -22,6 +22,7 @@ from dreamer4.dynamics import ShortcutSampler
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.nn import Stream, cast_weights
+from dreamer4.precision import in_32_bits
 from dreamer4.sharing import STARTS
 from dreamer4.training import encode_source
 from dreamer4.training.folder import run_of
@@ -74,6 +75,7 @@ class DreamWorld(AbstractEnvironment):
     levels: tuple[int, ...] = eqx.field(static=True)
 
     @classmethod
+    @in_32_bits
     def from_source(
         cls,
         dreamer: Dreamer,
@@ -130,6 +132,7 @@ class DreamWorld(AbstractEnvironment):
         )
 
     @classmethod
+    @in_32_bits
     def load(
         cls,
         path: str | Path,
@@ -161,9 +164,9 @@ class DreamWorld(AbstractEnvironment):
             InputError: if a part is missing, damaged or does not fit, if the heads are not trained yet, or as
                 `from_source`.
         """
-        step = find_checkpoint(Path(path))
+        step = find_checkpoint(Path(path).expanduser())
         config, spec = read_description(step)
-        folder = find_dataset(step, config) if dataset is None else Path(dataset)
+        folder = find_dataset(step, config) if dataset is None else Path(dataset).expanduser()
         info = data.read_info(folder)
         if info.spec != spec:
             raise InputError(f"{folder} holds {info.spec}, but {step} was trained on {spec}. Give its own data set.")
@@ -184,12 +187,14 @@ class DreamWorld(AbstractEnvironment):
             key=jr.key(seed),
         )
 
+    @in_32_bits
     def reset(self, *, key: PRNGKeyArray) -> tuple[DreamState, TimeStep]:
         index = jr.randint(key, (), 0, self.frames.shape[0])
         state = jax.tree.map(lambda x: x[index], self.starts)
         no = jnp.zeros((), bool)
         return state, TimeStep(self.frames[index], jnp.zeros(()), is_first=~no, is_last=no, is_terminal=no)
 
+    @in_32_bits
     def step(self, state: DreamState, action: Action, *, key: PRNGKeyArray) -> tuple[DreamState, TimeStep]:
         def go_on():
             following, frame, reward, terminal = self.advance(state, action, key=key)
@@ -199,6 +204,7 @@ class DreamWorld(AbstractEnvironment):
 
         return jax.lax.cond(state.ended, lambda: self.reset(key=key), go_on)
 
+    @in_32_bits
     def advance(
         self, state: DreamState, action: Action, *, key: PRNGKeyArray
     ) -> tuple[DreamState, UInt8[Array, "H W C"], Float[Array, ""], Bool[Array, ""]]:

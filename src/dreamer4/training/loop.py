@@ -22,6 +22,7 @@ from dreamer4.config import Config, PhaseConfig
 from dreamer4.data import AbstractDataSource, BalancedSource, DeviceSource
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import DivergenceError
+from dreamer4.precision import in_32_bits
 from dreamer4.training.guard import Guard, all_finite, choose, loss_size
 from dreamer4.training.phases import AbstractPhase, Metrics
 from dreamer4.training.placement import replicate, replicate_here, split_rows, spread, spread_here
@@ -37,7 +38,8 @@ EPISODES_AT_ONCE, FRAMES_AT_ONCE = 128, 32  # encoded side by side, and in one c
 
 def stream(seed: int | Int[Array, ""], name: str) -> PRNGKeyArray:
     """Returns the root key of a named stream of a seed."""
-    return jr.fold_in(jr.key(seed), STREAMS.index(name))
+    # Named, or a run that goes on under JAX's switch for another generator would go on as another run.
+    return jr.fold_in(jr.key(seed, impl="threefry2x32"), STREAMS.index(name))
 
 
 def over_seeds(function: Callable, seeds: int, in_axes: tuple) -> Callable:
@@ -57,6 +59,7 @@ def stack_members(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *xs: jnp.stack(xs) if eqx.is_array(xs[0]) else xs[0], *trees)
 
 
+@in_32_bits
 def init_dreamer(config: Config, spec: DataSpec) -> Dreamer:
     """Builds the untrained agent of a run; with several seeds every array has a leading seed axis.
 
@@ -67,6 +70,7 @@ def init_dreamer(config: Config, spec: DataSpec) -> Dreamer:
     return build(keys[0] if config.seeds == 1 else jnp.stack(keys))
 
 
+@in_32_bits
 def init_state(phase: AbstractPhase, dreamer: Dreamer, config: PhaseConfig, seeds: int = 1) -> TrainState:
     """Returns the state at the start of a phase."""
     optimizer = build_optimizer(config.optimizer, config.steps)
@@ -174,7 +178,11 @@ def train(
     balanced: bool = True,
     mesh: Mesh | None = None,
 ) -> Iterator[tuple[TrainState, Metrics]]:
-    """Yields the state and the metrics after each step, until the phase is done. The state given is consumed.
+    """Yields the state and the metrics after each step, until the phase is done.
+
+    Each step is given the buffers of the state before it: the state given is consumed, and so is every state yielded as
+    soon as the next one is asked for. To keep one, such as the best, copy it:
+    `jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, state)`.
 
     Args:
         phase: the phase.
@@ -260,6 +268,7 @@ def _put_rows(latents, row, encoded):
     return latents.at[row].set(encoded, mode="drop")
 
 
+@in_32_bits
 def encode_source(dreamer: Dreamer, source: DeviceSource) -> Float[Array, "N Nz Dz"]:
     """Encodes every frame of a data set, each episode from its start, as an acting agent would.
 

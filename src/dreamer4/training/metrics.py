@@ -7,12 +7,14 @@ run that was killed can be read, and continued without a gap or a step told twic
 
 import datetime
 import errno
+import itertools
 import json
 import math
 import os
+import stat
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,13 +34,13 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from dreamer4.errors import InputError
-from dreamer4.files import read_bytes
 from dreamer4.training.trackers import AbstractTracker
 
 
 # JSON has no number for these; as strings they stay what they are, and the line stays JSON.
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_MAX_BYTES = 256 * 1024 * 1024  # a line has some 300 bytes, so a million of them fit
+_MAX_LINE = 1024 * 1024  # bytes; a line has some 300
+_SHOWN_BYTES = 64 * 1024 * 1024  # of a log that is read whole; of a longer one every so many lines are
 _RESERVED = ("phase", "step", "time")
 _LINE_EVERY = 60.0  # seconds between the lines of a log: it tells that work goes on, and stays readable after days
 
@@ -57,9 +59,7 @@ class MetricLog:
         self.path = path
         self._tracker = tracker
         if path.exists():
-            whole, torn = _split_torn(read_bytes(path, limit=_MAX_BYTES))
-            if torn:
-                _replace(path, whole)
+            _drop_torn(path)
 
     def append(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes one line and hands it to the operating system. A disk that takes no more is told in a warning.
@@ -93,11 +93,18 @@ class MetricLog:
         self._show(lambda tracker: tracker.truncate(phase, step))
         if not self.path.exists():
             return
-        lines = read_bytes(self.path, limit=_MAX_BYTES).splitlines(keepends=True)
-        records = read_metrics(self.path)
-        kept = [line for line, r in zip(lines, records, strict=False) if r["phase"] != phase or r["step"] <= step]
-        if len(kept) < len(lines):
-            _replace(self.path, b"".join(kept))
+        partial, dropped = self.path.with_suffix(".tmp"), 0
+        with partial.open("wb") as stream:
+            for number, line in _lines(self.path):
+                record = _record(self.path, number, line)
+                if record["phase"] != phase or record["step"] <= step:
+                    stream.write(line)
+                else:
+                    dropped += 1
+        if dropped:
+            os.replace(partial, self.path)
+        else:
+            partial.unlink()
 
     def close(self) -> None:
         """Closes the tracker; the file itself is never open between two lines."""
@@ -122,18 +129,13 @@ class MetricLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a metric log in order; a last line that was cut off is passed over.
 
+    Of a log of weeks, more than 64 MiB, evenly spaced lines are read, as many as that.
+
     Raises:
         InputError: if there is no such file, or a line in it is not one of ours.
     """
-    whole, _ = _split_torn(read_bytes(path, limit=_MAX_BYTES))
-    records = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            records.append({name: _from_json(record[name]) for name in ("phase", "step", *record)})
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"Line {number} of {path} is not a line of metrics: {line[:80]!r}.") from None
-    return records
+    every = 1 + (path.stat().st_size // _SHOWN_BYTES if path.is_file() else 0)
+    return [_record(path, number, line) for number, line in _lines(path) if number % every == 0 or number == 1]
 
 
 class Progress:
@@ -249,13 +251,41 @@ def _from_json(value: Any) -> Any:
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def _split_torn(raw: bytes) -> tuple[bytes, bytes]:
-    """Returns the whole lines and the rest behind the last line end."""
-    end = raw.rfind(b"\n") + 1
-    return raw[:end], raw[end:]
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields number and text of each whole line of a log, of which no more than a line is held."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe may never end
+            raise InputError(f"Cannot read {path}: it is not a file.")
+        with path.open("rb") as stream:
+            for number in itertools.count(1):
+                line = stream.readline(_MAX_LINE)
+                if len(line) == _MAX_LINE:
+                    raise InputError(f"Line {number} of {path} is not a line of metrics: it is too long.")
+                if not line.endswith(b"\n"):
+                    return
+                yield number, line
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from None
 
 
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        return {name: _from_json(record[name]) for name in ("phase", "step", *record)}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"Line {number} of {path} is not a line of metrics: {line[:80]!r}.") from None
+
+
+def _drop_torn(path: Path) -> None:
+    """Cuts off what stands behind the last line end of a log."""
+    if not path.is_file():
+        raise InputError(f"Cannot read {path}: it is not a file.")
+    with path.open("rb+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _MAX_LINE))
+        tail = stream.read()
+        torn = len(tail) - (tail.rfind(b"\n") + 1)
+        if torn == len(tail) > 0 and size > _MAX_LINE:
+            raise InputError(f"The last line of {path} is not a line of metrics: it is too long.")
+        if torn:
+            stream.truncate(size - torn)
