@@ -84,6 +84,8 @@ def root(
 ) -> None:
     """Train agents inside a learned world model: Dreamer 4 in JAX and Equinox."""
     allocator.keep_freed()
+    for name, value in compile_cache.settle().items():
+        complain(f"{name}: got {value}, which commands do not heed: runs would differ by it.", style="yellow")
     if not compile_cache.enable(cache) and cache is not None:
         complain(f"--compile-cache: {cache} cannot be written to, so this start compiles everything anew.")
 

@@ -35,6 +35,15 @@ def enable(choice: str | None) -> bool:
     return usable
 
 
+def settle() -> dict[str, str]:
+    """Takes JAX's switches out of the environment that would change what a run computes.
+
+    Returns them by name. A run that goes on without them, or with others, would go on as another run.
+    """
+    names = ("JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_IMPL", "JAX_THREEFRY_PARTITIONABLE")
+    return {name: value for name in names if (value := os.environ.pop(name, None)) is not None}
+
+
 def _default() -> Path | None:
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():  # unset; or relative, which the XDG specification tells to ignore

@@ -3,13 +3,14 @@
     1      a training that came to nothing
     2      bad input, or a disk that takes no more
     130    SIGINT (Ctrl-C)
-    143    SIGTERM
+    143    SIGTERM, and 128 + n for the other signals of `stopping`
 
 Any other exception is a defect and keeps its traceback.
 """
 
 import contextlib
 import errno
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ _PATH = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EL
 class Commands(typer.core.TyperGroup):
     """The group of commands, and the one place where bad input and interrupts become messages and exit codes."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the arguments, in which ~ is the home folder, also behind an =, where no shell says so."""
+        return super().parse_args(ctx, [_at_home(arg) for arg in args])
+
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""
         try:
@@ -46,12 +51,37 @@ class Commands(typer.core.TyperGroup):
             number = error.signum if isinstance(error, stopping.Stopped) else signal.SIGINT
             complain(stopping.message(number))
             raise typer.Exit(128 + number) from None
+        except (RuntimeError, AssertionError):
+            if (said := _no_device()) is None:
+                raise
+            complain(f"Error: {said}")
+            raise typer.Exit(2) from None
         except OSError as error:
             if error.errno not in _DISK | _PATH:
                 raise
             remedy = "Choose another path" if error.errno in _PATH else "Free or choose a disk that is open to us"
             complain(f"Error: {error.filename or 'A file'}: {error.strerror}. {remedy}.")
             raise typer.Exit(2) from None
+
+
+def _no_device() -> str | None:
+    """Returns what is wrong with the device that the environment asks for; None if JAX has it, or was not asked."""
+    asked = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")
+    if not asked:
+        return None
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as error:  # of whatever kind, an assertion of JAX's among them
+        said = " ".join(str(error).split())[:160]
+        return f"JAX_PLATFORMS: got {asked!r}, and JAX has no such device here. {said} Unset it, or install JAX for it."
+    return None
+
+
+def _at_home(arg: str) -> str:
+    name, sign, path = arg.partition("=") if arg.startswith("-") else ("", "", arg)
+    return name + sign + os.path.expanduser(path) if path.startswith("~") else arg
 
 
 @contextlib.contextmanager

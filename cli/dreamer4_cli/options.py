@@ -102,6 +102,8 @@ def resolve(
         if path is not None:
             overrides = [f"data.path={json.dumps(path)}", *(overrides or ())]
     config = configuration.load(preset, file, overrides or (), env=env, seed=seed, seeds=seeds)
+    if (given := config.data.path) is not None and given.startswith("~"):
+        config = configuration.override(config, [f"data.path={json.dumps(os.path.expanduser(given))}"])
     return config, folder or default_folder(config)
 
 

@@ -8,11 +8,17 @@ heartbeat, and they end.
 """
 
 import contextlib
+import hashlib
+import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from dreamer4.config import Config
 from dreamer4.errors import InputError
 from dreamer4_cli import endings, stopping
 
@@ -89,6 +95,8 @@ def _check(coordinator: str | None, count: int | None, index: int | None) -> Non
 def _initialize(coordinator: str | None, count: int | None, index: int | None) -> None:
     import jax
 
+    if coordinator is not None and index == 0:
+        _check_port(coordinator)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `stopping`
     options: dict[str, Any] = {} if coordinator is None else {"cluster_detection_method": "deactivate"}
     try:
@@ -113,11 +121,46 @@ def _initialize(coordinator: str | None, count: int | None, index: int | None) -
         ) from None
 
 
+def _check_port(coordinator: str) -> None:
+    """Refuses a port that is taken, which JAX would crash on."""
+    host, _, port = coordinator.rpartition(":")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", int(port)))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"--coordinator {coordinator}: port {port} cannot be used here: {reason}. Choose another."
+        ) from None
+
+
 def several() -> bool:
     """Whether there are other processes."""
     import jax
 
     return jax.process_count() > 1
+
+
+def agree(config: Config) -> None:
+    """Refuses to go on where the processes were started with different settings, in each of them.
+
+    Raises:
+        InputError: if they were.
+    """
+    if not several():
+        return
+    import jax
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    mine = np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.uint32)
+    all_of_them = np.asarray(multihost_utils.process_allgather(mine)).reshape(jax.process_count(), -1)
+    if others := [i for i, theirs in enumerate(all_of_them) if not np.array_equal(theirs, all_of_them[0])]:
+        raise InputError(
+            f"Processes {', '.join(map(str, others))} of {jax.process_count()} were started with other settings than "
+            "process 0. Start all of them by the same command, but for --process."
+        )
 
 
 def first() -> bool:
@@ -150,7 +193,6 @@ class Vote:
             return mine
         import jax
         import jax.numpy as jnp
-        import numpy as np
         from jax.sharding import Mesh, NamedSharding
         from jax.sharding import PartitionSpec as P
 

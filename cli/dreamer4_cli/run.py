@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import resource
 import shlex
 import sys
 from collections.abc import Callable
@@ -53,6 +52,11 @@ from dreamer4_cli.pages import device as device
 from dreamer4_cli.pages import source_commit as source_commit
 from dreamer4_cli.phase import Work, resume_command, save
 
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 console = Console()
 
@@ -125,6 +129,7 @@ def train(
     resume = resume or (run.is_run and not begun)
     kept = behaviour.kept(config, run)
     run.check(config, resume=resume, kept=kept)
+    processes.agree(config)
     processes.wait("checked")  # what they are all to refuse, before the first one changes it
     if processes.first():
         run.open(config, resume=resume, kept=kept)
@@ -225,7 +230,7 @@ def _start(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer
         reached = "no checkpoint" if path is None else f"step {path.name}"
         raise InputError(
             f"{name} starts from the end of {before}, step {wanted}, but {run.path} has {reached}. "
-            f"Run: dreamer4 train {before} --run {run.path} --resume"
+            f"Run: dreamer4 train {before} --run {shlex.quote(str(run.path))} --resume"
         )
     return checkpoint.load(path, eqx.filter_eval_shape(init_dreamer, config, spec), at="ema")
 
@@ -371,12 +376,19 @@ def _judge(
         "by_mode": by_mode,
         "world_model": pages.summary(qualities),
         "device": device(),
-        "memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / 1e9, 2),
+        "memory_gb": _peak_memory(),
         "commit": commit,
     }
     run.results_file.write_text(json.dumps(results, indent=1) + "\n")
     write_report(run.report_file, pages.run_page(run, results, qualities[0]))
     _print_results(config, results, run)
+
+
+def _peak_memory() -> float | None:
+    """Returns the most memory that the process had, GB; None where the system does not tell."""
+    if resource is None:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / 1e9, 2)
 
 
 def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> None:
@@ -392,10 +404,11 @@ def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> N
     _say(f"world model: {dreamt}; tokenizer {world['tokenizer_psnr']} dB")
     best = results["by_mode"]["imagination"]["mean"]
     _say(f"imagination policy, always taking its most likely action: {best:+.3f}")
-    _say(f"{results['minutes']:.1f} minutes on {results['device']}, {results['memory_gb']} GB at most")
+    memory = f", {results['memory_gb']} GB at most" if results["memory_gb"] else ""
+    _say(f"{results['minutes']:.1f} minutes on {results['device']}{memory}")
     _say(f"results: {run.results_file}")
     _say(f"report:  {run.report_file}")
-    _say(f"play it: {invoked()} play {run.path}")
+    _say(f"play it: {invoked()} play {shlex.quote(str(run.path))}")
 
 
 def _say(line: str) -> None:

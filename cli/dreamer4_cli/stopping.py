@@ -1,9 +1,12 @@
-"""Leaving on a signal: SIGINT (Ctrl-C) and SIGTERM end a command in order, and whatever it has computed is saved.
+"""Leaving on a signal: a command ends in order, and whatever it has computed is saved.
+
+The signals are SIGINT (Ctrl-C) and SIGTERM, and where the system has them SIGHUP (a connection that drops), SIGUSR1 and
+SIGUSR2 (a scheduler that warns, as Slurm's `--signal=USR1@120`) and SIGXCPU (a limit of time).
 
 Where nothing is at stake a signal raises `Stopped` at once, and the code that it passes through tidies up after itself.
 Inside `hold` it waits: training saves first, see `phase.py`. Python hears of a signal only between two instructions,
 and a program that is being compiled is one instruction of minutes; so a thread listens as well, and ends the process
-where the main thread does not answer and has nothing to lose. A second signal ends the process at once.
+where the main thread does not answer and has nothing to lose. A second SIGINT or SIGTERM ends the process at once.
 
 A signal that was set to be ignored when the process began (as background jobs of a shell ignore SIGINT) stays so.
 """
@@ -19,10 +22,15 @@ from collections.abc import Iterator
 from types import FrameType
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AT_ONCE = (signal.SIGINT, signal.SIGTERM)  # the second time
+_WARNINGS = tuple(
+    getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)
+)
+SIGNALS = (*_AT_ONCE, *_WARNINGS)
 GRACE = 1.0  # seconds for the main thread to answer
 PATIENCE = 5.0  # seconds for what it tidies up
-_WORDS: dict[int, str] = {signal.SIGINT: "Interrupted.", signal.SIGTERM: "Terminated."}
+_WORDS: dict[int, str] = {number: f"Stopped by {signal.Signals(number).name}." for number in _WARNINGS}
+_WORDS |= {signal.SIGINT: "Interrupted.", signal.SIGTERM: "Terminated."}
 
 
 class Stopped(KeyboardInterrupt):
@@ -127,9 +135,10 @@ def message(signum: int) -> str:
 
 
 def _answer(signum: int, frame: FrameType | None) -> None:
-    first = _now.signum is None
-    if not first:
-        os._exit(128 + signum)
+    if _now.signum is not None:
+        if signum in _AT_ONCE:
+            os._exit(128 + signum)
+        return
     _now.signum = signum
     leave()
 
@@ -141,9 +150,11 @@ def _listen(pipe: socket.socket) -> None:
         pipe.settimeout(0.05)
         while signum is not None:
             try:
-                if (second := _next(pipe)) is not None:
+                second = _next(pipe)
+                if second in _AT_ONCE:
                     os._exit(128 + second)
-                return  # the command has ended by itself
+                if second is None:
+                    return  # the command has ended by itself
             except TimeoutError:
                 pass
             waited = time.monotonic() - came

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import dreamer4_cli
 from dreamer4.config import PRESETS, load, to_yaml
 from dreamer4.errors import InputError
+from dreamer4_cli import compile_cache, endings
 from dreamer4_cli.app import app
 
 
@@ -455,3 +456,37 @@ class TestProcess:
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=10)
         assert (process.returncode, errors) == (130, "Interrupted.\n")
+
+
+def test_a_command_needs_nothing_that_only_unix_has():
+    code = (
+        "import sys\n"
+        "for name in ('resource', 'fcntl', 'pwd', 'grp', 'termios'): sys.modules[name] = None\n"
+        "import dreamer4_cli.run, dreamer4_cli.bench.speed.suite\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_home_folder_is_found_where_no_shell_looks(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/one")
+    assert endings._at_home("--run=~/runs/a") == "--run=/home/one/runs/a"
+    assert endings._at_home("~/a") == "/home/one/a"
+    assert endings._at_home("a~b") == "a~b" and endings._at_home("--set=x=~y/..") == "--set=x=~y/.."
+
+
+def test_a_device_that_is_not_there_is_told_in_one_message(tmp_path):
+    for platform in ("cuda", "nonsense"):
+        told = subprocess.run(
+            [sys.executable, "-m", "dreamer4_cli", "collect", "--preset", "tiny", "--out", str(tmp_path / "data")],
+            env={**os.environ, "JAX_PLATFORMS": platform},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert told.returncode == 2 and "Traceback" not in told.stderr and platform in told.stderr
+
+
+def test_switches_that_would_change_a_run_are_put_aside(monkeypatch):
+    monkeypatch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")
+    assert compile_cache.settle() == {"JAX_DEFAULT_PRNG_IMPL": "rbg"}
+    assert "JAX_DEFAULT_PRNG_IMPL" not in os.environ and not compile_cache.settle()

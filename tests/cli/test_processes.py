@@ -135,3 +135,25 @@ def test_auto_without_a_scheduler_is_refused(monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", nobody)
     with pytest.raises(InputError, match="auto: no scheduler"), processes.joined("auto", None, None):
         pytest.fail("went on")
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        with pytest.raises(InputError, match="cannot be used here"):
+            processes._check_port(f"127.0.0.1:{other.getsockname()[1]}")
+
+
+def test_processes_of_different_settings_refuse_each_other(monkeypatch):
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    other = np.zeros(2, np.uint32)
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.process_allgather", lambda mine: np.stack([mine, theirs(mine)])
+    )
+    theirs = lambda mine: mine  # noqa: E731
+    processes.agree(load("tiny"))
+    theirs = lambda mine: other  # noqa: E731
+    with pytest.raises(InputError, match="Processes 1 of 2 were started with other settings"):
+        processes.agree(load("tiny"))

@@ -336,3 +336,12 @@ class TestDisk:
         log.path.rmdir()
         (tmp_path / "moved").rename(log.path)
         assert log.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_a_warning_ends_a_command_in_order_however_often_it_comes(name):
+    number = getattr(signal, name)
+    with pytest.raises(stopping.Stopped) as caught, stopping.installed(), stopping.hold():
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+    assert caught.value.signum == number and name in stopping.message(number)

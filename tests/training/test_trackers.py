@@ -120,6 +120,7 @@ def wandb(monkeypatch):
     )
     module = types.ModuleType("wandb")
     module.__spec__ = types.SimpleNamespace()
+    module.api = types.SimpleNamespace(api_key="a key")
     module.init = lambda **kwargs: told.append(kwargs) or run
     monkeypatch.setitem(sys.modules, "wandb", module)
     return told
@@ -162,3 +163,22 @@ def test_without_a_tracker_nothing_is_written_beside_the_log(tmp_path):
     log.append("agent", 2, {"loss": 0.5})
     log.close()
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_wandb_without_a_key_is_refused_before_work(tmp_path, wandb, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    sys.modules["wandb"].api.api_key = None
+    with pytest.raises(InputError, match="no key"):
+        trackers.check("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    trackers.check("wandb")
+
+
+def test_what_wandb_refuses_is_told_in_words(tmp_path, wandb, monkeypatch):
+    def refuse(**kwargs):
+        raise RuntimeError("no such project")
+
+    sys.modules["wandb"].init = refuse
+    with pytest.raises(InputError, match="does not start: no such project"):
+        trackers.start("wandb", tmp_path, {})

@@ -164,6 +164,8 @@ def _flush(folder: Path) -> None:
 
 
 def _flush_entry(entry: Path) -> None:
+    if os.name == "nt":  # which opens no folders, and flushes nothing that is open for reading
+        return
     descriptor = os.open(entry, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,9 +8,11 @@ log (`tensorboard --logdir RUN/tensorboard`), `wandb` sends to the service that 
 import importlib
 import importlib.util
 import math
+import os
 import secrets
 import socket
 import struct
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -108,15 +110,21 @@ class Wandb(AbstractTracker):
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         self._wandb = importlib.import_module("wandb")
-        self._run = self._wandb.init(
-            project="dreamer4",
-            name=folder.name,
-            dir=str(folder),
-            config=dict(config),
-            id=_kept_id(folder / "wandb" / "id"),
-            resume="allow",  # begin a run, or go on with the one of this id
-            allow_val_change=True,  # a run may go on on other hardware
-        )
+        try:
+            self._run = self._wandb.init(
+                project="dreamer4",
+                name=folder.name,
+                dir=str(folder),
+                config=dict(config),
+                id=_kept_id(folder / "wandb" / "id"),
+                resume="allow",  # begin a run, or go on with the one of this id
+                allow_val_change=True,  # a run may go on on other hardware
+            )
+        except Exception as error:  # a service of others may raise anything
+            raise InputError(
+                f"train.tracker: wandb does not start: {' '.join(str(error).split())[:200]} Mend this, set "
+                "WANDB_MODE=offline, or choose another tracker."
+            ) from error
         self._phases: set[str] = set()
 
     def write(self, phase: str, step: int, metrics: Mapping[str, Any]) -> None:
@@ -156,6 +164,13 @@ def check(name: str) -> None:
             "train.tracker: got wandb, which is not installed. Install dreamer4-eqx[wandb], or set "
             "train.tracker=tensorboard, which needs nothing more."
         )
+    if name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online" and not sys.stdin.isatty():
+        wandb = importlib.import_module("wandb")
+        if not wandb.api.api_key:
+            raise InputError(
+                "train.tracker: got wandb, but there is no key to send with. Run wandb login, or set WANDB_API_KEY "
+                "or WANDB_MODE=offline."
+            )
 
 
 def start(name: str, folder: Path, config: Mapping[str, Any]) -> AbstractTracker | None:

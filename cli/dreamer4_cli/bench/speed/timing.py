@@ -1,7 +1,6 @@
 """Running one program and timing its calls."""
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -59,7 +58,7 @@ def device_memory() -> int:
 def peak_memory() -> int:
     """Returns the most bytes that this process has held, on the default device; on a CPU, in all."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+    return stats.get("peak_bytes_in_use") or _host_peak()
 
 
 def check_memory(what: str, needs: dict[str, int], limit: int) -> str:
@@ -202,3 +201,11 @@ def timed(call: Callable, program: Program, repeats: int) -> list[float]:
         if i >= WARM_UP:
             wall.append(time.perf_counter() - begin)
     return wall
+
+
+def _host_peak() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows, which does not tell
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
