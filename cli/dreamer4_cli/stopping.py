@@ -151,10 +151,10 @@ def _listen(pipe: socket.socket) -> None:
         while signum is not None:
             try:
                 second = _next(pipe)
-                if second in _AT_ONCE:
-                    os._exit(128 + second)
                 if second is None:
                     return  # the command has ended by itself
+                if second in _AT_ONCE:
+                    os._exit(128 + second)
             except TimeoutError:
                 pass
             waited = time.monotonic() - came
