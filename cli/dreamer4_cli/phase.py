@@ -214,7 +214,8 @@ class Work:
         batches = []
         for i in range(self.config.seeds):
             key, _ = step_keys(stream(self.config.seed + i, phase.name), step - 1)
-            rows = zip(*map(np.asarray, source.windows(settings.batch_size, settings.length, key=key)), strict=True)
+            drawn = source.draw(settings.batch_size, settings.length, key=key)
+            rows = zip(*map(np.asarray, (drawn.episode, drawn.offset)), strict=True)
             batches.append([{"episode": numbers[int(episode)], "frame": int(frame)} for episode, frame in rows])
         return batches
 

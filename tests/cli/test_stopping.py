@@ -283,7 +283,8 @@ class TestDivergence:
         assert [step["metrics"]["near"] for step in told["steps"]][-4:] == ["NaN"] * 4
         # The very rows that step 34 was made of.
         keys = step_keys(stream(work.config.seed, "dynamics"), 33)
-        episodes, frames = work.source.windows(2, 3, key=keys[0])
+        drawn = work.source.draw(2, 3, key=keys[0])
+        episodes, frames = drawn.episode, drawn.offset
         rows = [{"episode": (5, 7)[int(e)], "frame": int(f)} for e, f in zip(episodes, frames, strict=True)]
         assert told["steps"][-1]["batch"] == [rows]
         last = read_metrics(work.run.metrics_file)[-1]

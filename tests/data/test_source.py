@@ -1,5 +1,7 @@
 """Sources: no window crosses an episode, every frame is drawn, and the key decides."""
 
+import shutil
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,21 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from dreamer4.data import BalancedSource, DeviceSource, Episode
+from dreamer4.data import (
+    BalancedSource,
+    DeviceSource,
+    Episode,
+    OwnReader,
+    StreamSource,
+    VideoReader,
+    check,
+    feed,
+    read_episodes,
+    read_info,
+    write_dataset,
+)
 from dreamer4.errors import InputError
+from dreamer4.types import ActionSpec, DataSpec
 
 
 LENGTHS = (3, 10, 1, 7, 4)
@@ -207,3 +222,93 @@ def test_episodes_that_cannot_be_laid_end_to_end_are_refused():
     other = Episode(**{**vars(episode(0, 2)), "frame": np.zeros((2, 3, 3, 1), np.uint8)})
     with pytest.raises(InputError, match="sizes"):
         DeviceSource.from_episodes([episode(0, 2), other])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stream") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dreamer4.data.format._CHUNK_BYTES", 6)  # 3 frames a record
+        made = [episode(i, n, task=i, relevant=i in (1, 3)) for i, n in enumerate(LENGTHS)]
+        spec = DataSpec((1, 2, 1), ActionSpec((10,), 1), 5)
+        info = write_dataset(path, made, spec=spec, environment={}, policy="p", seed=0, held_out=0, shard_bytes=30)
+    assert (info.chunk, info.schema_version, len(info.shards) > 1) == (3, 3, True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def streamed(folder):
+    return StreamSource(OwnReader(folder))
+
+
+class TestStream:
+    """A source that stays on disk gives what the one on the device gives, bit by bit."""
+
+    def test_a_data_set_cut_into_pieces_is_read_whole(self, folder, source):
+        assert check(folder) == []
+        assert leaves_equal(DeviceSource.from_episodes(read_episodes(folder)), source)
+
+    @pytest.mark.parametrize("length", [1, 4, 12])
+    @pytest.mark.parametrize("wrap", [lambda x: x, BalancedSource])
+    def test_batches_are_those_of_the_device(self, source, streamed, wrap, length):
+        plain, read = sample(wrap(source), 200, length, 3), wrap(streamed).sample(200, length, key=jr.key(3))
+        assert leaves_equal(plain, read)
+        assert [x.dtype for x in jax.tree.leaves(plain)] == [x.dtype for x in jax.tree.leaves(read)]
+
+    def test_latents_take_the_place_of_frames(self, source, streamed):
+        latent = np.arange(25, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
+        read = streamed.with_latents(latent).sample(50, 4, key=jr.key(3))
+        assert leaves_equal(sample(source.with_latents(latent), 50, 4, 3), read)
+        with pytest.raises(InputError, match="24 rows"):
+            streamed.with_latents(latent[1:])
+
+    @pytest.mark.parametrize("processes", [1, 2, 4])
+    def test_the_rows_of_all_processes_make_the_batch(self, streamed, processes):
+        source = BalancedSource(streamed)
+        rows = jax.tree.map(np.asarray, source.draw(8, 4, key=jr.key(0)))
+        share = 8 // processes
+        parts = [
+            source.read(jax.tree.map(lambda x: x[p * share : (p + 1) * share], rows), 4)  # noqa: B023
+            for p in range(processes)
+        ]
+        assert leaves_equal(jax.tree.map(lambda *xs: np.concatenate(xs), *parts), source.read(rows, 4))
+
+    def test_batches_come_in_the_order_of_their_steps_from_any_step_on(self, source, streamed):
+        key = jr.key(5)
+        fed = list(feed(streamed, lambda step: jr.fold_in(key, step), range(3, 12), 4, 3))
+        assert len(fed) == 9
+        for step, batch in zip(range(3, 12), fed, strict=True):
+            assert leaves_equal(batch, draw(source, 4, 3, jr.fold_in(key, step)))
+
+    def test_a_file_that_changed_is_named(self, folder, streamed, tmp_path):
+        copy = shutil.copytree(folder, tmp_path / "data")
+        reader = OwnReader(copy)
+        shard = copy / read_info(copy).shards[0].name
+        shard.write_bytes(bytes(shard.stat().st_size))
+        with pytest.raises(InputError, match="shard-00000.array_record: record 0 cannot be read any more"):
+            reader.window(0, 0, 2)
+        with pytest.raises(InputError, match="does not match its SHA-256"):
+            OwnReader(copy)
+
+
+def test_a_video_is_read_in_place_from_anywhere(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=20, options={"g": "12", "crf": "10", "bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        for index in range(50):
+            frame = np.full((16, 32, 3), 5 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    reader = VideoReader(tmp_path)
+    assert (list(reader.lengths), reader.spec.frame_shape) == ([50], (16, 32, 3))
+    for start, length in ((0, 1), (49, 1), (7, 20), (12, 3), (35, 15)):
+        window = reader.window(0, start, length)
+        told = window.frame.mean(axis=(1, 2, 3)) / 5
+        np.testing.assert_allclose(told, np.arange(start, start + length), atol=0.4)
+        assert not window.action_mask.any()
+    batch = StreamSource(reader).sample(4, 6, key=jr.key(0))
+    assert batch.frame.shape == (4, 6, 16, 32, 3)
+    (tmp_path / "torn.mp4").write_bytes((tmp_path / "film.mp4").read_bytes()[:500])
+    with pytest.raises(InputError, match=r"torn\.mp4"):
+        VideoReader(tmp_path)

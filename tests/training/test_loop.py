@@ -19,11 +19,12 @@ from training.faults import world
 
 from dreamer4.checkpoint import Checkpoints, load
 from dreamer4.config import OptimizerConfig, PhaseConfig, ShortcutConfig
-from dreamer4.data import BalancedSource, DeviceSource, Episode
+from dreamer4.data import BalancedSource, DeviceSource, Episode, OwnReader, StreamSource, write_dataset
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.dynamics import ShortcutForcing
 from dreamer4.training import (
     AbstractPhase,
+    TokenizerPhase,
     encode_source,
     init_dreamer,
     init_state,
@@ -460,3 +461,26 @@ def test_a_phase_begins_with_the_average_at_the_weights(small):
     # Only what is trained has an optimiser state.
     moments = [x for x in jax.tree.leaves(state.opt_state) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert all(x.shape == () for x in moments)
+
+
+def test_a_streamed_run_takes_the_steps_of_one_on_the_device_and_goes_on_as_if_never_stopped(
+    tiny, episodes, source, tmp_path
+):
+    write_dataset(tmp_path / "d", episodes, spec=TINY_SPEC, environment={}, policy="p", seed=0, held_out=0)
+    phase = TokenizerPhase()
+
+    def states(source, state, count):
+        taken = train(phase, CONFIG, state, source, seed=3)
+        return [jax.device_get(eqx.filter((s, m), eqx.is_array)) for s, m in islice(taken, count)]
+
+    def start():
+        return init_state(phase, tiny, CONFIG)
+
+    streamed = StreamSource(OwnReader(tmp_path / "d"))
+    whole = states(streamed, start(), STEPS)
+    halfway = eqx.combine(jax.tree.map(jnp.asarray, whole[HALF - 1][0]), start())
+    resumed = states(streamed, halfway, STEPS)
+    assert len(resumed) == STEPS - HALF
+    assert eqx.tree_equal(resumed, whole[HALF:])
+    for (_, ours), (_, theirs) in zip(whole, states(source, start(), STEPS), strict=True):
+        np.testing.assert_allclose(ours["mse"], theirs["mse"], rtol=1e-5)

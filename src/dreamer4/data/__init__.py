@@ -4,11 +4,10 @@ An `Episode` is whole, its last frame included, and lives on the host. `collect`
 environment, `import_folder` from a user's files; `write_dataset` and `read_episodes` keep them in a folder that
 describes and checks itself; a source turns them into batches.
 
-A batch is a pure function of a key. There is no loader with a position, a worker or a buffer, so training draws its
-batches inside the jitted step, a resumed run goes on as if never stopped, and two runs with one seed see the same data.
-No window crosses an episode: what a model learns to follow a frame did follow it.
-
-A source of another kind (shards streamed from disk, say) subclasses `AbstractDataSource` and keeps that one promise.
+A batch is a pure function of a key. There is no loader with a position: a resumed run goes on as if never stopped,
+and two runs with one seed see the same data. A set that the device can hold is drawn inside the jitted step; a larger
+one stays on disk, and a reader of its format gives windows of it. No window crosses an episode: what a model learns to
+follow a frame did follow it.
 """
 
 from dreamer4.data.collect import collect as collect
@@ -31,8 +30,14 @@ from dreamer4.data.policy import EpsilonPolicy as EpsilonPolicy
 from dreamer4.data.policy import RandomPolicy as RandomPolicy
 from dreamer4.data.policy import random_action as random_action
 from dreamer4.data.policy import random_policy as random_policy
+from dreamer4.data.readers import AbstractReader as AbstractReader
+from dreamer4.data.readers import OwnReader as OwnReader
+from dreamer4.data.readers import VideoReader as VideoReader
 from dreamer4.data.replay import Place as Place
 from dreamer4.data.replay import replay as replay
 from dreamer4.data.source import AbstractDataSource as AbstractDataSource
+from dreamer4.data.source import AbstractEpisodeSource as AbstractEpisodeSource
 from dreamer4.data.source import BalancedSource as BalancedSource
 from dreamer4.data.source import DeviceSource as DeviceSource
+from dreamer4.data.source import StreamSource as StreamSource
+from dreamer4.data.source import feed as feed

@@ -51,10 +51,10 @@ class Film:
             raise InputError("it is empty: 0 bytes.")
         if missing := _missing_bytes(path):
             raise InputError(f"it is cut short: {missing} bytes that it declares are missing. Copy or record it again.")
-        with self._opened() as (container, stream):
+        with self.opened() as (container, stream):
             self._warn_of_others(container, stream)
             for frame in container.decode(stream):
-                self.frame_shape = _shown(frame).shape
+                self.frame_shape = shown(frame).shape
                 break
             else:
                 raise InputError("it has no frames.")
@@ -65,7 +65,7 @@ class Film:
         Raises:
             InputError: if one is damaged, or if there are fewer than the file declares.
         """
-        with self._opened() as (container, stream):
+        with self.opened() as (container, stream):
             packets, decoded, times, end = 0, 0, [], 0.0
             for packet in container.demux():
                 if packet.pts is not None and packet.time_base is not None:
@@ -79,12 +79,13 @@ class Film:
                     decoded += 1
                     if frame.time is not None:
                         times.append(frame.time)
-                    yield _shown(frame)
+                    yield shown(frame)
             _check_whole(container, stream, packets, end)
         self._warn_of_gaps(times)
 
     @contextmanager
-    def _opened(self) -> "Iterator[tuple[Any, VideoStream]]":
+    def opened(self) -> "Iterator[tuple[Any, VideoStream]]":
+        """Yields the container and the stream that is the film, and tells in words what goes wrong meanwhile."""
         import av
 
         try:
@@ -157,7 +158,7 @@ def _check_whole(container: Any, stream: "VideoStream", packets: int, end: float
             )
 
 
-def _shown(frame: Any) -> Frame:
+def shown(frame: Any) -> Frame:
     """Returns the picture as players show it."""
     layout = frame.format
     if any(component.is_alpha for component in layout.components):

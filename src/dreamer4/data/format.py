@@ -11,13 +11,15 @@ a copy that went wrong is found when it is loaded and not in a strange loss. A f
 written beside its place under a hidden name, then renamed.
 """
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -31,12 +33,17 @@ from dreamer4.files import new_folder
 from dreamer4.types import DataSpec
 
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_UNCUT_VERSION = 2  # of a set without long episodes, which earlier versions of dreamer4 read too
+_CHUNK_BYTES = 2**20  # of frames in a record of a long episode, so that any window of it is cheap to read
 _MAX_DESCRIPTION = 64 * 1024 * 1024
 _MAX_LEVELS = 16
 _DESCRIPTION = "dataset.json"
 SUMMARY = "summary.html"  # a page for people, which may lie beside it and is not read
+_ARRAYS = ("frame", "discrete", "continuous", "action_mask", "reward")
 _SHARD = re.compile(r"shard-\d{5}\.array_record")
+
+Kept = TypeVar("Kept")
 
 
 def write_dataset(
@@ -83,22 +90,33 @@ def write_dataset(
 
     with new_folder(path) as hidden:
         tally, shards, digests = _Tally(spec), _ShardWriter(hidden, shard_bytes), []
+        chunk = max(1, _CHUNK_BYTES // max(1, math.prod(spec.frame_shape)))
         for index, episode in enumerate(episodes):
             problems = find_problems(episode, spec)
             if problems:
                 raise InputError(f"{path}: episode {index} cannot be written: {'; '.join(problems)}. Mend or drop it.")
             tally.add(episode)
-            record = pack(episode)
-            digests.append(hashlib.sha256(record).hexdigest())
-            shards.write(record, episode.frame.nbytes)
+            for begin in range(0, episode.length, chunk):
+                piece = _cut(episode, begin, chunk)
+                record = pack(piece)
+                digests.append(hashlib.sha256(record).hexdigest())
+                shards.write(record, piece.frame.nbytes)
         if not digests:
             raise InputError(f"{path}: got no episodes to write, expected at least one. Collect some.")
         facts = tally.facts()
-        facts |= {"held_out": _draw_held_out(len(digests), held_out, seed)}
-        facts |= {"schema_version": SCHEMA_VERSION, "environment": environment, "policy": policy, "seed": seed}
+        facts |= {"held_out": _draw_held_out(facts["num_episodes"], held_out, seed)}
+        cut = {"chunk": chunk} if len(digests) > facts["num_episodes"] else {}
+        facts |= cut | {
+            "schema_version": SCHEMA_VERSION if cut else _UNCUT_VERSION,
+            "environment": environment,
+            "policy": policy,
+            "seed": seed,
+        }
         facts |= _told(behaviour)
         info = DatasetInfo(**facts, shards=shards.close(), fingerprint=_fingerprint(facts, digests))
-        (hidden / _DESCRIPTION).write_text(json.dumps(info.model_dump(mode="json"), indent=1) + "\n")
+        (hidden / _DESCRIPTION).write_text(
+            json.dumps(info.model_dump(mode="json", exclude=None if cut else {"chunk"}), indent=1) + "\n"
+        )
     return info
 
 
@@ -160,7 +178,7 @@ def read_episodes(path: str | Path, split: str = "all") -> list[Episode]:
     """
     path = Path(path)
     info = read_info(path)
-    episodes, problems = _read(path, info)
+    episodes, problems = walk(path, info, lambda episode: episode)
     if problems:
         raise InputError(f"{path}: {problems[0]}. Copy or collect the data set again; `check` lists every problem.")
     return [episodes[i] for i in info.indices(split)]
@@ -185,7 +203,7 @@ def check(path: str | Path) -> list[str]:
         extra = [f"{name} is an extra file" for name in sorted(os.listdir(path)) if name not in known]
     except OSError as error:
         extra = [f"{path} cannot be listed: {error.strerror}"]
-    return extra + _read(path, info)[1]
+    return extra + walk(path, info, lambda _: None)[1]
 
 
 class _Tally:
@@ -288,28 +306,69 @@ def _measure(file: Path) -> tuple[int, str]:
         return file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _read(path: Path, info: DatasetInfo) -> tuple[list[Episode], list[str]]:
-    """Returns all episodes and all problems; the episodes are complete only if there are no problems."""
+def pieces(length: int, chunk: int | None) -> int:
+    """Returns how many records an episode of some frames lies in."""
+    return 1 if chunk is None else -(-length // chunk)
+
+
+def _cut(episode: Episode, begin: int, length: int) -> Episode:
+    if length >= episode.length:
+        return episode
+    cut = {name: getattr(episode, name)[begin : begin + length] for name in _ARRAYS}
+    return dataclasses.replace(episode, **cut)
+
+
+def _joined(parts: list[Episode]) -> Episode:
+    if len(parts) == 1:
+        return parts[0]
+    return dataclasses.replace(
+        parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    )
+
+
+def walk(path: Path, info: DatasetInfo, keep: Callable[[Episode], Kept]) -> tuple[list[Kept], list[str]]:
+    """Goes through a data set, no more than a shard and an episode of it being in memory.
+
+    Args:
+        path: the folder.
+        info: its description.
+        keep: returns what is to be kept of an episode.
+
+    Returns:
+        What was kept of each episode, and all problems; the former is complete only if there are none of the latter.
+    """
     problems = []
     if len({shard.name for shard in info.shards}) != len(info.shards):
         problems.append("a shard is listed twice")
-    episodes, digests = [], []
+    tally, kept, digests, parts = _Tally(info.spec), [], [], []
+    lengths = iter(info.lengths)
+    wanted = pieces(next(lengths, 1), info.chunk)
     for shard in info.shards:
         records, found = _read_shard(path, shard)
         problems += found
         for record in records:
             try:
-                episode = unpack(record)
+                parts.append(unpack(record))
             except InputError as error:
                 problems.append(f"a record of {shard.name} is damaged: {error}")
                 continue
-            found = find_problems(episode, info.spec)
-            problems += [f"episode {len(episodes)}: {problem}" for problem in found]
-            episodes.append(episode)
             digests.append(hashlib.sha256(record).hexdigest())
+            if len(parts) < wanted:
+                continue
+            try:
+                episode = _joined(parts)
+            except ValueError:
+                problems.append(f"episode {len(kept)}: its pieces do not fit together")
+                episode = parts[0]
+            found = find_problems(episode, info.spec)
+            problems += [f"episode {len(kept)}: {problem}" for problem in found]
+            if not problems:
+                tally.add(episode)
+            kept.append(keep(episode))
+            parts, wanted = [], pieces(next(lengths, 1), info.chunk)
     if not problems:
-        problems += _compare(info, episodes, digests)
-    return episodes, problems
+        problems += _compare(info, tally, len(kept), digests)
+    return kept, problems
 
 
 def _read_shard(path: Path, shard: Shard) -> tuple[list[bytes], list[str]]:
@@ -341,18 +400,15 @@ def _read_records(file: Path, shard: Shard) -> tuple[list[bytes], list[str]]:
     return records, []
 
 
-def _compare(info: DatasetInfo, episodes: list[Episode], digests: list[str]) -> list[str]:
+def _compare(info: DatasetInfo, tally: _Tally, episodes: int, digests: list[str]) -> list[str]:
     """Returns where sound episodes and their description disagree."""
-    if len(episodes) != info.num_episodes:
-        return [f"the shards hold {len(episodes)} episodes, but num_episodes is {info.num_episodes}"]
+    if episodes != info.num_episodes:
+        return [f"the shards hold {episodes} episodes, but num_episodes is {info.num_episodes}"]
     if list(info.held_out) != sorted(set(info.held_out) & set(range(info.num_episodes))):
         return ["held_out does not list existing episodes once each, ascending"]
-    tally = _Tally(info.spec)
-    for episode in episodes:
-        tally.add(episode)
     facts = tally.facts() | {"held_out": info.held_out}
     problems = [f"{name} disagrees with the episodes" for name, fact in facts.items() if getattr(info, name) != fact]
-    names = ("schema_version", "environment", "policy", "seed")
+    names = ("schema_version", "environment", "policy", "seed", *(("chunk",) if info.chunk else ()))
     facts |= {name: getattr(info, name) for name in names} | _told(info.behaviour)
     if sum(b.episodes for b in info.behaviour) not in (0, info.num_episodes):
         problems.append("behaviour does not account for every episode once")

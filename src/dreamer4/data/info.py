@@ -19,7 +19,7 @@ class Shard(_Closed):
         name: file name within the folder.
         size: bytes.
         sha256: checksum of the file.
-        episodes: records in it.
+        episodes: records in it: an episode each, or a piece of one where the data set has a `chunk`.
     """
 
     name: str
@@ -67,6 +67,7 @@ class DatasetInfo(_Closed):
         returns: undiscounted return of each episode.
         lengths: frames of each episode.
         held_out: indices of the episodes kept for evaluation, ascending.
+        chunk: frames of a record, where episodes are cut into several; new in version 3. None: an episode each.
         shards: the files, in the order of the episodes.
         fingerprint: SHA-256 over the episodes and their description; equal data has an equal one, wherever it lies.
     """
@@ -90,6 +91,7 @@ class DatasetInfo(_Closed):
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     held_out: tuple[int, ...]
+    chunk: PositiveInt | None = None
     shards: tuple[Shard, ...]
     fingerprint: str
 

@@ -19,13 +19,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.config import Config, PhaseConfig
-from dreamer4.data import AbstractDataSource, BalancedSource, DeviceSource
+from dreamer4.data import AbstractDataSource, AbstractEpisodeSource, BalancedSource, DeviceSource, feed
 from dreamer4.dreamer import PHASES, Dreamer
-from dreamer4.errors import DivergenceError
+from dreamer4.errors import DivergenceError, InputError
 from dreamer4.precision import in_32_bits
 from dreamer4.training.guard import Guard, all_finite, choose, loss_size
 from dreamer4.training.phases import AbstractPhase, Metrics
-from dreamer4.training.placement import replicate, replicate_here, split_rows, spread, spread_here
+from dreamer4.training.placement import replicate, replicate_here, rows_layout, split_rows, spread, spread_here
 from dreamer4.training.state import RunningRMS, TrainState, build_optimizer, ema_decay
 from dreamer4.types import DataSpec, Trajectory, to_float
 
@@ -170,7 +170,7 @@ def train(
     phase: AbstractPhase,
     config: PhaseConfig,
     state: TrainState,
-    source: DeviceSource,
+    source: AbstractEpisodeSource,
     *,
     seed: int,
     seeds: int = 1,
@@ -188,7 +188,7 @@ def train(
         phase: the phase.
         config: its settings.
         state: where it stands.
-        source: the data set.
+        source: the data set; one that stays on disk trains a single seed, and holds latents if the phase takes those.
         seed: first training seed.
         seeds: number of seeds side by side.
         latents: the data set's latents, where the phase trains on latents; one set per seed.
@@ -206,10 +206,19 @@ def train(
         state = _bound(state)  # as every later state is where weights or latents were loaded
     else:
         state = spread(state, mesh)
-        phase, data, latents, key = replicate((phase, data, latents, key), mesh)
+        phase, key = replicate((phase, key), mesh)
+    if data.on_device:
+        data, latents = (data, latents) if mesh is None else replicate((data, latents), mesh)
+        batches = None
+    else:
+        batches = _batches(phase, config, data, seed, seeds, range(int(jnp.max(state.step)), config.steps), mesh)
     for step_before in range(int(jnp.max(state.step)), config.steps):
+        batch = None if batches is None else next(batches)
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-            state, metrics = _compiled_step((phase, config, seeds, data, latents, key), state)
+            if batch is None:
+                state, metrics = _compiled_step((phase, config, seeds, data, latents, key), state)
+            else:
+                state, metrics = _compiled_step_on((phase, config, batch, key), state)
         # Of the step before, so that the device never waits for us.
         _check_progress(late, step_before, config)
         late = metrics["skipped_in_a_row"]
@@ -217,12 +226,37 @@ def train(
     _check_progress(late, config.steps, config)
 
 
-def draws_from(phase: AbstractPhase, source: DeviceSource, *, balanced: bool) -> DeviceSource | BalancedSource:
+def _batches(
+    phase: AbstractPhase,
+    config: PhaseConfig,
+    data: AbstractDataSource,
+    seed: int,
+    seeds: int,
+    steps: range,
+    mesh: Mesh | None,
+) -> Iterator[Trajectory]:
+    """Returns the batches of some steps of data that stays on disk."""
+    if seeds > 1:
+        raise InputError(
+            f"data.source: stream trains one seed at a time, but seeds is {seeds}. Train as many runs, each "
+            "with its own seed, or set data.source=device."
+        )
+
+    def key_of(step: int) -> PRNGKeyArray:
+        return step_keys(stream(seed, phase.name), step)[0]
+
+    sharding = None if mesh is None else rows_layout(config.batch_size, mesh)
+    return feed(data, key_of, steps, config.batch_size, config.length, sharding=sharding)
+
+
+def draws_from(
+    phase: AbstractPhase, source: AbstractEpisodeSource, *, balanced: bool
+) -> AbstractEpisodeSource | BalancedSource:
     """Returns what a phase draws its batches from: the data set, or a balance of it where there is a choice.
 
     Tokenizer and dynamics learn from all of the data alike; rows chosen for cloning would be of no use to them.
     """
-    choice = phase.name not in ("tokenizer", "dynamics") and balanced and not bool(jnp.all(source.relevant))
+    choice = phase.name not in ("tokenizer", "dynamics") and balanced and not bool(np.all(np.asarray(source.relevant)))
     return BalancedSource(source) if choice else source
 
 
@@ -243,6 +277,14 @@ def _compiled_step(given, state):
         return draw_and_step(phase, optimizer, config, state, encoded, key)
 
     state, metrics = over_seeds(step, seeds, (eqx.if_array(0), 0, eqx.if_array(0)))(latents, key, state)
+    return spread_here(state), replicate_here(metrics)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _compiled_step_on(given, state):
+    phase, config, batch, key = given
+    optimizer = build_optimizer(config.optimizer, config.steps)
+    state, metrics = train_step(phase, optimizer, config, state, split_rows(batch), key)
     return spread_here(state), replicate_here(metrics)
 
 

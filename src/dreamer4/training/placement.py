@@ -98,7 +98,12 @@ def split_rows(tree: PyTree) -> PyTree:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return tree
-    return _constrain(tree, lambda x: NamedSharding(mesh, P(AXES if x.shape[0] % mesh.size == 0 else None)))
+    return _constrain(tree, lambda x: rows_layout(x.shape[0], mesh))
+
+
+def rows_layout(rows: int, mesh) -> NamedSharding:
+    """Returns how a leading axis of some rows lies on a mesh: split over all devices, if it can be."""
+    return NamedSharding(mesh, P(AXES if rows % mesh.size == 0 else None))
 
 
 def _layout(shape: tuple[int, ...], mesh) -> NamedSharding:
