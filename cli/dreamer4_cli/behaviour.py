@@ -23,8 +23,8 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import DreamerPolicy, play, summarise
 from dreamer4.files import new_folder, read_bytes
-from dreamer4.reporting.data_page import render_data
-from dreamer4.reporting.report import write_page
+from dreamer4.reporting.data_page import data_page
+from dreamer4.reporting.page import write_page
 from dreamer4.training import stream
 from dreamer4.training.folder import RunFolder, cloned_head
 from dreamer4.training.metrics import Progress
@@ -85,7 +85,7 @@ def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -
         seed=config.seed,
         held_out=config.data.held_out,
     )
-    write_page(out / data.SUMMARY, render_data(info))
+    write_page(out / data.SUMMARY, data_page(info))
     summary(info)
     return info
 
@@ -367,7 +367,9 @@ def ppo(config: Config, out: Path) -> None:
                 batch_size=min(config.evaluation.batch_size, config.evaluation.episodes),
                 key=stream(config.seed, "evaluate"),
             )
-            rows.append({"seed": seed} | summarise(np.asarray(played.returns)))
+            rows.append(
+                {"seed": seed} | summarise(np.asarray(played.returns)).model_dump(mode="json", exclude_defaults=True)
+            )
         results = {
             "env": config.env.model_dump(mode="json"),
             "ppo": config.ppo.model_dump(mode="json"),

@@ -8,8 +8,8 @@ from rich.console import Console
 from dreamer4.data import SUMMARY, import_folder
 from dreamer4.data.imports import Timing
 from dreamer4.errors import InputError
-from dreamer4.reporting.data_page import render_data
-from dreamer4.reporting.report import write_page
+from dreamer4.reporting.data_page import data_page
+from dreamer4.reporting.page import write_page
 from dreamer4.training.metrics import Progress
 from dreamer4.types import ActionSpec
 
@@ -44,7 +44,7 @@ def import_data(
             bar.advance(done - bar.completed)
 
         info = import_folder(source, out, timing=timing, held_out=held_out, seed=seed, progress=progress, **settings)
-    write_page(out / SUMMARY, render_data(info))
+    write_page(out / SUMMARY, data_page(info))
     lines = (
         f"{out}: {info.num_episodes} episodes ({len(info.held_out)} held out), {info.num_frames} frames of "
         f"{info.frame_shape}, mean return {info.return_mean:.3f}",

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
-from dreamer4.evaluation.dreams import exact_share
-from dreamer4.reporting.charts import signed
+from dreamer4.evaluation.results import Results
+from dreamer4.reporting.figures import percent, signed
 from dreamer4.training.folder import RunFolder
-from dreamer4_cli.pages import read_results
+from dreamer4_cli.pages import run_results
 
 
 console = Console()
@@ -49,17 +49,16 @@ def _row(run: RunFolder) -> tuple[str, ...]:
     age = _ago(time.time() - _touched(run))
     try:
         config = run.read_config()
-        results = read_results(run)
-        figures = _figures(results, config.sampler.num_steps)
-    except (InputError, AttributeError, KeyError, TypeError) as error:
-        said = str(error).splitlines()[0][:60] if isinstance(error, InputError) else f"{run.results_file.name}, {error}"
+        results = run_results(run)
+    except InputError as error:
+        said = str(error).removeprefix(f"{run.path}{os.sep}").splitlines()[0][:60]
         return (_MISSING, _MISSING, _MISSING, f"unreadable: {said}", *[_MISSING] * 3, age)
     seeds = str(config.seed) if config.seeds == 1 else f"{config.seed}-{config.seed + config.seeds - 1}"
     about = (config.env.id, config.preset, seeds, _status(run, config, results))
-    return (*about, *figures, age)
+    return (*about, *_figures(results, config.sampler.num_steps), age)
 
 
-def _status(run: RunFolder, config: Any, results: dict[str, Any]) -> str:
+def _status(run: RunFolder, config: Any, results: Results | None) -> str:
     if results:
         return "done"
     for phase in reversed(PHASES):
@@ -69,11 +68,15 @@ def _status(run: RunFolder, config: Any, results: dict[str, Any]) -> str:
     return "begun"
 
 
-def _figures(results: dict[str, Any], passes: int) -> tuple[str, str, str]:
-    row = results.get("returns", {}).get("imagination")
-    exact = exact_share(results.get("world_model", {}), passes)
-    mean, bounds = (signed(row["mean"]), f"{signed(row['low'])} to {signed(row['high'])}") if row else (_MISSING,) * 2
-    return mean, bounds, f"{exact[1]:.1%}" if exact else _MISSING
+def _figures(results: Results | None, passes: int) -> tuple[str, str, str]:
+    if results is None:
+        return _MISSING, _MISSING, _MISSING
+    world = results.world_model
+    if "num_steps" not in world.model_fields_set:  # of an earlier version
+        world = world.model_copy(update={"num_steps": passes})
+    row, exact = results.returns.get("imagination"), world.exact
+    mean, bounds = (signed(row.mean), f"{signed(row.low)} to {signed(row.high)}") if row else (_MISSING,) * 2
+    return mean, bounds, percent(exact) if exact is not None else _MISSING
 
 
 def _touched(run: RunFolder) -> float:

@@ -95,7 +95,7 @@ def _rows(
 def _played(
     config: Config, env: AbstractEnvironment, name: str, trained: list[Offline], minutes: float
 ) -> dict[str, Any]:
-    def returns(one: Offline, mode: str) -> dict[str, float | int]:
+    def returns(one: Offline, mode: str) -> dict[str, Any]:
         count = config.evaluation.episodes
         played = play(
             dataclasses.replace(one.policy, mode=mode),
@@ -104,7 +104,7 @@ def _played(
             batch_size=min(config.evaluation.batch_size, count),
             key=stream(0, "evaluate"),  # the starts that every other policy is judged by
         )
-        return summarise(np.asarray(played.returns))
+        return summarise(np.asarray(played.returns)).model_dump(mode="json", exclude_defaults=True)
 
     modes = {"sampled": "sample", "greedy": "mode"}
     return {

@@ -1,6 +1,5 @@
 """`dreamer4 report`, and the end of a demo: a run folder as a page, several of them as another."""
 
-import json
 import os
 import platform
 import subprocess
@@ -20,12 +19,13 @@ from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer, find_checkpoint
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import first_frames
-from dreamer4.evaluation.dreams import CEILING, LAST_REPEATED, SHUFFLED, DreamQuality, measure_dreams, tells_exactness
+from dreamer4.evaluation.dreams import NO_FRAMES, DreamFrames, DreamQuality, measure_dreams
+from dreamer4.evaluation.results import Results, read_results
 from dreamer4.evaluation.stills import reconstructions
 from dreamer4.files import read_bytes
 from dreamer4.reporting import Report, write_report
-from dreamer4.reporting.comparison import ComparedRun, render_comparison
-from dreamer4.reporting.report import write_page
+from dreamer4.reporting.comparison import ComparedRun, comparison_page
+from dreamer4.reporting.page import write_page
 from dreamer4.training import encode_source, stream
 from dreamer4.training.flops import parameters
 from dreamer4.training.folder import RunFolder
@@ -34,9 +34,8 @@ from dreamer4.training.metrics import read_metrics
 
 console = Console()
 
-CLIPS = 200
+CLIPS, REAL_EPISODES = 200, 50
 _MAX_RESULTS = 10**7  # bytes
-_RETURNS_UNKNOWN = "Not measured here. dreamer4 evaluate RUN --world-model compares the two."
 
 
 def report(paths: Sequence[Path], out: Path | None) -> None:
@@ -58,35 +57,35 @@ def report(paths: Sequence[Path], out: Path | None) -> None:
     if len(runs) == 1:
         write_report(place, _page_of(runs[0]))
     else:
-        write_page(place, render_comparison([_compared(run) for run in runs]))
+        write_page(place, comparison_page([_compared(run) for run in runs]))
     console.print(f"report:  {place}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _page_of(run: RunFolder) -> Report:
     """Returns the page of a run, as far as it has come: dreams and frames are made again from its newest agent."""
-    config, results = run.read_config(), read_results(run)
+    config, results = run.read_config(), run_results(run)
     try:
         step = find_checkpoint(run.path)
     except InputError:
-        return run_page(run, results, None)
+        return run_page(run, results)
     phase = checkpoint.read_meta(step)["phase"]
     agent, path = Dreamer.load(step), Path(config.data.path or run.data)
     if not data.read_info(path).held_out:  # there is nothing to dream again; what else is known is told
-        return run_page(run, results, None)
+        return run_page(run, results)
     if phase != "tokenizer":
         trained = phase in ("agent", "imagination")
-        return run_page(run, results, measure(config, [agent], path, seed=config.seed, heads=trained)[0])
+        return run_page(run, results, *measure(config, [agent], path, seed=config.seed, heads=trained)[0])
     held_out = DeviceSource.from_episodes(data.read_episodes(path, "held_out"))
     few = np.arange(min(6, held_out.num_episodes))
     pictures = reconstructions(agent, held_out, few, key=stream(config.seed, "evaluate"))
-    return run_page(run, results, None, pictures)
+    return run_page(run, results, frames=DreamFrames(reconstructions=pictures))
 
 
 def _compared(run: RunFolder) -> ComparedRun:
     config = run.read_config()
     metrics = read_metrics(run.metrics_file) if run.metrics_file.exists() else []
     settings = dict(_leaves(config.model_dump(mode="json")))
-    return ComparedRun(str(run.path), settings, read_results(run), metrics)
+    return ComparedRun(str(run.path), settings, run_results(run), metrics)
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -96,26 +95,20 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def read_results(run: RunFolder) -> dict[str, Any]:
-    """Returns a run's `results.json`; nothing if it has none.
+def run_results(run: RunFolder) -> Results | None:
+    """Returns a run's `results.json`; None if it has none.
 
     Raises:
-        InputError: if it is no JSON object.
+        InputError: if it cannot be read.
     """
     if not run.results_file.exists():
-        return {}
-    try:
-        results = json.loads(read_bytes(run.results_file, limit=_MAX_RESULTS))
-    except (ValueError, RecursionError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{run.results_file} is not JSON.") from None
-    if not isinstance(results, dict):
-        raise InputError(f"{run.results_file} holds no JSON object.")
-    return results
+        return None
+    return read_results(read_bytes(run.results_file, limit=_MAX_RESULTS), name=str(run.results_file))
 
 
 def measure(
     config: Config, agents: Sequence[Dreamer], dataset: Path, *, seed: int, heads: bool = True
-) -> list[DreamQuality]:
+) -> list[tuple[DreamQuality, DreamFrames]]:
     """Dreams a run's held-out episodes from their first frame, with each of its training seeds.
 
     Args:
@@ -144,72 +137,41 @@ def measure(
     ]
 
 
-def summary(qualities: Sequence[DreamQuality]) -> dict[str, Any]:
-    """Returns what `results.json` tells of the world models: means over training seeds.
-
-    Shares of exact frames, of dreams and controls, are left out where they tell nothing. `mean_exact` is of all frames,
-    `exact_frames` of each step.
-    """
-
-    def mean(values):
-        return np.mean(values, axis=0).round(4).tolist()
-
-    first, ceilings = qualities[0], [q.controls[CEILING] for q in qualities]
-    exact = tells_exactness(first.record())
-    controls = (SHUFFLED, LAST_REPEATED) if exact else ()
-    return {
-        "tokenizer_psnr": round(float(np.mean([c.mean_psnr for c in ceilings])), 2),
-        "tokenizer_exact": round(float(np.mean([c.mean_exact for c in ceilings])), 5),
-        "context_length": first.context_length,
-        "episodes": first.frames[0],
-        "psnr": {str(k): round(float(np.mean([q.passes[k].mean_psnr for q in qualities])), 2) for k in first.passes},
-        "num_steps": first.num_steps,
-        "mean_exact": {str(k): mean([q.passes[k].mean_exact for q in qualities]) for k in first.passes}
-        if exact
-        else {},
-        "exact_frames": {str(k): mean([q.passes[k].exact for q in qualities]) for k in first.passes} if exact else {},
-        "controls": {name: mean([q.controls[name].exact for q in qualities]) for name in controls},
-    }
-
-
 def run_page(
     run: RunFolder,
-    results: dict[str, Any],
-    quality: DreamQuality | None,
-    pictures: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] = (),
+    results: Results | None,
+    quality: DreamQuality | None = None,
+    frames: DreamFrames = NO_FRAMES,
 ) -> Report:
     """Returns the page of a run.
 
     Args:
         run: the run.
-        results: what `results.json` holds; empty if the run is not finished.
+        results: what came out; None if the run is not finished.
         quality: of its dreams; None if there are none yet.
-        pictures: reconstructions, where `quality` has none.
+        frames: to be looked at.
     """
     config = run.read_config()
     facts = {"environment": config.env.id, "preset": config.preset, "seed": config.seed}
-    facts |= {name: results[name] for name in ("minutes", "device", "commit") if results.get(name)}
-    world = {} if quality is None else quality.record() | {"returns": _RETURNS_UNKNOWN}
+    if results is not None:
+        told = {"minutes": results.minutes, "device": results.device, "commit": results.commit}
+        facts |= {name: value for name, value in told.items() if value}
+        if quality is not None and results.world_model.returns is not None and isinstance(quality.returns, str):
+            quality = quality.model_copy(update={"returns": results.world_model.returns})
     return Report(
         title=f"Dreamer 4 on {config.env.id}",
         run=facts,
         provenance=_provenance(run, config, results),
-        packages={name: version for name, version in _packages().items()},
-        returns=results.get("returns", {}),
+        packages=_packages(),
+        returns={} if results is None else results.returns,
         metrics=read_metrics(run.metrics_file) if run.metrics_file.exists() else (),
-        reconstructions=pictures if quality is None else quality.reconstructions,
-        dreams=() if quality is None else quality.shown,
-        dream_grids=() if quality is None else quality.grids,
-        dream_accuracy={} if quality is None else {k: curves.exact for k, curves in quality.passes.items()},
-        dream_controls={}
-        if quality is None
-        else {name: quality.controls[name].exact for name in (SHUFFLED, LAST_REPEATED)},
-        world_model=world,
+        world=quality,
+        frames=frames,
         config=to_yaml(config),
     )
 
 
-def _provenance(run: RunFolder, config: Config, results: dict[str, Any]) -> dict[str, Any]:
+def _provenance(run: RunFolder, config: Config, results: Results | None) -> dict[str, Any]:
     told: dict[str, Any] = {"training seeds": config.seeds}
     try:
         step = find_checkpoint(run.path)
@@ -219,8 +181,8 @@ def _provenance(run: RunFolder, config: Config, results: dict[str, Any]) -> dict
     told["checkpoint"] = f"{meta['phase']}, step {step.name}"
     told["parameters"] = f"{parameters(checkpoint.read_leaves(step, at='ema')):,}"
     told["data"] = f"fingerprint {meta['data'][:16]}"
-    if results.get("memory_gb"):
-        told["memory"] = f"{results['memory_gb']} GB at most"
+    if results is not None and results.memory_gb:
+        told["memory"] = f"{results.memory_gb} GB at most"
     overrides = f" --seeds {config.seeds}" if config.seeds > 1 else ""
     told["command"] = f"dreamer4 demo --config config.yaml{overrides}"
     return told

@@ -1,14 +1,12 @@
 """What the commands do: configuration to parts, parts to training, training to files a person can look at."""
 
 import contextlib
-import json
 import os
 import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import numpy as np
@@ -22,8 +20,10 @@ from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description,
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate as play
-from dreamer4.evaluation import summarise
-from dreamer4.evaluation.dreams import exact_share
+from dreamer4.evaluation import summarise, summarise_seeds
+from dreamer4.evaluation.results import Results, summarise_worlds
+from dreamer4.evaluation.return_gap import measure_return_gap
+from dreamer4.evaluation.statistics import Estimate
 from dreamer4.reporting import write_report
 from dreamer4.training import (
     TrainState,
@@ -279,7 +279,7 @@ def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
             continue
         for mode in ("sample", "mode"):
             returns = [_play(config, agent, env, count, policy, mode, seed) for agent in agents]
-            row = _summary(returns)
+            row = summarise_seeds(returns)
             label = config.imagination.result if name == "imagination" else _POLICY_NAMES[name]
             table.add_row(label, mode, *_cells(row))
     console.print(table)
@@ -312,16 +312,8 @@ def _play(config: Config, agent: Dreamer, env, episodes: int, policy, mode, seed
     return np.asarray(played.returns)
 
 
-def _summary(returns: list[np.ndarray]) -> dict[str, Any]:
-    """Summarises returns over the episodes of one training seed, or over the means of several training seeds."""
-    if len(returns) == 1:
-        return summarise(returns[0])
-    means = np.array([r.mean() for r in returns])
-    return summarise(means) | {"episodes": int(sum(map(len, returns))), "seeds": [round(float(m), 4) for m in means]}
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, str, str]:
-    return f"{row['mean']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}", str(row["episodes"])
+def _cells(row: Estimate) -> tuple[str, str, str]:
+    return f"{row.mean:+.3f}", f"{row.low:+.3f} to {row.high:+.3f}", str(row.episodes)
 
 
 def demo(config: Config, folder: Path, *, resume: bool, fallback: bool = True, changed_data: bool = False) -> None:
@@ -358,29 +350,37 @@ def _judge(
     returns = {
         "random": summarise(np.array([episode.total for episode in by_chance])),
         "data": summarise(np.array(info.returns)),
-        "cloned": _summary([_play(config, a, env, count, "prior", "sample", seed) for a in agents]),
-        "imagination": _summary([_play(config, a, env, count, "policy", "sample", seed) for a in agents]),
+        "cloned": summarise_seeds([_play(config, a, env, count, "prior", "sample", seed) for a in agents]),
+        "imagination": summarise_seeds([_play(config, a, env, count, "policy", "sample", seed) for a in agents]),
     }
     by_mode = {
-        "cloned": _summary([_play(config, a, env, count, "prior", "mode", seed) for a in agents]),
-        "imagination": _summary([_play(config, a, env, count, "policy", "mode", seed) for a in agents]),
+        "cloned": summarise_seeds([_play(config, a, env, count, "prior", "mode", seed) for a in agents]),
+        "imagination": summarise_seeds([_play(config, a, env, count, "policy", "mode", seed) for a in agents]),
     }
     _say("measuring dreams on held-out episodes")
-    qualities = pages.measure(config, agents, path, seed=seed)
-    results = {
-        "env": config.env.id,
-        "seed": seed,
-        "seeds": config.seeds,
-        "minutes": round(seconds() / 60, 2),
-        "returns": returns,
-        "by_mode": by_mode,
-        "world_model": pages.summary(qualities),
-        "device": device(),
-        "memory_gb": _peak_memory(),
-        "commit": commit,
-    }
-    run.results_file.write_text(json.dumps(results, indent=1) + "\n")
-    write_report(run.report_file, pages.run_page(run, results, qualities[0]))
+    (quality, frames), *others = pages.measure(config, agents, path, seed=seed)
+    gap = measure_return_gap(
+        agents[0],
+        env,
+        episodes=min(count, pages.REAL_EPISODES),
+        spread=float(np.std(info.returns)),
+        key=stream(seed, "evaluate"),
+    )
+    quality = quality.model_copy(update={"returns": gap})
+    results = Results(
+        env=config.env.id,
+        seed=seed,
+        seeds=config.seeds,
+        minutes=round(seconds() / 60, 2),
+        returns=returns,
+        by_mode=by_mode,
+        world_model=summarise_worlds([quality, *(other for other, _ in others)]),
+        device=device(),
+        memory_gb=_peak_memory(),
+        commit=commit,
+    )
+    run.results_file.write_text(results.model_dump_json(indent=1) + "\n")
+    write_report(run.report_file, pages.run_page(run, results, quality, frames))
     _print_results(config, results, run)
 
 
@@ -391,21 +391,23 @@ def _peak_memory() -> float | None:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / 1e9, 2)
 
 
-def _print_results(config: Config, results: dict[str, Any], run: RunFolder) -> None:
+def _print_results(config: Config, results: Results, run: RunFolder) -> None:
     over = "episodes" if config.seeds == 1 else f"{config.seeds} training seeds"
     table = Table("policy", "mean return", "95 % interval", "episodes", title=f"{config.env.id}, interval over {over}")
-    for name, row in results["returns"].items():
+    for name, row in results.returns.items():
         table.add_row(_POLICY_NAMES[name], *_cells(row), style="bold" if name == "imagination" else "")
     console.print(table)
-    world = results["world_model"]
-    dreamt = f"dreamt frames {world['psnr'][str(world['num_steps'])]} dB"
-    if exact := exact_share(world):
-        dreamt = f"{100 * exact[1]:.1f} % of dreamt frames exactly right"
-    _say(f"world model: {dreamt}; tokenizer {world['tokenizer_psnr']} dB")
-    best = results["by_mode"]["imagination"]["mean"]
+    world = results.world_model
+    dreamt = f"dreamt frames {world.psnr[world.num_steps]} dB"
+    if (exact := world.exact) is not None:
+        dreamt = f"{100 * exact:.1f} % of dreamt frames exactly right"
+    _say(f"world model: {dreamt}; tokenizer {world.tokenizer_psnr} dB")
+    if world.returns is not None:
+        _say(world.returns.verdict)
+    best = results.by_mode["imagination"].mean
     _say(f"imagination policy, always taking its most likely action: {best:+.3f}")
-    memory = f", {results['memory_gb']} GB at most" if results["memory_gb"] else ""
-    _say(f"{results['minutes']:.1f} minutes on {results['device']}{memory}")
+    memory = f", {results.memory_gb} GB at most" if results.memory_gb else ""
+    _say(f"{results.minutes:.1f} minutes on {results.device}{memory}")
     _say(f"results: {run.results_file}")
     _say(f"report:  {run.report_file}")
     _say(f"play it: {invoked()} play {shlex.quote(str(run.path))}")

@@ -1,7 +1,7 @@
 """`dreamer4 evaluate --world-model`: how far the dreams of a run can be trusted, as JSON, as a page, on the console."""
 
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,21 @@ from dreamer4.dreamer import Dreamer, find_checkpoint
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import anywhere
-from dreamer4.evaluation.dreams import DreamQuality, measure_dreams, tells_exactness
+from dreamer4.evaluation.dreams import NO_FRAMES, NOT_TRAINED, DreamFrames, DreamQuality, WorldModel, measure_dreams
 from dreamer4.evaluation.ends import measure_ends
 from dreamer4.evaluation.return_gap import measure_return_gap
 from dreamer4.reporting import Report, write_report
+from dreamer4.reporting.figures import percent
 from dreamer4.training import encode_source, stream
 from dreamer4.training.folder import RunFolder, run_of, steps_done
 from dreamer4.training.metrics import Progress
 from dreamer4.worlds import RealWorld
-from dreamer4_cli.pages import device, source_commit
+from dreamer4_cli.pages import CLIPS, REAL_EPISODES, device, source_commit
 
 
 console = Console()
 
-CLIPS, REAL_EPISODES = 200, 50
 PASSES = (1, 2, 4, 8, 16)
-NOT_TRAINED = "not trained"
 
 
 def evaluate_world_model(
@@ -80,12 +79,12 @@ def evaluate_world_model(
             world, unplaced = None, f"no places in the game: {error}"
     key = stream(seed, "evaluate")
     starts = anywhere(source, clips or CLIPS, key=key)
-    members, first = [], None
+    members, frames = [], None
     for i in range(config.seeds):
         dreamer = Dreamer.load(step, member=i)
         latents = encode_source(dreamer, source)
         with Progress("dream", total=len(starts.episode), unit="clips", console=console) as bar:
-            quality = measure_dreams(
+            quality, seen = measure_dreams(
                 dreamer,
                 source,
                 latents,
@@ -98,34 +97,32 @@ def evaluate_world_model(
                 progress=lambda done, _: bar.advance(done - bar.completed),  # noqa: B023
                 key=key,
             )
-        first = first or quality
-        record = {"seed": config.seed + i, **quality.record(), "returns": missing, "ends": unplaced}
+        frames = frames or seen
+        returns = missing
+        ends = unplaced
         if world is not None:
             at = placed.with_latents(latents)
-            record["ends"] = measure_ends(dreamer, world, at, starts, context_length=context, key=key).record()
+            ends = measure_ends(dreamer, world, at, starts, context_length=context, key=key).record()
         if env is not None:
-            record["returns"] = measure_return_gap(
-                dreamer, env, episodes=REAL_EPISODES, spread=float(np.std(info.returns)), key=key
-            ).record()
-        members.append(record)
-        _print(record, config)
-    assert first is not None
-    results = {
-        "env": config.env.id,
-        "phase": phase,
-        "step": "exported" if done is None else done,
-        "data": info.fingerprint,
-        "starts_seed": seed,
-        "no_op": "class 0 of each component, 0 of continuous ones",
-        "device": device(),
-        "commit": commit,
-        "seeds": members,
-    }
+            spread = float(np.std(info.returns))
+            returns = measure_return_gap(dreamer, env, episodes=REAL_EPISODES, spread=spread, key=key)
+        members.append(quality.model_copy(update={"seed": config.seed + i, "returns": returns, "ends": ends}))
+        _print(members[-1], config)
+    results = WorldModel(
+        env=config.env.id,
+        phase=phase,
+        step="exported" if done is None else done,
+        data=info.fingerprint,
+        starts_seed=seed,
+        device=device(),
+        commit=commit,
+        seeds=tuple(members),
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("x") as file:
-        file.write(json.dumps(results, indent=1, allow_nan=False) + "\n")
+        file.write(results.model_dump_json(indent=1) + "\n")
     page = out.with_suffix(".html")
-    write_report(page, _report(config, results, first))
+    write_report(page, _report(config, results, frames or NO_FRAMES))
     _say(f"results: {out}")
     _say(f"report:  {page}")
 
@@ -171,48 +168,45 @@ def _environment(config: Config, info: data.DatasetInfo) -> tuple[AbstractEnviro
     return env, ""
 
 
-def _print(record: dict[str, Any], config: Config) -> None:
-    frames = record["frames"]
-    title = f"{config.env.id}, seed {record['seed']}: {record['clips']} dreams of up to {len(frames)} frames"
-    exact = ["exact"] if tells_exactness(record) else []
-    table = Table("", *exact, "PSNR", "SSIM", "PSNR, first", f"PSNR, frame {len(frames)}", title=title)
-    rows = {f"K = {k}": curves for k, curves in record["passes"].items()} | record["controls"]
-    for name, curves in rows.items():
-        mean = curves["mean"]
-        similarity = "n/a" if mean["ssim"] is None else f"{mean['ssim']:.3f}"
-        psnr = [f"{value:.1f} dB" for value in (mean["psnr"], curves["psnr"][0], curves["psnr"][-1])]
-        own = name == f"K = {record['num_steps']}"
-        share = [f"{mean['exact']:.1%}"] if exact else []
+def _print(quality: DreamQuality, config: Config) -> None:
+    depth = len(quality.frames)
+    title = f"{config.env.id}, seed {quality.seed}: {quality.clips} dreams of up to {depth} frames"
+    exact = quality.tells_exactness
+    head = ["exact"] if exact else []
+    table = Table("", *head, "PSNR", "SSIM", "PSNR, first", f"PSNR, frame {depth}", title=title)
+    for name, curves in ({f"K = {k}": c for k, c in quality.passes.items()} | quality.controls).items():
+        share = [percent(curves.mean.exact)] if exact else []
+        psnr = [f"{value:.1f} dB" for value in (curves.mean.psnr, curves.psnr[0], curves.psnr[-1])]
+        similarity = "n/a" if curves.mean.ssim is None else f"{curves.mean.ssim:.3f}"
+        own = name == f"K = {quality.num_steps}"
         table.add_row(name, *share, psnr[0], similarity, *psnr[1:], style="bold" if own else "")
     console.print(table)
 
     table = Table("warning without labels", "mean", "rank correlation with error", "at equal depth")
-    for name, signal in record["signals"].items():
-        mean = sum(signal["by_depth"]) / len(signal["by_depth"])
-        pair = (signal["rank_correlation"], signal["rank_correlation_at_equal_depth"])
-        table.add_row(name.replace("_", " "), f"{mean:.4f}", *("n/a" if r is None else f"{r:+.2f}" for r in pair))
+    for name, signal in quality.signals.items():
+        pair = (signal.rank_correlation, signal.rank_correlation_at_equal_depth)
+        cells = ("n/a" if r is None else f"{r:+.2f}" for r in pair)
+        table.add_row(name.replace("_", " "), f"{np.mean(signal.by_depth):.4f}", *cells)
     console.print(table)
 
-    if record["heads"] == NOT_TRAINED:
-        _say("reward and continuation heads: not trained")
+    if isinstance(quality.heads, str):
+        _say(f"reward and continuation heads: {quality.heads}")
     else:
         table = Table("head", "frames", "base rate", "accuracy", "recall", "precision", "mean error")
-        for read, scores in record["heads"].items():
-            for head, row in scores.items():
-                shares = (row[name] for name in ("base_rate", "accuracy", "recall", "precision"))
-                cells = ["n/a" if share is None else f"{share:.1%}" for share in shares]
-                table.add_row(head, read, *cells, f"{row['mae']:.4f}" if "mae" in row else "")
+        for read, scores in quality.heads.items():
+            for head, row, error in (("reward", scores.reward, f"{scores.reward.mae:.4f}"), ("end", scores.end, "")):
+                shares = (row.base_rate, row.accuracy, row.recall, row.precision)
+                table.add_row(head, read, *map(percent, shares), error)
         console.print(table)
-    _print_ends(record["ends"])
-    returns = record["returns"]
-    if isinstance(returns, str):
-        _say(f"imagined against real return: {returns}")
+    _print_ends(quality.ends)
+    if isinstance(quality.returns, str):
+        _say(f"imagined against real return: {quality.returns}")
         return
-    style = "bold red" if returns["alarm"] else None
-    console.print(returns["verdict"], style=style, markup=False, highlight=False, soft_wrap=True)
+    style = "bold red" if quality.returns.alarm else None
+    console.print(quality.returns.verdict, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_ends(ends: dict[str, Any] | str) -> None:
+def _print_ends(ends: Mapping[str, Any] | str) -> None:
     if isinstance(ends, str):
         _say(f"ends in the game and in the dream: {ends}")
         return
@@ -227,22 +221,14 @@ def _print_ends(ends: dict[str, Any] | str) -> None:
     console.print(table)
 
 
-def _report(config: Config, results: dict[str, Any], quality: DreamQuality) -> Report:
+def _report(config: Config, results: WorldModel, frames: DreamFrames) -> Report:
+    facts = {"environment": results.env, "preset": config.preset, "phase": results.phase, "step": results.step}
+    told = {"seed": config.seed, "device": results.device, "commit": results.commit or ""}
     return Report(
         title=f"World model of {config.env.id}",
-        run={
-            "environment": results["env"],
-            "preset": config.preset,
-            "phase": results["phase"],
-            "step": results["step"],
-            "seed": config.seed,
-        }
-        | {name: results[name] for name in ("device", "commit") if results[name]},
-        dreams=quality.shown,
-        dream_accuracy={k: curves.exact for k, curves in quality.passes.items()},
-        dream_controls={name: curves.exact for name, curves in quality.controls.items()},
-        world_model=results["seeds"][0],
-        reconstructions=quality.reconstructions,
+        run=facts | {name: value for name, value in told.items() if value != ""},
+        world=results.seeds[0],
+        frames=frames,
         config=to_yaml(config),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from dreamer4.errors import InputError
 from dreamer4.training.folder import RunFolder
 from dreamer4_cli import processes
-from dreamer4_cli.pages import read_results
+from dreamer4_cli.pages import run_results
 
 
 try:
@@ -50,8 +50,8 @@ def clock(run: RunFolder) -> contextlib.AbstractContextManager[Callable[[], floa
     """Counts seconds of work on a run, as `seconds` does."""
     before = 0.0
     if not run.seconds_file.exists():  # of a version that kept no count
-        minutes = read_results(run).get("minutes")
-        before = 60.0 * minutes if isinstance(minutes, int | float) else 0.0
+        results = run_results(run)
+        before = 60.0 * results.minutes if results and results.minutes else 0.0
     return seconds(run.seconds_file, before)
 
 

@@ -313,7 +313,7 @@ def test_a_context_of_one_frame_is_dreamt_from_too(folder):
     sizes = ["dynamics.transformer.context_length=1", "train.imagination.length=1"]
     config = load("tiny", overrides=[*SETTINGS, *sizes])
     agent = init_dreamer(config, data.read_info(folder / "data").spec)
-    (quality,) = pages.measure(config, [agent], folder / "data", seed=0)
+    ((quality, _),) = pages.measure(config, [agent], folder / "data", seed=0)
     assert quality.context_length == 1 and len(quality.frames) == 1
 
 

@@ -126,7 +126,7 @@ def test_runs_are_listed_with_how_far_they_came(run, capsys, monkeypatch):
     for text in ("done", "+0.25", "+0.12 to +0.50", "75.0%"):
         assert text in lines["first"]
     assert "begun" in lines["deep/second"] and "unreadable: seed" in lines["third"]
-    assert "unreadable: results.json, 'mean'" in lines["fourth"]
+    assert "unreadable: results.json cannot be read" in lines["fourth"]
     with pytest.raises(InputError, match="holds no run"):
         listing.runs(run / "data")
 

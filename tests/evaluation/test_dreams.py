@@ -5,8 +5,6 @@ it may ignore actions, and after one of them it may err with the noise it starts
 wrong is known too.
 """
 
-import dataclasses
-
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -20,7 +18,7 @@ from dreamer4.dynamics import AbstractDynamics, NoiseGrid
 from dreamer4.envs import CounterEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import Clips, Starts, anywhere, first_frames
-from dreamer4.evaluation.dreams import CEILING, LAST_REPEATED, NO_OP, SHUFFLED, measure_dreams, tells_exactness
+from dreamer4.evaluation.dreams import CEILING, LAST_REPEATED, NO_OP, SHUFFLED, DreamQuality, measure_dreams
 from dreamer4.nn import Entry, RingCache, Stream
 from dreamer4.training import encode_source
 
@@ -116,88 +114,99 @@ def measure(source):
 
 
 @pytest.fixture(scope="module")
-def perfect(measure):
+def perfect_world(measure):
     return measure()
+
+
+@pytest.fixture(scope="module")
+def perfect(perfect_world):
+    return perfect_world[0]
+
+
+@pytest.fixture(scope="module")
+def frames(perfect_world):
+    return perfect_world[1]
 
 
 def test_a_perfect_model_is_exact_at_every_depth_and_every_number_of_steps(perfect):
     assert set(perfect.passes) == {1, 4}
     for curves in perfect.passes.values():
-        assert curves.exact == [1.0] * 6
+        assert curves.exact == (1.0,) * 6
         assert min(curves.psnr) > 60 and min(curves.ssim) > 0.999
-    assert perfect.controls[CEILING].exact == [1.0] * 6
-    assert tells_exactness(perfect.record())
-    never = dataclasses.replace(perfect.controls[CEILING], mean_exact=0.0)
-    assert not tells_exactness(dataclasses.replace(perfect, controls={**perfect.controls, CEILING: never}).record())
+    assert perfect.controls[CEILING].exact == (1.0,) * 6
+    assert perfect.tells_exactness
+    ceiling = perfect.controls[CEILING]
+    never = ceiling.model_copy(update={"mean": ceiling.mean.model_copy(update={"exact": 0.0})})
+    assert not perfect.model_copy(update={"controls": {**perfect.controls, CEILING: never}}).tells_exactness
 
 
 def test_the_controls_of_a_perfect_model_are_worse(perfect):
-    assert perfect.controls[LAST_REPEATED].exact == [0.0] * 6
+    assert perfect.controls[LAST_REPEATED].exact == (0.0,) * 6
     for name in (SHUFFLED, NO_OP):
-        assert 0.1 < perfect.controls[name].mean_exact < 0.6
-        assert perfect.controls[name].mean_psnr < perfect.passes[4].mean_psnr - 20
+        assert 0.1 < perfect.controls[name].mean.exact < 0.6
+        assert perfect.controls[name].mean.psnr < perfect.passes[4].mean.psnr - 20
     told = perfect.comparisons
-    assert told["above_last_frame_at_every_step"]
-    assert told["psnr_over_shuffled_actions"] > 20
-    assert told["psnr_below_finest_sampler"] == 0.0
+    assert told.above_last_frame_at_every_step
+    assert told.psnr_over_shuffled_actions > 20
+    assert told.psnr_below_finest_sampler == 0.0
 
 
 def test_a_step_counts_the_clips_that_reach_it(perfect, source):
     starts = anywhere(source, 60, key=jr.key(1))
     expected = [int((starts.passed + d < LENGTH).sum()) for d in range(6)]
-    assert perfect.frames == expected and expected[0] == 60 and expected[-1] < 40
+    assert list(perfect.frames) == expected and expected[0] == 60 and expected[-1] < 40
 
 
 def test_perfect_heads_find_every_event_on_dreamt_frames(perfect):
     for read in ("dreamt", "true"):
-        rewards, ends = perfect.heads[read]["reward"], perfect.heads[read]["end"]
-        assert rewards["mae"] == 0.0 and rewards["recall"] == rewards["precision"] == rewards["sign_accuracy"] == 1.0
-        assert ends["recall"] == ends["precision"] == 1.0 and 0 < ends["base_rate"] < 0.5
-        assert len(rewards["mae_by_depth"]) == 6
+        rewards, ends = perfect.heads[read].reward, perfect.heads[read].end
+        assert rewards.mae == 0.0 and rewards.recall == rewards.precision == rewards.sign_accuracy == 1.0
+        assert ends.recall == ends.precision == 1.0 and 0 < ends.base_rate < 0.5
+        assert len(rewards.mae_by_depth) == 6
 
 
 def test_a_model_blind_to_actions_gains_nothing_from_the_true_ones(measure):
-    blind = measure(blind=True)
-    assert blind.comparisons["psnr_over_shuffled_actions"] == 0.0
+    blind, _ = measure(blind=True)
+    assert blind.comparisons.psnr_over_shuffled_actions == 0.0
     assert blind.controls[SHUFFLED].exact == blind.passes[4].exact == blind.controls[NO_OP].exact
-    assert blind.passes[4].mean_exact < 0.6
+    assert blind.passes[4].mean.exact < 0.6
 
 
 def test_warnings_rise_where_errors_were_planted(measure, perfect):
-    wrong = measure(error=0.3)
+    wrong, _ = measure(error=0.3)
     for name in ("decode_encode_residual", "seed_disagreement", "late_movement"):
         # Two thirds of the frames have no error at all; how the others rank among themselves is left to the noise.
-        assert wrong.signals[name]["rank_correlation"] > 0.7, name
-        assert wrong.signals[name]["rank_correlation_at_equal_depth"] > 0.7, name
-        assert max(wrong.signals[name]["by_depth"]) > 0.01
-        assert max(perfect.signals[name]["by_depth"]) < 1e-5
-    assert wrong.signals["decode_encode_residual"]["of_truth"] < 1e-5
+        assert wrong.signals[name].rank_correlation > 0.7, name
+        assert wrong.signals[name].rank_correlation_at_equal_depth > 0.7, name
+        assert max(wrong.signals[name].by_depth) > 0.01
+        assert max(perfect.signals[name].by_depth) < 1e-5
+    assert wrong.signals["decode_encode_residual"].of_truth < 1e-5
 
 
-def test_what_is_shown_is_the_context_and_then_the_dream(perfect):
-    assert len(perfect.shown) == 6
-    for truth, dreamt, given in perfect.shown:
+def test_what_is_shown_is_the_context_and_then_the_dream(frames):
+    assert len(frames.shown) == 6
+    for truth, dreamt, given in frames.shown:
         assert truth.shape == dreamt.shape and 1 <= given <= 3
         np.testing.assert_array_equal(truth, dreamt)
 
 
-def test_the_same_clip_is_shown_at_every_number_of_steps_and_under_wrong_actions(perfect):
-    for grid, (truth, _, given) in zip(perfect.grids, perfect.shown, strict=False):
+def test_the_same_clip_is_shown_at_every_number_of_steps_and_under_wrong_actions(frames):
+    for grid, (truth, _, given) in zip(frames.grids, frames.shown, strict=False):
         assert list(grid.dreams) == ["K = 1", "K = 4", SHUFFLED, NO_OP]
         np.testing.assert_array_equal(grid.given, truth[given - 1])
         np.testing.assert_array_equal(grid.truth, truth[given:])
         np.testing.assert_array_equal(grid.dreams["K = 1"], grid.truth)
-    assert any((grid.dreams[NO_OP] != grid.truth).any() for grid in perfect.grids)
+    assert any((grid.dreams[NO_OP] != grid.truth).any() for grid in frames.grids)
 
 
-def test_heads_are_followed_along_an_episode(perfect, measure):
+def test_heads_are_followed_along_an_episode(perfect):
     for trace in perfect.traces:
-        assert trace["reward"]["dreamt"] == trace["reward"]["true"] == trace["reward"]["happened"]
-        assert trace["continuation"]["dreamt"] == trace["continuation"]["happened"]
-        ended = trace["continuation"]["happened"][-1] == 0.0
+        assert trace.reward.dreamt == trace.reward.true == trace.reward.happened
+        assert trace.continuation.dreamt == trace.continuation.happened
+        ended = trace.continuation.happened[-1] == 0.0
         for read in ("true", "dreamt"):
-            assert trace["value"][read] == trace["reward"][read][: 5 if ended else 6], "an end has no value"
-    assert perfect.record()["traces"] == list(perfect.traces)
+            assert getattr(trace.value, read) == getattr(trace.reward, read)[: 5 if ended else 6], "an end has no value"
+    assert DreamQuality.model_validate_json(perfect.model_dump_json()) == perfect
 
 
 def test_shuffling_permutes_the_actions_that_count(source):

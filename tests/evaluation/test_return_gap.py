@@ -10,7 +10,7 @@ import pytest
 from agent.fakes import OracleHead, OracleTokenizer, oracle
 
 from dreamer4.envs import DelayedReward
-from dreamer4.evaluation.return_gap import ReturnGap, measure_return_gap
+from dreamer4.evaluation.return_gap import judge_returns, measure_return_gap
 
 
 ENV = DelayedReward()
@@ -45,37 +45,35 @@ def gap():
 
 def test_an_honest_dream_pays_what_the_world_pays(gap):
     honest = gap(0.0)
-    np.testing.assert_allclose(honest.imagined, honest.real, atol=1e-5)
-    assert honest.real.tolist() == [1.0] * 20 and honest.horizon == 3 and honest.ended.all()
-    told = honest.record()
-    assert not told["alarm"] and told["difference"] == pytest.approx(0.0, abs=1e-4)
-    assert "WARNING" not in told["verdict"]
+    assert honest.imagined == honest.real == 1.0 and honest.low == honest.high == 0.0
+    assert honest.episodes == 20 and honest.horizon == 3 and honest.dreams_ended == 1.0
+    assert not honest.alarm and "WARNING" not in honest.verdict
 
 
 @pytest.mark.parametrize(("bonus", "alarm"), [(0.5, True), (-0.5, False), (0.01, False)])
 def test_the_alarm_rings_for_a_head_that_pays_too_much_and_not_for_rounding(gap, bonus, alarm):
-    told = gap(bonus).record()
-    assert told["difference"] == pytest.approx(3 * bonus, abs=1e-4)  # the reward behind the end does not count
-    assert told["alarm"] is alarm
-    assert ("WARNING, reward exploitation" in told["verdict"]) is alarm
+    told = gap(bonus)
+    assert told.difference == pytest.approx(3 * bonus, abs=1e-4)  # the reward behind the end does not count
+    assert told.alarm is alarm
+    assert ("WARNING, reward exploitation" in told.verdict) is alarm
 
 
 @pytest.mark.parametrize(("spread", "alarm"), [(0.0, True), (0.2, False)])
 def test_what_is_little_beside_the_returns_of_the_data_is_rounding_where_a_policy_earns_nothing(spread, alarm):
-    told = ReturnGap(np.full(20, 0.004), np.zeros(20), 5, np.ones(20, bool), spread).record()
-    assert told["alarm"] is alarm
+    told = judge_returns(np.full(20, 0.004), np.zeros(20), np.ones(20, bool), horizon=5, spread=spread)
+    assert told.alarm is alarm
 
 
 def test_chance_is_not_called_exploitation():
     rng = np.random.default_rng(0)
-    noisy = partial(ReturnGap, horizon=5, ended=np.ones(40, bool))
-    assert not noisy(rng.normal(0.5, 3.0, 40), rng.normal(0.5, 3.0, 40)).record()["alarm"]
-    assert noisy(rng.normal(5.0, 3.0, 40), rng.normal(0.5, 3.0, 40)).record()["alarm"]
+    noisy = partial(judge_returns, horizon=5, ended=np.ones(40, bool))
+    assert not noisy(rng.normal(0.5, 3.0, 40), rng.normal(0.5, 3.0, 40)).alarm
+    assert noisy(rng.normal(5.0, 3.0, 40), rng.normal(0.5, 3.0, 40)).alarm
 
 
 def test_a_difference_that_so_few_episodes_leave_open_is_called_neither():
     real = np.zeros(20)
-    told = ReturnGap(np.where(np.arange(20) < 2, 10.0, 0.0), real, 5, np.ones(20, bool)).record()
-    assert not told["alarm"] and told["low"] <= 0.05 < told["difference"]
-    assert told["verdict"].startswith("Not settled: the policy earns +1.000 in its dreams and +0.000")
-    assert f"between {told['low']:+.3f} and {told['high']:+.3f}" in told["verdict"]
+    told = judge_returns(np.where(np.arange(20) < 2, 10.0, 0.0), real, np.ones(20, bool), horizon=5)
+    assert not told.alarm and told.low <= 0.05 < told.difference
+    assert told.verdict.startswith("Not settled: the policy earns +1.000 in its dreams and +0.000")
+    assert f"between {told.low:+.3f} and {told.high:+.3f}" in told.verdict

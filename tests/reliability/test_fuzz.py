@@ -63,7 +63,7 @@ READERS = {
     "manifest.json": checkpoint.read_manifest,
     "dreamer4.json": checkpoint.read_manifest,
     "model.safetensors": lambda folder: tensors.read_header(folder / "model.safetensors"),
-    "results.json": lambda folder: pages.read_results(RunFolder(folder)),
+    "results.json": lambda folder: pages.run_results(RunFolder(folder)),
 }
 
 

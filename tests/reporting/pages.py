@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 
 EVIL = "<script>alert('x')</script>\"&"
-VOID = {"meta", "img", "source", "line", "circle", "polyline", "polygon", "br"}
+VOID = {"meta", "img", "source", "br"}
 
 
 class Page(HTMLParser):

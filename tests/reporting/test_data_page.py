@@ -3,7 +3,8 @@
 from reporting.pages import EVIL, Page
 
 from dreamer4.data import Behaviour, DatasetInfo
-from dreamer4.reporting.data_page import render_data
+from dreamer4.reporting.data_page import data_page
+from dreamer4.reporting.page import render
 
 
 def info(**changes):
@@ -34,7 +35,7 @@ def info(**changes):
 
 
 def test_policies_returns_and_actions_are_told():
-    html = render_data(info())
+    html = render(data_page(info()))
     page = Page(html)
     shown = "".join(page.text)
     assert page.open == [] and "<script" not in html
@@ -46,9 +47,9 @@ def test_policies_returns_and_actions_are_told():
         "10 rarer ones",
     ):
         assert text in shown, text
-    assert html.count('<polygon class="area s1"') == 2, "returns and lengths of the first policy"
+    assert html.count("fill: var(--s1)") == 2, "returns and lengths of the first policy"
 
 
 def test_actions_that_are_all_continuous_are_not_counted():
-    page = Page(render_data(info(num_classes=(), action_counts=(), behaviour=())))
+    page = Page(render(data_page(info(num_classes=(), action_counts=(), behaviour=()))))
     assert "How often" not in "".join(page.text) and page.open == []

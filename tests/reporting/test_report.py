@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from reporting.pages import EVIL, Page
 
-from dreamer4.evaluation.dreams import CEILING, Grid
+from dreamer4.evaluation.dreams import CEILING, DreamFrames, DreamQuality, Grid
+from dreamer4.evaluation.statistics import Estimate
 from dreamer4.reporting import Report, write_report
-from dreamer4.reporting.grids import grid_table, horizons
-from dreamer4.reporting.report import render_report
-from dreamer4.reporting.world_section import world_section
+from dreamer4.reporting.page import Page as Document
+from dreamer4.reporting.page import Section, render
+from dreamer4.reporting.report import frame_grid, horizons, report_page
+from dreamer4.reporting.world import accuracy, world_blocks
 
 
 NAN, INF = float("nan"), float("inf")
@@ -19,6 +21,14 @@ NAN, INF = float("nan"), float("inf")
 
 def frames(length, shape=(10, 5, 1), seed=0):
     return np.random.default_rng(seed).integers(0, 256, (length, *shape), dtype=np.uint8)
+
+
+def render_report(report):
+    return render(report_page(report))
+
+
+def show(*blocks):
+    return render(Document("t", [Section(blocks=blocks)]))
 
 
 def curves(level):
@@ -55,19 +65,20 @@ def world(text):
                 "value": {"happened": [], "true": [0.0, 0.0], "dreamt": [0.0, 0.0]},
             }
         ],
+        "frames": [3, 3],
         "heads": {text: {"reward": {**scores, "mae": 0.125}, "end": scores}},
         "returns": {"episodes": 50, "difference": 0.5, "low": 0.25, "high": 0.75, "alarm": True, "verdict": text},
     }
 
 
 def full(text="plain", shape=(10, 5, 1), count=3):
-    row = {"mean": 0.5, "low": 0.4, "high": 0.6, "episodes": 1000}
+    row = Estimate(mean=0.5, low=0.4, high=0.6, episodes=1000)
     return Report(
         title=text,
         run={"env": text, "seed": 0, "minutes": 6.25, text: text},
         provenance={text: text},
         packages={text: text},
-        returns={"random": row, "data": {**row, "mean": -0.6}, "imagination": row, text: row},
+        returns={"random": row, "data": row.model_copy(update={"mean": -0.6}), "imagination": row, text: row},
         metrics=[
             {
                 "phase": text,
@@ -80,14 +91,14 @@ def full(text="plain", shape=(10, 5, 1), count=3):
             }
             for s in range(5)
         ],
-        reconstructions=[tuple(frames(3, shape, i)) for i in range(count)],
-        dreams=[(frames(8, shape, i), frames(8, shape, i + 1), 3) for i in range(count)],
-        dream_grids=[
-            Grid(frames(1, shape, i)[0], frames(5, shape, i), {text: frames(5, shape, i + 1)}) for i in range(2)
-        ],
-        dream_accuracy={1: [0.9, 0.8], 4: [1.0, 0.95]},
-        dream_controls={text: [0.1, 0.0]},
-        world_model=world(text),
+        frames=DreamFrames(
+            reconstructions=[tuple(frames(3, shape, i)) for i in range(count)],
+            shown=[(frames(8, shape, i), frames(8, shape, i + 1), 3) for i in range(count)],
+            grids=[
+                Grid(frames(1, shape, i)[0], frames(5, shape, i), {text: frames(5, shape, i + 1)}) for i in range(2)
+            ],
+        ),
+        world=DreamQuality.model_validate(world(text)),
         notes=[text],
         config=text,
     )
@@ -97,7 +108,9 @@ def test_everything_is_inside_the_file():
     html = render_report(full())
     page = Page(html)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"data:image[^\"]*", "", html))
-    assert page.links and all(re.match(r"data:image/(png|gif);base64,[A-Za-z0-9+/=]+$", link) for link in page.links)
+    assert page.links
+    inside = re.compile(r"data:image/(png|gif);base64,[A-Za-z0-9+/=]+$|#m[0-9a-f]+$")  # or a mark of a chart
+    assert all(inside.match(link) for link in page.links)
     assert "script" not in page.tags and "link" not in page.tags and "iframe" not in page.tags
     assert "default-src 'none'" in html
 
@@ -126,7 +139,7 @@ def test_intervals_are_over_what_they_were_taken_over():
     report = full()
     shown = "".join(Page(render_report(report)).text)
     assert "bootstrap interval over episodes;" in shown and "training seeds" not in shown
-    of_three = {**report.returns["imagination"], "seeds": [0.4, 0.5, 0.6]}
+    of_three = report.returns["imagination"].model_copy(update={"seeds": (0.4, 0.5, 0.6)})
     shown = "".join(Page(render_report(replace(report, returns={**report.returns, "imagination": of_three}))).text)
     assert "interval over 3 training seeds where a policy was trained, over episodes elsewhere;" in shown
 
@@ -142,15 +155,16 @@ def test_what_is_known_of_the_world_model_is_told():
 def test_shares_of_exact_frames_are_shown_where_the_tokenizer_is_exact_at_times(tokenizer, shown):
     record = world("plain")
     record["controls"] = {"plain": curves(0.1), CEILING: curves(tokenizer)}
-    assert (">exact<" in world_section(record)) == shown
-    assert ("frames dreamt exactly right" in world_section(record)) == shown
+    quality = DreamQuality.model_validate(record)
+    html = show(*accuracy(quality), *world_blocks(quality))
+    assert (">exact<" in html) == ("frames dreamt exactly right" in html) == ("Share of exact frames" in html) == shown
 
 
 @pytest.mark.parametrize("passes", [1, 16])
 def test_the_headline_is_of_the_passes_that_the_agent_takes_and_of_all_frames(passes):
     record = {**world("plain"), "num_steps": passes}
     record["passes"][str(passes)]["mean"]["exact"] = 0.123
-    shown = "".join(Page(render_report(replace(full(), world_model=record))).text)
+    shown = "".join(Page(render_report(replace(full(), world=DreamQuality.model_validate(record)))).text)
     assert f"12.3%of dreamt frames exactly right, K\xa0=\xa0{passes}" in shown
 
 
@@ -158,14 +172,14 @@ def test_a_film_calls_no_frame_right_that_is_only_near():
     truth = np.full((6, 4, 4, 1), 100, np.uint8)
     dream = truth + np.uint8(90)  # no pixel is exact, and none is off by half the range
     dream[5, 0, 0] = 255
-    shown = "".join(Page(render_report(Report(title="t", dreams=[(truth, dream, 2)]))).text)
+    shown = "".join(Page(render_report(Report(title="t", frames=DreamFrames(shown=[(truth, dream, 2)])))).text)
     assert "3 of 4 dreamt frames without red" in shown and "off by more than half the range" in shown
     assert "frames right" not in shown and "and right" not in shown
 
 
 def test_what_was_not_measured_of_the_world_model_is_said():
     record = {**world("plain"), "heads": "not trained", "returns": "no environment"}
-    shown = "".join(Page(render_report(Report(title="t", world_model=record))).text)
+    shown = "".join(Page(render_report(Report(title="t", world=DreamQuality.model_validate(record)))).text)
     assert "not trained" in shown and "no environment" in shown
 
 
@@ -178,7 +192,7 @@ def test_a_grid_says_of_every_shown_frame_whether_it_is_right():
     truth = np.zeros((20, 4, 4, 1), np.uint8)
     dream = truth.copy()
     dream[3:, 0, 0] = 255
-    html = grid_table(Grid(truth[0], truth, {"K = 1": dream, "K = 2": truth}))
+    html = show(frame_grid(Grid(truth[0], truth, {"K = 1": dream, "K = 2": truth})))
     assert horizons(20) == [1, 2, 4, 8, 16, 20] and horizons(9) == list(range(1, 10))
     first, second = html.split('<th scope="row">')[2:]
     assert re.findall(r'alt="(\w+)"', first) == ["right", "right", "wrong", "wrong", "wrong", "wrong"]

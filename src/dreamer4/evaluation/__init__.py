@@ -23,3 +23,4 @@ from .statistics import mean as mean
 from .statistics import paired_difference as paired_difference
 from .statistics import rank_correlation as rank_correlation
 from .statistics import summarise as summarise
+from .statistics import summarise_seeds as summarise_seeds

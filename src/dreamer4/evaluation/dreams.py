@@ -15,9 +15,11 @@ from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import Clips, Starts
 from dreamer4.evaluation.dreaming import Batch
-from dreamer4.evaluation.head_scores import score_heads
+from dreamer4.evaluation.head_scores import HeadScores, score_heads
 from dreamer4.evaluation.quality import frame_ssim, matching_frames, squared_errors
-from dreamer4.evaluation.signals import disagreement, histogram, judge_signals
+from dreamer4.evaluation.record import Record
+from dreamer4.evaluation.return_gap import ReturnGap
+from dreamer4.evaluation.signals import Signal, disagreement, judge_signal
 from dreamer4.evaluation.stills import film, reconstructions
 from dreamer4.types import to_uint8
 
@@ -26,6 +28,8 @@ HIGHEST_PSNR = 100.0  # dB; frames of eight bits cannot tell better ones apart, 
 GRIDS, TRACES = 2, 2  # clips shown in many ways, episodes whose rewards are followed
 SMALLEST_SIDE = 3  # pixels, of frames that have a structural similarity
 
+NOT_TRAINED = "not trained"
+NOT_MEASURED = "Not measured here. dreamer4 evaluate RUN --world-model compares the two."
 LAST_REPEATED, SHUFFLED, NO_OP, CEILING = (
     "last frame repeated",
     "actions shuffled",
@@ -49,117 +53,139 @@ class Grid:
     dreams: Mapping[str, UInt8[np.ndarray, "L H W C"]]
 
 
-@dataclass(frozen=True)
-class Curves:
-    """Closeness to the truth, at each step behind the context and over all frames.
+class Closeness(Record):
+    """How close dreamt frames are to the true ones, over all frames.
 
     Attributes:
         exact: share of frames with every pixel right after rounding to the pixel values that occur.
         psnr: dB, of the squared error averaged over frames.
         ssim: structural similarity; None for frames too small to have one.
-        mean_exact: `exact` of all frames together.
-        mean_psnr: `psnr` of all frames together.
-        mean_ssim: `ssim` of all frames together.
     """
 
-    exact: list[float]
-    psnr: list[float]
-    ssim: list[float] | None
-    mean_exact: float
-    mean_psnr: float
-    mean_ssim: float | None
-
-    def record(self) -> dict[str, object]:
-        """Returns the curves as plain data."""
-        mean = {"exact": self.mean_exact, "psnr": self.mean_psnr, "ssim": self.mean_ssim}
-        return {"exact": self.exact, "psnr": self.psnr, "ssim": self.ssim, "mean": mean}
+    exact: float
+    psnr: float
+    ssim: float | None
 
 
-def tells_exactness(record: Mapping[str, Any]) -> bool:
-    """Whether shares of exact frames tell anything in what `DreamQuality.record` returned.
+class Curves(Record):
+    """The same at each step behind the context, and in `mean` over all frames."""
 
-    They do not where even the truth, encoded and decoded, never is exact.
-    """
-    ceiling = record.get("controls", {}).get(CEILING)
-    return ceiling is None or ceiling["mean"]["exact"] > 0
-
-
-def exact_share(world: Mapping[str, Any], passes: int = 4) -> tuple[int, float] | None:
-    """Returns the K that an agent dreams with, and the share of all dreamt frames that are exactly right.
-
-    Args:
-        world: what `results.json` tells of the world model; None is returned where it tells no such share.
-        passes: K where it is not told, as in files of earlier versions. They held shares for each step alone, of which
-            this takes the mean.
-    """
-    key = str(world.get("num_steps", passes))
-    steps = {k: float(np.mean(shares)) for k, shares in world.get("exact_frames", {}).items()}
-    shares = world.get("mean_exact", steps)
-    return (int(key), shares[key]) if key in shares else None
+    exact: tuple[float, ...]
+    psnr: tuple[float, ...]
+    ssim: tuple[float, ...] | None
+    mean: Closeness
 
 
-@dataclass(frozen=True)
-class DreamQuality:
+class Comparisons(Record):
+    """What the dreams must show: distances between the curves, in dB over all frames."""
+
+    psnr_over_shuffled_actions: float
+    psnr_over_last_frame: float
+    psnr_below_finest_sampler: float = 0.0
+    psnr_below_tokenizer: float
+    above_last_frame_at_every_step: bool = False
+
+
+class Followed(Record):
+    """What `happened`, and what a head says having seen the `true` frames or the `dreamt` ones, by dreamt frame."""
+
+    happened: tuple[float, ...]
+    true: tuple[float, ...]
+    dreamt: tuple[float, ...]
+
+
+class Trace(Record):
+    """One episode along which the heads are followed, after `given` frames; no value ever happens."""
+
+    given: int
+    reward: Followed
+    continuation: Followed
+    value: Followed
+
+
+class DreamQuality(Record):
     """What was measured on held-out episodes.
 
     Attributes:
         context_length: most true frames the model was given.
+        clips: dreams.
         frames: number of dreams compared at each step behind the context.
         num_steps: K of the agent's own sampler.
+        comparisons: what the dreams must show.
         passes: by number K of denoise passes, the quality of the dreams.
         controls: the same at the agent's own K for shuffled actions and for no-op actions; for repeating the last frame
             of the context; and for the truth encoded and decoded, which no dream can surpass by much.
         signals: label-free warnings and their rank correlation with the true error.
-        heads: scores of the reward and continuation heads on `dreamt` and on `true` frames; None if not trained.
-        traces: along a few episodes, what was paid, and what the heads say of true and of dreamt frames; see `_traces`.
+        heads: scores of the reward and continuation heads on `dreamt` and on `true` frames, or that they are untrained.
+        traces: a few episodes along which the heads are followed.
+        returns: imagined against real return, or why it was not measured.
+        ends: where the game ends and where its dreams do, or why it was not measured.
+        seed: the training seed, where it is told.
+    """
+
+    context_length: int
+    clips: int
+    frames: tuple[int, ...] = ()
+    num_steps: int
+    comparisons: Comparisons
+    passes: dict[int, Curves]
+    controls: dict[str, Curves]
+    signals: dict[str, Signal]
+    heads: dict[str, HeadScores] | str
+    traces: tuple[Trace, ...] = ()
+    returns: ReturnGap | str = ""
+    ends: dict[str, Any] | str = ""
+    seed: int | None = None
+
+    @property
+    def tells_exactness(self) -> bool:
+        """Whether shares of exact frames tell anything: not where even the truth, encoded and decoded, never is."""
+        ceiling = self.controls.get(CEILING)
+        return ceiling is None or ceiling.mean.exact > 0
+
+
+class WorldModel(Record):
+    """What `dreamer4 evaluate --world-model` writes.
+
+    Attributes:
+        env: id of the environment.
+        phase: the last one trained.
+        step: its step, or that the agent was exported.
+        data: fingerprint of the data set.
+        starts_seed: draws where dreams begin.
+        no_op: what counts as no action.
+        device: what it was computed on.
+        commit: of the code.
+        seeds: one for each training seed.
+    """
+
+    env: str
+    phase: str
+    step: int | str
+    data: str
+    starts_seed: int
+    no_op: str = "class 0 of each component, 0 of continuous ones"
+    device: str
+    commit: str | None
+    seeds: tuple[DreamQuality, ...]
+
+
+@dataclass(frozen=True)
+class DreamFrames:
+    """What can be looked at.
+
+    Attributes:
         shown: triples of true frames, the same with the dream in place of what was not given, and how many were given.
         grids: a few clips dreamt with every K and under the wrong actions.
         reconstructions: a few frames, then as the encoder saw them in training, then as decoded.
     """
 
-    context_length: int
-    frames: list[int]
-    num_steps: int
-    passes: Mapping[int, Curves]
-    controls: Mapping[str, Curves]
-    signals: Mapping[str, Mapping[str, object]]
-    heads: Mapping[str, Mapping[str, object]] | None
-    traces: Sequence[Mapping[str, Any]]
-    shown: Sequence[tuple[UInt8[np.ndarray, "_ H W C"], UInt8[np.ndarray, "_ H W C"], int]]
-    grids: Sequence[Grid]
-    reconstructions: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    shown: Sequence[tuple[UInt8[np.ndarray, "_ H W C"], UInt8[np.ndarray, "_ H W C"], int]] = ()
+    grids: Sequence[Grid] = ()
+    reconstructions: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]] = ()
 
-    @property
-    def comparisons(self) -> dict[str, object]:
-        """What the dreams must show: distances between the curves, in dB over all frames."""
-        own, finest = self.passes[self.num_steps], self.passes[max(self.passes)]
 
-        def gain(other):
-            return round(own.mean_psnr - other.mean_psnr, 2)
-
-        still = self.controls[LAST_REPEATED]
-        return {
-            "psnr_over_shuffled_actions": gain(self.controls[SHUFFLED]),
-            "psnr_over_last_frame": gain(still),
-            "psnr_below_finest_sampler": -gain(finest),
-            "psnr_below_tokenizer": -gain(self.controls[CEILING]),
-            "above_last_frame_at_every_step": all(a > b for a, b in zip(own.psnr, still.psnr, strict=True)),
-        }
-
-    def record(self) -> dict[str, object]:
-        """Returns all numbers as plain data."""
-        return {
-            "context_length": self.context_length,
-            "clips": self.frames[0],
-            "frames": self.frames,
-            "num_steps": self.num_steps,
-            "comparisons": self.comparisons,
-            "passes": {str(k): curves.record() for k, curves in self.passes.items()},
-            "controls": {name: curves.record() for name, curves in self.controls.items()},
-            "signals": {name: dict(signal) for name, signal in self.signals.items()},
-            "heads": "not trained" if self.heads is None else {k: dict(v) for k, v in self.heads.items()},
-            "traces": [dict(trace) for trace in self.traces],
-        }
+NO_FRAMES = DreamFrames()
 
 
 def measure_dreams(
@@ -177,7 +203,7 @@ def measure_dreams(
     shown: int = 6,
     progress: Callable[[int, int], None] | None = None,
     key: PRNGKeyArray,
-) -> DreamQuality:
+) -> tuple[DreamQuality, DreamFrames]:
     """Dreams held-out episodes again and compares them with what happened.
 
     A step counts the episodes that reach it; nothing behind the end of an episode counts. All dreams of a clip share
@@ -253,23 +279,25 @@ def measure_dreams(
     valid = clips.valid
     measured = scores.first(len(valid))
     names = ["decode_encode_residual", "seed_disagreement"] + (["late_movement"] if own > 1 else [])
-    signals = judge_signals({name: measured[name] for name in names}, measured[f"{own} error"], valid)
-    for name, signal in signals.items():
-        signal["histogram"] = histogram(measured[name], measured[f"{own} exact"], valid)
-    signals["decode_encode_residual"]["of_truth"] = round(float(measured["residual_of_truth"][valid].mean()), 5)
-    return DreamQuality(
+    of_truth = {"decode_encode_residual": measured["residual_of_truth"]}
+    error, right = measured[f"{own} error"], measured[f"{own} exact"]
+    passes = {k: _curves(measured, str(k), valid) for k in tried}
+    controls = {name: _curves(measured, name, valid) for name in (SHUFFLED, NO_OP, LAST_REPEATED, CEILING)}
+    quality = DreamQuality(
         context_length=context_length,
-        frames=[int(n) for n in valid.sum(0) if n],
+        clips=int(valid[:, 0].sum()),
+        frames=tuple(int(n) for n in valid.sum(0) if n),
         num_steps=own,
-        passes={k: _curves(measured, str(k), valid) for k in tried},
-        controls={name: _curves(measured, name, valid) for name in (SHUFFLED, NO_OP, LAST_REPEATED, CEILING)},
-        signals=signals,
-        heads=_judge_heads(measured, valid) if heads else None,
-        traces=_traces(measured, clips) if heads else (),
-        shown=films,
-        grids=grids,
-        reconstructions=reconstructions(dreamer, source, starts.episode[:shown], key=key),
+        comparisons=_compare(passes[own], passes[max(tried)], controls),
+        passes=passes,
+        controls=controls,
+        signals={n: judge_signal(measured[n], error, right, valid, truth=of_truth.get(n)) for n in names},
+        heads=_judge_heads(measured, valid) if heads else NOT_TRAINED,
+        traces=tuple(_traces(measured, clips)) if heads else (),
+        returns=NOT_MEASURED if heads else NOT_TRAINED,
     )
+    pictures = reconstructions(dreamer, source, starts.episode[:shown], key=key)
+    return quality, DreamFrames(films, grids, pictures)
 
 
 class _Scores:
@@ -298,7 +326,7 @@ class _Scores:
 
 
 def _curves(measured: Mapping[str, np.ndarray], name: str, valid: np.ndarray) -> Curves:
-    def mean(kind):
+    def means(kind):
         values = measured[f"{name} {kind}"]
         steps = [float(values[valid[:, d], d].mean()) for d in range(valid.shape[1]) if valid[:, d].any()]
         return [round(x, 4) for x in steps], round(float(values[valid].mean()), 4)
@@ -308,12 +336,27 @@ def _curves(measured: Mapping[str, np.ndarray], name: str, valid: np.ndarray) ->
 
     error = measured[f"{name} error"]
     psnr = [decibels(error[valid[:, d], d].mean()) for d in range(valid.shape[1]) if valid[:, d].any()]
-    exact, mean_exact = mean("exact")
-    ssim, mean_ssim = mean("ssim") if f"{name} ssim" in measured else (None, None)
-    return Curves(exact, psnr, ssim, mean_exact, decibels(error[valid].mean()), mean_ssim)
+    exact, mean_exact = means("exact")
+    ssim, mean_ssim = means("ssim") if f"{name} ssim" in measured else (None, None)
+    mean = Closeness(exact=mean_exact, psnr=decibels(error[valid].mean()), ssim=mean_ssim)
+    return Curves(exact=tuple(exact), psnr=tuple(psnr), ssim=None if ssim is None else tuple(ssim), mean=mean)
 
 
-def _judge_heads(measured: Mapping[str, np.ndarray], valid: np.ndarray) -> dict[str, Mapping[str, object]]:
+def _compare(own: Curves, finest: Curves, controls: Mapping[str, Curves]) -> Comparisons:
+    def gain(other: Curves) -> float:
+        return round(own.mean.psnr - other.mean.psnr, 2)
+
+    still = controls[LAST_REPEATED]
+    return Comparisons(
+        psnr_over_shuffled_actions=gain(controls[SHUFFLED]),
+        psnr_over_last_frame=gain(still),
+        psnr_below_finest_sampler=-gain(finest),
+        psnr_below_tokenizer=-gain(controls[CEILING]),
+        above_last_frame_at_every_step=all(a > b for a, b in zip(own.psnr, still.psnr, strict=True)),
+    )
+
+
+def _judge_heads(measured: Mapping[str, np.ndarray], valid: np.ndarray) -> dict[str, HeadScores]:
     return {
         read: score_heads(
             measured[f"{read}_reward"],
@@ -333,13 +376,10 @@ def _grid(clips: Clips, row: int, index: int, batch: Batch, dreams: Mapping[str,
     return Grid(np.asarray(batch.before[row, 0]), np.asarray(batch.frames[row, :length]), shown)
 
 
-def _traces(measured: Mapping[str, np.ndarray], clips: Clips) -> list[dict[str, Any]]:
+def _traces(measured: Mapping[str, np.ndarray], clips: Clips) -> list[Trace]:
     """Follows the clips that earned most and least among the longest.
 
-    Returns:
-        For each: `given` frames, and under `reward`, `continuation` and `value` by dreamt frame what `happened` (no
-        value is ever seen), and what the heads say having seen the `true` frames or the `dreamt` ones (an end has no
-        value).
+    A value is not read at a termination: an end has none.
     """
     length = clips.valid.sum(axis=1)
     earned = np.where(clips.valid, measured["reward"], 0.0).sum(axis=1)
@@ -348,18 +388,17 @@ def _traces(measured: Mapping[str, np.ndarray], clips: Clips) -> list[dict[str, 
     happened = {"reward": measured["reward"], "continuation": 1.0 - measured["terminal"]}
 
     def along(values, i, ending=0):
-        return [round(float(x), 4) for x in values[i, : length[i] - ending]]
+        return tuple(round(float(x), 4) for x in values[i, : length[i] - ending])
 
     def read(name, kind, i):
         ending = int(measured["terminal"][i, length[i] - 1]) if name == "value" else 0
         return along(measured[f"{kind}_{name}"], i, ending)
 
+    def followed(name, i):
+        seen = along(happened[name], i) if name in happened else ()
+        return Followed(happened=seen, true=read(name, "true", i), dreamt=read(name, "dreamt", i))
+
+    heads = ("reward", "continuation", "value")
     return [
-        {"given": int(clips.given[i])}
-        | {
-            name: {"happened": along(happened[name], i) if name in happened else []}
-            | {kind: read(name, kind, i) for kind in ("true", "dreamt")}
-            for name in ("reward", "continuation", "value")
-        }
-        for i in list(chosen)[:TRACES]
+        Trace(given=int(clips.given[i]), **{name: followed(name, i) for name in heads}) for i in list(chosen)[:TRACES]
     ]

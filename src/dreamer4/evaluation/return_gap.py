@@ -4,8 +4,6 @@ A policy trained on dreams is free to find what only the dream rewards. A few re
 then lies above the real one by more than chance explains.
 """
 
-from dataclasses import dataclass
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from dreamer4.dreamer import Dreamer
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.evaluation.play import begin_episode, episode_keys, evaluate
+from dreamer4.evaluation.record import Record
 from dreamer4.evaluation.statistics import paired_difference
 from dreamer4.imagination import imagine
 from dreamer4.types import Action, to_float
@@ -26,42 +25,67 @@ from dreamer4.types import Action, to_float
 TOLERANCE = 0.05
 
 
-@dataclass(frozen=True)
-class ReturnGap:
-    """Returns of the same policy from the same starts.
+class ReturnGap(Record):
+    """Returns of the same policy from the same starts, dreamt and real.
 
     Attributes:
-        imagined: undiscounted sum of expected rewards up to the predicted end or the horizon.
-        real: undiscounted return in the real environment.
+        episodes: how many of each.
         horizon: longest dream; twice the longest real episode, within the environment's limit.
-        ended: whether the dream predicted an end.
-        spread: standard deviation of returns in the data.
+        imagined: mean undiscounted sum of expected rewards up to the predicted end or the horizon.
+        real: mean undiscounted return in the real environment.
+        difference: imagined minus real.
+        low: lower end of its 95 % bootstrap interval, over pairs.
+        high: upper end.
+        dreams_ended: share of dreams that predicted an end.
+        alarm: whether dreams pay more than chance and rounding explain.
+        verdict: the same in words.
     """
 
-    imagined: Float[np.ndarray, " N"]
-    real: Float[np.ndarray, " N"]
-    horizon: int
-    ended: Bool[np.ndarray, " N"]
-    spread: float = 0.0
+    episodes: int
+    horizon: int = 0
+    imagined: float = 0.0
+    real: float = 0.0
+    difference: float
+    low: float
+    high: float
+    dreams_ended: float = 0.0
+    alarm: bool
+    verdict: str
 
-    def record(self) -> dict[str, object]:
-        """Returns means, their paired difference with its bootstrap interval, and the alarm, as plain data."""
-        difference, low, high = paired_difference(self.imagined, self.real)
-        imagined, real = float(self.imagined.mean()), float(self.real.mean())
-        margin = TOLERANCE * max(abs(imagined), abs(real), self.spread)
-        alarm = low > margin
-        return {
-            "episodes": len(self.real),
-            "horizon": self.horizon,
-            "imagined": round(imagined, 4),
-            "real": round(real, 4),
-            "difference": round(difference, 4),
-            "low": round(low, 4),
-            "high": round(high, 4),
-            "dreams_ended": round(float(self.ended.mean()), 4),
-            "alarm": alarm,
-            "verdict": _verdict(alarm, difference, low, high, margin, imagined, real),
-        }
+
+def judge_returns(
+    imagined: Float[np.ndarray, " N"],
+    real: Float[np.ndarray, " N"],
+    ended: Bool[np.ndarray, " N"],
+    *,
+    horizon: int,
+    spread: float = 0.0,
+) -> ReturnGap:
+    """Compares returns of pairs that share their first frame.
+
+    Args:
+        imagined: undiscounted sum of expected rewards of each dream.
+        real: undiscounted return of each real episode.
+        ended: whether the dream predicted an end.
+        horizon: longest dream.
+        spread: standard deviation of returns in the data, by which a difference is judged small.
+    """
+    difference, low, high = paired_difference(imagined, real)
+    dreamt, played = float(imagined.mean()), float(real.mean())
+    margin = TOLERANCE * max(abs(dreamt), abs(played), spread)
+    alarm = low > margin
+    return ReturnGap(
+        episodes=len(real),
+        horizon=horizon,
+        imagined=round(dreamt, 4),
+        real=round(played, 4),
+        difference=round(difference, 4),
+        low=round(low, 4),
+        high=round(high, 4),
+        dreams_ended=round(float(ended.mean()), 4),
+        alarm=alarm,
+        verdict=_verdict(alarm, difference, low, high, margin, dreamt, played),
+    )
 
 
 def measure_return_gap(
@@ -95,7 +119,7 @@ def measure_return_gap(
         batches.append(jax.tree.map(lambda x: np.asarray(x)[: episodes - first], batch))  # noqa: B023
     imagined, ended = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     real = np.asarray(played.returns, np.float64)
-    return ReturnGap(np.asarray(imagined, np.float64), real, horizon, ended, spread)
+    return judge_returns(np.asarray(imagined, np.float64), real, ended, horizon=horizon, spread=spread)
 
 
 @eqx.filter_jit

@@ -9,11 +9,12 @@ Errors and warnings both grow along a dream, so it is given over all frames, and
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from dreamer4.evaluation.record import Record
 from dreamer4.evaluation.statistics import rank_correlation
 
 
@@ -21,6 +22,38 @@ PerFrame = Float[np.ndarray, "N H"]
 
 BINS = 24  # of a histogram
 _FEWEST = 10  # frames of equal depth whose ranks are worth comparing
+
+
+class Histogram(Record):
+    """A signal on frames that were dreamt exactly right and on those that were not.
+
+    Attributes:
+        edges: of equal bins that hold all but the largest hundredth, which counts in the last one.
+        right: right frames in each bin.
+        wrong: wrong ones.
+    """
+
+    edges: tuple[float, ...]
+    right: tuple[int, ...]
+    wrong: tuple[int, ...]
+
+
+class Signal(Record):
+    """A warning, judged where the truth is known.
+
+    Attributes:
+        by_depth: its mean at each step behind the context.
+        rank_correlation: Spearman's, with the true error over all frames; None for too few frames or equal ones.
+        rank_correlation_at_equal_depth: the mean of the same over frames of equal depth.
+        histogram: of its values.
+        of_truth: its mean on true frames, where that can be measured.
+    """
+
+    by_depth: tuple[float, ...]
+    rank_correlation: float | None
+    rank_correlation_at_equal_depth: float | None
+    histogram: Histogram | None = None
+    of_truth: float | None = None
 
 
 def disagreement(videos: Sequence[Float[np.ndarray, "N H *frame"]]) -> PerFrame:
@@ -33,56 +66,49 @@ def disagreement(videos: Sequence[Float[np.ndarray, "N H *frame"]]) -> PerFrame:
     return np.sqrt(variance.mean(axis=tuple(range(2, variance.ndim))))
 
 
-def judge_signal(signal: PerFrame, error: PerFrame, valid: Bool[np.ndarray, "N H"]) -> dict[str, object]:
-    """Returns the mean of a signal by depth, and how well it ranks frames by their true error.
+def judge_signal(
+    signal: PerFrame,
+    error: PerFrame,
+    right: Bool[np.ndarray, "N H"],
+    valid: Bool[np.ndarray, "N H"],
+    *,
+    truth: PerFrame | None = None,
+) -> Signal:
+    """Judges how well a signal ranks frames by their true error.
 
     Args:
         signal: a warning for each dreamt frame, larger is worse.
         error: squared error of the frame.
+        right: whether the frame is exactly right.
         valid: frames whose truth is known.
-
-    Returns:
-        `by_depth`, and Spearman's `rank_correlation` over all frames and as the mean over depths,
-        `rank_correlation_at_equal_depth`; None where there are too few frames or nothing varies.
+        truth: the signal on the true frames.
     """
     depths = [(signal[valid[:, d], d], error[valid[:, d], d]) for d in range(valid.shape[1]) if valid[:, d].any()]
     at_depth = [rank_correlation(s, e) for s, e in depths if len(s) >= _FEWEST]
     known = [value for value in at_depth if math.isfinite(value)]
-    return {
-        "by_depth": [round(float(s.mean()), 5) for s, _ in depths],
-        "rank_correlation": _rounded(rank_correlation(signal[valid], error[valid])),
-        "rank_correlation_at_equal_depth": _rounded(float(np.mean(known)) if known else math.nan),
-    }
+    return Signal(
+        by_depth=tuple(round(float(s.mean()), 5) for s, _ in depths),
+        rank_correlation=_rounded(rank_correlation(signal[valid], error[valid])),
+        rank_correlation_at_equal_depth=_rounded(float(np.mean(known)) if known else math.nan),
+        histogram=histogram(signal, right, valid),
+        of_truth=None if truth is None else round(float(truth[valid].mean()), 5),
+    )
 
 
-def judge_signals(
-    signals: Mapping[str, PerFrame], error: PerFrame, valid: Bool[np.ndarray, "N H"]
-) -> dict[str, dict[str, object]]:
-    """Returns `judge_signal` of each signal by name."""
-    return {name: judge_signal(signal, error, valid) for name, signal in signals.items()}
-
-
-def histogram(
-    signal: PerFrame, right: Bool[np.ndarray, "N H"], valid: Bool[np.ndarray, "N H"]
-) -> dict[str, list[float] | list[int]]:
-    """Counts a signal on frames that were dreamt exactly right and on those that were not.
+def histogram(signal: PerFrame, right: Bool[np.ndarray, "N H"], valid: Bool[np.ndarray, "N H"]) -> Histogram:
+    """Counts a signal on right and on wrong frames in `BINS` bins.
 
     Args:
         signal: a warning for each dreamt frame.
         right: whether the frame is right.
         valid: frames whose truth is known.
-
-    Returns:
-        `edges` of `BINS` equal bins that hold all but the largest hundredth, which counts in the last one, and the
-        counts of `right` and `wrong` frames in each.
     """
     top = float(np.quantile(signal[valid], 0.99)) or 1.0
     edges = np.linspace(0.0, top, BINS + 1)
     held = np.minimum(signal, top)
     counts = {"right": right & valid, "wrong": ~right & valid}
-    return {"edges": [float(f"{edge:.4g}") for edge in edges]} | {
-        name: np.histogram(held[where], edges)[0].tolist() for name, where in counts.items()
-    }
+    groups = {name: np.histogram(held[where], edges)[0].tolist() for name, where in counts.items()}
+    return Histogram(edges=tuple(float(f"{edge:.4g}") for edge in edges), **groups)
 
 
 def _rounded(value: float) -> float | None:

@@ -1,16 +1,36 @@
 """Statistics of returns: few, small and with their uncertainty."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Array, Float, Num
+from scipy import stats
 
 from dreamer4.errors import InputError
+from dreamer4.evaluation.record import Record
 
 
 Statistic = Callable[[Float[np.ndarray, "*batch N"]], Float[np.ndarray, "*batch"]]
 
 _CHUNK = 4_000_000  # resampled values held at a time, about 64 MB with their indices
+
+
+class Estimate(Record):
+    """A mean with its 95 % bootstrap interval.
+
+    Attributes:
+        mean: of all draws.
+        low: lower end of the interval.
+        high: upper end.
+        episodes: how many were played.
+        seeds: mean of each training seed, where the interval is over several of them; else it is over episodes.
+    """
+
+    mean: float
+    low: float
+    high: float
+    episodes: int
+    seeds: tuple[float, ...] = ()
 
 
 def mean(values: Float[np.ndarray, "*batch N"]) -> Float[np.ndarray, "*batch"]:
@@ -54,14 +74,19 @@ def interval(
         raise InputError(f"interval: got level {level}, expected a share between 0 and 1.")
     if resamples < 1:
         raise InputError(f"interval: got {resamples} resamples, expected at least 1.")
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // draws.size)
-    estimates = [
-        statistic(draws[rng.integers(0, draws.size, (min(rows, resamples - start), draws.size))])
-        for start in range(0, resamples, rows)
-    ]
-    low, high = np.quantile(np.concatenate(estimates), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if np.ptp(draws) == 0:
+        return float(statistic(draws)), float(statistic(draws))
+    found = stats.bootstrap(
+        (draws,),
+        lambda x, axis: statistic(x),  # along the last axis, which is the one that bootstrap names
+        n_resamples=resamples,
+        batch=max(1, _CHUNK // draws.size),
+        vectorized=True,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def paired_difference(
@@ -84,15 +109,28 @@ def paired_difference(
     return float(difference.mean()), low, high
 
 
-def summarise(returns: Num[Array | np.ndarray, " N"], *, level: float = 0.95, seed: int = 0) -> dict[str, float | int]:
-    """Returns `mean`, `low`, `high` (bootstrap interval of the mean) and `episodes`, as `results.json` holds them.
+def summarise(returns: Num[Array | np.ndarray, " N"], *, level: float = 0.95, seed: int = 0) -> Estimate:
+    """Returns the mean of returns with its bootstrap interval over episodes.
 
     Raises:
         InputError: as `interval`.
     """
     draws = _checked(returns)
     low, high = interval(draws, level=level, seed=seed)
-    return {"mean": float(draws.mean()), "low": low, "high": high, "episodes": draws.size}
+    return Estimate(mean=float(draws.mean()), low=low, high=high, episodes=draws.size)
+
+
+def summarise_seeds(returns: Sequence[Num[Array | np.ndarray, " N"]]) -> Estimate:
+    """Returns the same over the means of several training seeds; over the episodes of one, if there is one.
+
+    Args:
+        returns: of each training seed its episodes.
+    """
+    if len(returns) == 1:
+        return summarise(returns[0])
+    means = np.array([np.mean(each) for each in returns])
+    played = {"episodes": sum(map(len, returns)), "seeds": tuple(round(float(m), 4) for m in means)}
+    return summarise(means).model_copy(update=played)
 
 
 def rank_correlation(a: Num[Array | np.ndarray, " N"], b: Num[Array | np.ndarray, " N"]) -> float:
@@ -101,16 +139,9 @@ def rank_correlation(a: Num[Array | np.ndarray, " N"], b: Num[Array | np.ndarray
     Raises:
         InputError: as `paired_difference`.
     """
-    x, y = map(_ranks, _paired(a, b))
-    x, y = x - x.mean(), y - y.mean()
-    spread = np.sqrt((x * x).sum() * (y * y).sum())
-    return float((x * y).sum() / spread) if spread > 0 else float("nan")
-
-
-def _ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    _, group, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[group]
+    x, y = _paired(a, b)
+    constant = len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0
+    return float("nan") if constant else float(np.asarray(stats.spearmanr(x, y))[0])
 
 
 def _paired(

@@ -1,7 +1,7 @@
 """What came out, told with its uncertainty.
 
-`media` turns frames into pictures and films; `charts` draws; `report` lays all of it out as one HTML file for somebody
-who was not there.
+`media` turns frames into pictures and films; `figures` draws charts; `report`, `comparison` and `data_page` say what
+stands on a page, and the template `page.html` lays out all of them as one HTML file for somebody who was not there.
 
 Nothing here computes with a model. A `Report` is plain data (numbers, frames, text), so a report can be written again
 from the files of a run, on a machine without an accelerator, and a test can write one from made-up data. Numbers of the
