@@ -356,8 +356,7 @@ def _check_counting(source: Path, counted: dict[str, dict[int, dict[str, None]]]
         raise InputError(
             f"{source}: episodes count {name} in two ways: {', '.join(names[:_MAX_SHOWN])}{more} with {told[rare]}, "
             f"others, such as {next(iter(groups[usual]))}, with {told[usual]}. Where a frame or a row was lost, rows "
-            "belong to other frames. Mend or leave out such episodes; if both are right, import two data sets and "
-            "join these with dreamer4 data merge."
+            "belong to other frames. Mend such episodes or leave them out; if both are right, add the missing row."
         )
 
 
