@@ -51,6 +51,8 @@ class Commands(typer.core.TyperGroup):
             number = error.signum if isinstance(error, stopping.Stopped) else signal.SIGINT
             complain(stopping.message(number))
             raise typer.Exit(128 + number) from None
+        except (typer.Exit, typer.Abort):  # RuntimeErrors too, of which no device is at fault
+            raise
         except (RuntimeError, AssertionError):
             if (said := _no_device()) is None:
                 raise
