@@ -196,8 +196,7 @@ def main() -> None:
 
         def dream(carry, step):
             memory, decoder = carry
-            latent, memory = dreamer.imagine_step(memory, step[0], key=step[1])
-            frame, decoder = tokenizer.decode_step(latent, decoder)
+            frame, _, memory, decoder = dreamer.imagine_frame(memory, decoder, step[0], key=step[1])
             return (memory, decoder), frame
 
         length = actions.discrete.shape[0]

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 
-from dreamer4.config import load
+from dreamer4.config import ShortcutConfig, load
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import (
+from dreamer4.dynamics.shortcut import (
     Levels,
     NoisyFrames,
-    ShortcutSampler,
-    TransformerDynamics,
+    ShortcutDynamics,
+    ShortcutForcing,
+    TransformerNetwork,
     corrupt,
     dynamics_layout,
 )
@@ -114,28 +115,29 @@ def main():
 
     print("2. The world model: clean latents from noisy ones, the past and the action. It is untrained here.")
     key_transformer, key_rest = jr.split(key_world)
-    dynamics = TransformerDynamics(
+    network = TransformerNetwork(
         transformer(dynamics_layout(num_spatial=4, num_registers=1, num_agent_tokens=1), key_transformer),
         spatial_dim=8,
         action=SPEC.action,
         k_max=16,
         key=key_rest,
     )
-    grid = dynamics.grid
+    grid = network.grid
     tau_index = jnp.array([15, 15, 15, 15, 15, 15, 15, 0])  # seven frames nearly clean, the last one pure noise
     noisy = corrupt(latent, jr.normal(key_live, latent.shape), grid.tau(tau_index))
     action, known = Action(jnp.ones((FRAMES, 1), jnp.int32), jnp.zeros((FRAMES, 0))), jnp.ones(FRAMES, bool)
     levels = Levels(tau_index, step_index=jnp.full(FRAMES, grid.finest))
-    z_hat, h = eqx.filter_jit(dynamics)(NoisyFrames(noisy, levels, action, known), jnp.array(0))
+    z_hat, h = eqx.filter_jit(network)(NoisyFrames(noisy, levels, action, known), jnp.array(0))
     assert h is not None  # it is None only where no task is given
     print(f"   prediction {z_hat.shape}, read-out for the agent {h.shape}")
 
     now = jax.tree.map(lambda leaf: leaf[0], action)
-    z, _, past = eqx.filter_jit(ShortcutSampler(num_steps=4))(
-        dynamics, dynamics.init_cache(), now, jnp.array(0), key=key_live
-    )
+    forcing = ShortcutForcing(ShortcutConfig(k_max=16), context_signal=0.9)
+    dynamics = ShortcutDynamics(network, forcing, num_steps=4)
+    dreamt, past = eqx.filter_jit(dynamics.imagine)(dynamics.init(jnp.array(0)), now, key=key_live)
     print(
-        f"   the sampler draws a frame {z.shape} in 4 passes, and one more remembers it: frames so far {past.position}"
+        f"   it dreams a frame {dreamt.latent.shape} in 4 passes, and one more remembers it: "
+        f"frames so far {past.stream.position}"
     )
 
     print("3. The agent: both, and its heads, in one module.")

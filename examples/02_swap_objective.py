@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from dreamer4.agent import PMPO, AbstractPolicyObjective, PolicyBatch
 from dreamer4.config import Config, OptimizerConfig, PhaseConfig
 from dreamer4.data import DeviceSource, collect, random_policy
-from dreamer4.dynamics import Levels, NoisyFrames
+from dreamer4.dynamics.shortcut import Levels, NoisyFrames
 from dreamer4.envs import CounterEnvironment
 from dreamer4.training import ImaginationPhase, encode_source, init_dreamer, init_state, train
 
@@ -99,7 +99,7 @@ def build_world():
     dreamer = init_dreamer(config, env.spec)
 
     def where(dreamer):
-        return dreamer.dynamics.action_in.discrete[0].table, dreamer.continuation.mlp.readout.bias
+        return dreamer.dynamics.network.action_in.discrete[0].table, dreamer.continuation.mlp.readout.bias
 
     # An untrained network hardly listens to actions, whose embeddings start small. And dreams shall not end.
     table, ends = where(dreamer)
@@ -128,11 +128,11 @@ def read_outs(dreamer, source):
     start = 1 + jnp.tile(jnp.arange(6), 64)
     dreamed = jnp.arange(8) >= start[:, None]
     latent = jnp.where(dreamed[..., None, None], 0.0, batch.latent)
-    grid = dreamer.dynamics.grid
-    clean = grid.snap(dreamer.sampler.context_signal)
+    network = dreamer.dynamics.network
+    grid, clean = network.grid, network.grid.snap(dreamer.dynamics.context_signal)
     levels = Levels(jnp.full_like(dreamed, clean, jnp.int32), jnp.full_like(dreamed, grid.finest, jnp.int32))
     frames = NoisyFrames(latent, levels, batch.action, batch.action_mask)
-    _, h = jax.vmap(dreamer.dynamics)(frames, batch.task)
+    _, h = jax.vmap(network)(frames, batch.task)
     pay = batch.action.discrete[..., 0] / (ACTIONS - 1)
     return h.reshape(-1, h.shape[-1]), pay.reshape(-1), dreamed.reshape(-1)
 

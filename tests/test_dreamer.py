@@ -83,12 +83,12 @@ def test_recall_equals_observing_frame_by_frame(dreamer, row, count, monkeypatch
     monkeypatch.setattr(jr, "normal", lambda key, shape=(), dtype=jnp.float32: jnp.zeros(shape, dtype))
     observed, recalled = compare(dreamer, row, jnp.array(count))
     # Two layers of attention in another order of summation.
-    np.testing.assert_allclose(recalled.h, observed.h, rtol=1e-4, atol=1e-5)
-    assert recalled.task == observed.task == 1
-    assert recalled.world.position == observed.world.position == count
-    np.testing.assert_array_equal(recalled.world.cache.position, observed.world.cache.position)
+    np.testing.assert_allclose(recalled.world.h, observed.world.h, rtol=1e-4, atol=1e-5)
+    assert recalled.world.task == observed.world.task == 1
+    assert recalled.world.stream.position == observed.world.stream.position == count
+    np.testing.assert_array_equal(recalled.world.stream.cache.position, observed.world.stream.cache.position)
     for part in ("key", "value"):
-        a, b = (getattr(memory.world.cache, part) for memory in (recalled, observed))
+        a, b = (getattr(memory.world.stream.cache, part) for memory in (recalled, observed))
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     assert jax.tree.structure(recalled) == jax.tree.structure(observed)
 
@@ -105,7 +105,7 @@ def test_recall_forgets_what_has_not_happened_yet(dreamer, row):
     same = recall(dreamer, row, latent.at[3:].add(9.0), jnp.array(3))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), short, same))
     other = recall(dreamer, row, latent.at[2].add(9.0), jnp.array(3))
-    assert not np.allclose(short.h, other.h)
+    assert not np.allclose(short.world.h, other.world.h)
 
 
 def test_recall_needs_latents(dreamer, row):
@@ -129,13 +129,13 @@ def test_real_and_imagined_frames_advance_one_memory(dreamer, row):
     shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), memory) for memory in (start, first, dreamed, seen)]
     assert all(jax.tree.structure(m) == jax.tree.structure(start) for m in (first, dreamed, seen))
     assert shapes[0] == shapes[1] == shapes[2] == shapes[3]
-    assert [int(m.world.position) for m in (start, first, dreamed, seen)] == [0, 1, 2, 2]
+    assert [int(m.world.stream.position) for m in (start, first, dreamed, seen)] == [0, 1, 2, 2]
     # The tokenizer's past stands still in a dream.
     assert [int(m.encoder.position) for m in (start, first, dreamed, seen)] == [0, 1, 1, 2]
-    assert all(int(m.task) == 1 for m in (start, first, dreamed, seen))
+    assert all(int(m.world.task) == 1 for m in (start, first, dreamed, seen))
     # The dream's past is the real past.
-    np.testing.assert_array_equal(dreamed.world.cache.key[..., 0, :], first.world.cache.key[..., 0, :])
-    assert not np.allclose(dreamed.h, first.h) and not np.any(start.h)
+    np.testing.assert_array_equal(dreamed.world.stream.cache.key[..., 0, :], first.world.stream.cache.key[..., 0, :])
+    assert not np.allclose(dreamed.world.h, first.world.h) and not np.any(start.world.h)
 
 
 # The policy and its prior.
@@ -173,12 +173,12 @@ def act_often(dreamer, memory, temperature):
 @pytest.fixture(scope="module")
 def memory(dreamer):
     h = jnp.asarray(np.random.default_rng(3).normal(size=dreamer.dynamics.agent_dim), jnp.float32)
-    return eqx.tree_at(lambda m: m.h, dreamer.init(), h)
+    return eqx.tree_at(lambda m: m.world.h, dreamer.init(), h)
 
 
 def test_mode_is_the_likeliest_action_of_the_chosen_head(dreamer, memory):
     for name in ("policy", "prior"):
-        distribution = getattr(dreamer, name)(memory.h)
+        distribution = getattr(dreamer, name)(dreamer.readout(memory))
         chosen = act(dreamer, memory, "mode", name, 1.0, jr.key(0))
         assert chosen.discrete.tolist() == [int(np.argmax(distribution.discrete[0].logits))]
         # One rounding apart: the one is compiled, the other not.
@@ -188,7 +188,7 @@ def test_mode_is_the_likeliest_action_of_the_chosen_head(dreamer, memory):
 
 
 def test_samples_follow_the_policy(dreamer, memory):
-    distribution = dreamer.policy(memory.h)
+    distribution = dreamer.policy(dreamer.readout(memory))
     drawn = act_often(dreamer, memory, 1.0)
     shares = np.bincount(drawn.discrete[:, 0], minlength=3) / 2000
     # Three standard errors of a share.
@@ -197,7 +197,7 @@ def test_samples_follow_the_policy(dreamer, memory):
 
 
 def test_temperature_goes_from_the_mode_to_chance(dreamer, memory):
-    distribution = dreamer.policy(memory.h)
+    distribution = dreamer.policy(dreamer.readout(memory))
     cold, hot = act_often(dreamer, memory, 1e-3), act_often(dreamer, memory, 1e3)
     assert np.all(cold.discrete == np.argmax(distribution.discrete[0].logits))
     np.testing.assert_allclose(cold.continuous, np.broadcast_to(distribution.continuous.loc, (2000, 2)), atol=1e-2)
@@ -355,4 +355,4 @@ def test_64_bits_of_the_program_around_change_nothing(saved):
     with jax.enable_x64(True):
         loaded = Dreamer.load(saved[0])
         memory = loaded.init()
-    assert equal(loaded, saved[1]) and memory.h.dtype == jnp.float32
+    assert equal(loaded, saved[1]) and memory.world.h.dtype == jnp.float32

@@ -37,8 +37,8 @@ def data_spec(config: Config) -> DataSpec:
 def check_sizes(config: Config, spec: DataSpec) -> tuple[Dreamer, list[AbstractPhase]]:
     """Refuses sizes that do not fit each other or the data; returns the agent, in shapes, and its phases."""
     phases = [build_phase(name, config, spec) for name in PHASES]
-    longest = config.dynamics.transformer.context_length
-    if config.train.imagination.length > longest:
+    longest = config.dynamics.context_length
+    if longest is not None and config.train.imagination.length > longest:
         raise InputError(
             f"train.imagination.length: got {config.train.imagination.length}, more than the {longest} frames of "
             "dynamics.transformer.context_length. A dream starts from a context that the dynamics can hold."

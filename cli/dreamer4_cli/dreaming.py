@@ -108,7 +108,7 @@ def _film(world, taken, count, by_policy, *, key):
         action, key = step
         key_act, key_world = jr.split(key)
         if by_policy:
-            memory = Memory(world.dreamer.tokenizer.init_encoder(), state.world, state.h, state.task)
+            memory = Memory(world.dreamer.tokenizer.init_encoder(), state.world)
             action = world.dreamer.act(memory, key=key_act)
         elif action is None:
             action = random_action(world.spec.action, key=key_act)

@@ -128,7 +128,7 @@ def measure(
             encode_source(agent, held_out),
             first_frames(held_out, CLIPS),
             levels=levels,
-            horizon=min(held_out.max_length, max(agent.dynamics.context_length, 2))
+            horizon=min(held_out.max_length, max(agent.dynamics.context_length or held_out.max_length, 2))
             - 1,  # a context of one frame dreams too
             heads=heads,
             key=stream(seed + i, "evaluate"),

@@ -65,7 +65,7 @@ def evaluate_world_model(
     episodes = data.read_episodes(dataset, "held_out")
     source = DeviceSource.from_episodes(episodes)
     levels = [level / 255 for level in (info.frame_levels or range(256))]
-    longest = config.dynamics.transformer.context_length
+    longest = config.dynamics.context_length or source.max_length - 1
     context = longest if context is None else context
     horizon = min(longest, source.max_length - 1) if horizon is None else horizon
     trained = phase in ("agent", "imagination")
@@ -90,7 +90,7 @@ def evaluate_world_model(
                 latents,
                 starts,
                 levels=levels,
-                num_steps=(*PASSES, dreamer.dynamics.grid.k_max),
+                num_steps=(*PASSES, dreamer.dynamics.passes[-1]),
                 context_length=context,
                 horizon=min(horizon, source.max_length - 1),
                 heads=trained,

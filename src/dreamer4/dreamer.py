@@ -1,8 +1,8 @@
 """The agent and its world in one Module. The parts meet here and nowhere else.
 
 A `Dreamer` lives frame by frame in one of two worlds. `observe` takes in a real frame, `imagine_step` invents the next
-one; both advance the same `Memory` and leave the same read-out `h` in it, from which `act` chooses. Acting, evaluating
-and imagining are therefore short scans over the same three methods.
+one, and `imagine_frame` shows it; all advance the same `Memory`, from whose read-out `act` chooses. Acting, evaluating
+and imagining are therefore short scans over the same methods.
 """
 
 import math
@@ -20,7 +20,7 @@ from dreamer4 import agent as agents
 from dreamer4 import checkpoint, dynamics, tokenizer
 from dreamer4.agent import ContinuationHead, LatentHead, PolicyHead, ScalarHead
 from dreamer4.config import Config, validate
-from dreamer4.dynamics import AbstractDynamics, AbstractSampler, as_past, commit
+from dreamer4.dynamics import AbstractDynamics, Imagined, State
 from dreamer4.errors import InputError
 from dreamer4.nn import Stream
 from dreamer4.precision import in_32_bits
@@ -37,19 +37,15 @@ class Memory(eqx.Module):
 
     Attributes:
         encoder: the tokenizer's past; it stands still in a dream, whose frames are latents already.
-        world: the dynamics' past.
-        h: read-out of the newest frame; zero before the first.
-        task: the task.
+        world: the state of the dynamics, which only that can read; it holds the task too.
     """
 
     encoder: Stream
-    world: Stream
-    h: Float[Array, " E"]
-    task: Int[Array, ""]
+    world: State
 
 
 class Dreamer(eqx.Module):
-    """A tokenizer, a dynamics model, a sampler, and the heads of an agent.
+    """A tokenizer, a dynamics model, and the heads of an agent.
 
     `prior` is the cloned policy, frozen before imagination training; until then it equals the policy's start.
     `reconstruction` exists where a configuration gives it weight, and serves the agent phase alone.
@@ -57,7 +53,6 @@ class Dreamer(eqx.Module):
 
     tokenizer: AbstractTokenizer
     dynamics: AbstractDynamics
-    sampler: AbstractSampler
     policy: PolicyHead
     prior: PolicyHead
     reward: ScalarHead
@@ -71,18 +66,15 @@ class Dreamer(eqx.Module):
         """Builds the untrained agent that a configuration describes, for data of `spec`."""
         key_tokenizer, key_dynamics, key_heads = jr.split(key, 3)
         tok = tokenizer.build(config.tokenizer, spec, key=key_tokenizer)
-        dyn = dynamics.build(config.dynamics, tok.num_spatial, tok.spatial_dim, spec, key=key_dynamics)
+        dyn = dynamics.build(config.dynamics, config.sampler, tok.num_spatial, tok.spatial_dim, spec, key=key_dynamics)
         heads = agents.build_heads(config.agent, dyn.agent_dim, spec.action, key=key_heads)
-        sampler = dynamics.build_sampler(config.sampler)
         # A copy, lest the two heads share buffers that a training step donates.
         prior = jax.tree.map(lambda leaf: leaf + 0 if eqx.is_array(leaf) else leaf, heads.policy)
         reconstruction = None
         if config.agent.reconstruction:
             key_latent = jr.fold_in(key_heads, 0)
             reconstruction = LatentHead(dyn.agent_dim, tok.num_spatial, tok.spatial_dim, key=key_latent)
-        return cls(
-            tok, dyn, sampler, heads.policy, prior, heads.reward, heads.continuation, heads.value, reconstruction
-        )
+        return cls(tok, dyn, heads.policy, prior, heads.reward, heads.continuation, heads.value, reconstruction)
 
     @classmethod
     @in_32_bits
@@ -128,8 +120,7 @@ class Dreamer(eqx.Module):
     @in_32_bits
     def init(self, task: int | Int[Array, ""] = 0) -> Memory:
         """Returns the memory of an agent that has seen nothing yet."""
-        h = jnp.zeros(self.dynamics.agent_dim)
-        return Memory(self.tokenizer.init_encoder(), self.dynamics.init_cache(), h, jnp.asarray(task, jnp.int32))
+        return Memory(self.tokenizer.init_encoder(), self.dynamics.init(jnp.asarray(task, jnp.int32)))
 
     @in_32_bits
     def observe(
@@ -150,7 +141,7 @@ class Dreamer(eqx.Module):
             frame: pixels in [0, 1]; `dreamer4.types.to_float` makes them of bytes.
             action: action that led to the frame.
             action_mask: False at the first frame of an episode, or where the action is unknown.
-            key: randomness of the context noise.
+            key: randomness of how the frame is remembered.
 
         Raises:
             InputError: the frame is of another shape or type than the agent's, or leaves [0, 1]; in a jitted function
@@ -171,9 +162,19 @@ class Dreamer(eqx.Module):
     ) -> Memory:
         """Does as `observe` without looking at the frame, for frames that `to_float` made of an environment's."""
         latent, encoder = self.tokenizer.encode_step(frame, memory.encoder)
-        signal = self.sampler.context_signal
-        h, world = commit(self.dynamics, latent, action, action_mask, memory.task, memory.world, signal, key=key)
-        return Memory(encoder, world, h, memory.task)
+        return Memory(encoder, self.dynamics.observe(memory.world, latent, action, action_mask, key=key))
+
+    def observe_latent(
+        self,
+        memory: Memory,
+        latent: Float[Array, "Nz Dz"],
+        action: Action,
+        action_mask: Bool[Array, ""],
+        *,
+        key: PRNGKeyArray,
+    ) -> Memory:
+        """Takes in a real frame that is encoded already, as `observe` does; the tokenizer's past stands still."""
+        return Memory(memory.encoder, self.dynamics.observe(memory.world, latent, action, action_mask, key=key))
 
     @in_32_bits
     def recall(self, row: Trajectory, count: Int[Array, ""], *, key: PRNGKeyArray) -> Memory:
@@ -182,37 +183,51 @@ class Dreamer(eqx.Module):
         Args:
             row: a clip of latents, no longer than the dynamics' context.
             count: frames that happened, at least 1.
-            key: randomness of the context noise.
+            key: randomness of how the frames are remembered.
         """
         if row.latent is None:
             raise InputError("Dreamer.recall: got a clip without latents. Encode its frames first.")
-        grid = self.dynamics.grid
-        signal = grid.snap(self.sampler.context_signal)
-        past = as_past(grid, signal, row.latent, row.action, row.action_mask, key=key)
-        _, h, entries = self.dynamics.prefill(past, row.task)
-        assert h is not None  # there is a task
-        start = self.dynamics.init_cache()
-        world = Stream(start.cache.fill(entries, count), count)
-        return Memory(self.tokenizer.init_encoder(), world, h[count - 1], row.task)
+        return Memory(self.tokenizer.init_encoder(), self.dynamics.recall(row, count, key=key))
+
+    def readout(self, memory: Memory) -> Float[Array, " E"]:
+        """Returns what the heads read: `h` of the newest frame."""
+        return self.dynamics.readout(memory.world)
 
     @in_32_bits
     def imagine_step(
-        self, memory: Memory, action: Action, *, sampler: AbstractSampler | None = None, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "Nz Dz"], Memory]:
-        """Invents the frame that an action leads to.
+        self, memory: Memory, action: Action, *, num_steps: int | Int[Array, ""] | None = None, key: PRNGKeyArray
+    ) -> tuple[Imagined, Memory]:
+        """Invents the frame that an action leads to, as latents.
 
         Args:
             memory: the past.
             action: the action.
-            sampler: how to draw the frame; the agent's own sampler by default.
+            num_steps: K, passes that draw the frame, as `AbstractDynamics.imagine` takes it.
             key: randomness of the frame.
 
         Returns:
-            The frame's latents, and the memory that includes it.
+            The frame, and the memory that includes it.
         """
-        sampler = self.sampler if sampler is None else sampler
-        latent, h, world = sampler(self.dynamics, memory.world, action, memory.task, key=key)
-        return latent, Memory(memory.encoder, world, h, memory.task)
+        imagined, world = self.dynamics.imagine(memory.world, action, num_steps=num_steps, key=key)
+        return imagined, Memory(memory.encoder, world)
+
+    def imagine_frame(
+        self,
+        memory: Memory,
+        decoder: Stream,
+        action: Action,
+        *,
+        num_steps: int | Int[Array, ""] | None = None,
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, "H W C"], Imagined, Memory, Stream]:
+        """Invents a frame as `imagine_step` does, and shows it.
+
+        Returns:
+            Its pixels, not clipped; the frame as latents; and the pasts of agent and decoder that include it.
+        """
+        imagined, memory = self.imagine_step(memory, action, num_steps=num_steps, key=key)
+        pixels, decoder = self.tokenizer.decode_step(imagined.latent, decoder)
+        return pixels, imagined, memory, decoder
 
     @in_32_bits
     def act(
@@ -238,7 +253,7 @@ class Dreamer(eqx.Module):
             InputError: there is no such mode or policy, or the temperature is negative or not finite.
         """
         check_acting(mode=mode, policy=policy, temperature=temperature)
-        distribution = {"policy": self.policy, "prior": self.prior}[policy](memory.h)
+        distribution = {"policy": self.policy, "prior": self.prior}[policy](self.readout(memory))
         if mode == "mode":
             return distribution.mode()
         warm = jnp.asarray(temperature) > 0

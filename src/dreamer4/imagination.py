@@ -7,7 +7,6 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dreamer4.dreamer import Dreamer, Memory
-from dreamer4.dynamics import AbstractSampler
 from dreamer4.types import Action
 
 
@@ -38,7 +37,7 @@ def imagine(
     horizon: int,
     *,
     actions: Action | None = None,
-    sampler: AbstractSampler | None = None,
+    num_steps: int | None = None,
     key: PRNGKeyArray,
 ) -> ImaginedRollout:
     """Dreams on from a memory.
@@ -50,7 +49,7 @@ def imagine(
         memory: the past, with at least one frame that does not end its episode.
         horizon: number of imagined frames, H.
         actions: actions to follow; by default the policy is sampled.
-        sampler: how to draw frames; the agent's own sampler by default.
+        num_steps: K, passes that draw a frame; as many as the dynamics takes by default.
         key: randomness of the dream.
     """
 
@@ -58,11 +57,11 @@ def imagine(
         key, forced = step
         key_act, key_world = jr.split(key)
         action = dreamer.act(memory, key=key_act) if forced is None else forced
-        latent, following = dreamer.imagine_step(memory, action, sampler=sampler, key=key_world)
-        return following, (latent, following.h, action)
+        imagined, following = dreamer.imagine_step(memory, action, num_steps=num_steps, key=key_world)
+        return following, (imagined.latent, dreamer.readout(following), action)
 
     _, (latent, h, action) = jax.lax.scan(body, memory, (jr.split(key, horizon), actions))
-    h = jnp.concatenate([memory.h[None], h])
+    h = jnp.concatenate([dreamer.readout(memory)[None], h])
     reward = dreamer.reward(h[1:]).mean()
     continuation = dreamer.continuation(h[1:]).mean()
     alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(continuation[:-1] > 0.5).astype(bool)])

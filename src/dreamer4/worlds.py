@@ -124,11 +124,18 @@ class RealWorld(AbstractWorld):
             reward = jnp.where(now.ended, 0.0, time_step.reward)
             goes_on = now.ended | ~time_step.is_terminal
             following = _where(now.ended, now, Standing(memory, state, time_step.is_last))
-            return following, (latent, following.memory.h, action, reward, goes_on.astype(jnp.float32), ~now.ended)
+            return following, (
+                latent,
+                dreamer.readout(following.memory),
+                action,
+                reward,
+                goes_on.astype(jnp.float32),
+                ~now.ended,
+            )
 
         _, life = jax.lax.scan(body, start, (jr.split(key, horizon), actions))
         latent, h, action, reward, continuation, alive = life
-        h = jnp.concatenate([start.memory.h[None], h])
+        h = jnp.concatenate([dreamer.readout(start.memory)[None], h])
         return jax.lax.stop_gradient(ImaginedRollout(latent, h, action, reward, continuation, alive))
 
 

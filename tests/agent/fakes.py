@@ -20,9 +20,16 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.agent import build_heads
 from dreamer4.agent.heads import Heads
-from dreamer4.config import AgentConfig, Config
+from dreamer4.config import AgentConfig, Config, ShortcutConfig
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import AbstractDynamics, NoiseGrid, NoisyFrames, ShortcutSampler, model
+from dreamer4.dynamics import action
+from dreamer4.dynamics.shortcut import (
+    AbstractNetwork,
+    NoiseGrid,
+    NoisyFrames,
+    ShortcutDynamics,
+    ShortcutForcing,
+)
 from dreamer4.nn import Entry, RingCache, Stream, layers, transformer
 from dreamer4.tokenizer import AbstractTokenizer, LatentStats, causal
 from dreamer4.types import ActionSpec, DataSpec
@@ -66,7 +73,7 @@ def drawn_on_the_host(build: Callable, *args, **kwargs):
             patches.enter_context(mock.patch.object(jr, draw.__name__, draw))
         # Without their own jit, which would keep one draw as the constant of its shape, for this agent and the next.
         patches.enter_context(mock.patch.object(layers, "initial_weight", unwrap(layers.initial_weight)))
-        for module in (layers, transformer, model, causal):
+        for module in (layers, transformer, action, causal):
             patches.enter_context(mock.patch.object(module, "initial_tokens", unwrap(layers.initial_tokens)))
         return eqx.filter_jit(lambda: build(*args, **kwargs))()
 
@@ -82,7 +89,7 @@ def randomised(dreamer: Dreamer) -> Dreamer:
 
     def where(d):
         heads = (d.policy, d.prior, d.reward, d.continuation, d.value)
-        return [head.mlp.readout.weight for head in heads] + [d.dynamics.flow_head.weight]
+        return [head.mlp.readout.weight for head in heads] + [d.dynamics.network.flow_head.weight]
 
     rng = np.random.default_rng(0)
     return eqx.tree_at(where, dreamer, [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in where(dreamer)])
@@ -133,7 +140,7 @@ class OracleTokenizer(AbstractTokenizer):
         return jnp.zeros(self.frame_shape), stream
 
 
-class OracleDynamics(AbstractDynamics):
+class OracleNetwork(AbstractNetwork):
     """Knows the next state; its read-out is the state, the action that led to it, and whether there was one."""
 
     transition: Callable = eqx.field(static=True)
@@ -163,6 +170,12 @@ class OracleDynamics(AbstractDynamics):
         self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
         return *self(frames, task), Entry(snap(frames.z), snap(frames.z))
+
+    def drafts(self, frames: NoisyFrames, entries: Entry, segment: Int[Array, " T"] | None = None):
+        raise NotImplementedError
+
+    def flops(self, *, frames: int, agent: bool) -> int:
+        return 0
 
     def init_cache(self) -> Stream:
         cache = RingCache.empty((), self.context_length, 1, self.spatial_dim, jnp.float32)
@@ -238,13 +251,13 @@ def oracle(
         agent: sizes of the heads.
     """
     agent = AgentConfig(hidden=16, mtp_length=1, num_bins=41, bin_limit=2.0) if agent is None else agent
-    dynamics = OracleDynamics(transition, size, len(spec.action.num_classes) + spec.action.continuous_dim)
-    heads = _heads(agent, dynamics.agent_dim, spec.action)
+    known_world = OracleNetwork(transition, size, len(spec.action.num_classes) + spec.action.continuous_dim)
+    heads = _heads(agent, known_world.agent_dim, spec.action)
+    forcing = ShortcutForcing(ShortcutConfig(k_max=K_MAX), context_signal=1.0)
     prior = jax.tree.map(lambda x: jnp.asarray(np.array(x)) if eqx.is_array(x) else x, heads.policy)
     dreamer = Dreamer(
         OracleTokenizer(read, spec.frame_shape, size),
-        dynamics,
-        ShortcutSampler(1, context_signal=1.0),
+        ShortcutDynamics(known_world, forcing, 1, 1.0),
         heads.policy,
         prior,
         heads.reward,

@@ -6,15 +6,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import generic
 
-from dreamer4 import config
 from dreamer4.config import ShortcutConfig
-from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import AbstractDynamics, NoiseGrid, ShortcutForcing
-from dreamer4.errors import InputError
-from dreamer4.nn import Entry
-from dreamer4.training.forcing import dynamics_loss
+from dreamer4.dynamics.shortcut import AbstractNetwork, NoiseGrid, ShortcutForcing, shortcut_loss
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
 
 
@@ -22,7 +16,7 @@ ROWS, FRAMES = 200, 40
 SPEC = DataSpec((10, 5, 1), ActionSpec((3,)))
 
 
-class Ladder(AbstractDynamics):
+class Ladder(AbstractNetwork):
     """Predicts, everywhere, `rise` times the index of the step size.
 
     A step and its teachers are one index apart, and so are the finest step and data at `rise * (finest + 1)`: every
@@ -50,11 +44,7 @@ class Ladder(AbstractDynamics):
         wrong |= jnp.diff(segment, prepend=-1) != 0
         return 99.0 * wrong[:, None, None] + self(frames, None)[0]
 
-    def init_cache(self):
-        raise NotImplementedError
-
-    def step(self, *args):
-        raise NotImplementedError
+    init_cache = step = flops = prefill
 
 
 class Masked(Ladder):
@@ -65,19 +55,9 @@ class Masked(Ladder):
         return 99.0 * wrong[:, None, None] + self(frames, None)[0]
 
 
-class Undrafted(Ladder):
-    """A ladder that cannot draft."""
-
-    drafts = AbstractDynamics.drafts
-
-    def prefill(self, *args):
-        return None, None, Entry(jnp.zeros((1, 1)), jnp.zeros((1, 1)))
-
-
 @pytest.fixture(scope="module")
-def dreamer():
-    built = generic(Dreamer.build, config.load("tiny"), SPEC, key=jr.key(0))
-    return eqx.tree_at(lambda d: d.dynamics, built, Ladder(jnp.array(2.0)))
+def ladder():
+    return Ladder(jnp.array(2.0))
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +80,13 @@ def batch():
 
 
 @eqx.filter_jit
-def loss(dreamer, forcing, batch, progress):
-    def total(dreamer):
-        value, metrics, _, _ = dynamics_loss(dreamer, forcing, batch, progress, with_agent=False, key=jr.key(0))
-        return value, metrics
+def loss(network, forcing, batch, progress):
+    def total(network):
+        world = shortcut_loss(network, forcing, batch, progress, with_readout=False, key=jr.key(0))
+        return world.loss, world.metrics
 
-    (value, metrics), gradient = eqx.filter_value_and_grad(total, has_aux=True)(dreamer)
-    return value, metrics, gradient.dynamics.rise
+    (value, metrics), gradient = eqx.filter_value_and_grad(total, has_aux=True)(network)
+    return value, metrics, gradient.rise
 
 
 def forcing(**settings):
@@ -119,67 +99,61 @@ def mean_ramp(step_index):
     return np.mean(0.9 * np.arange(count) / count + 0.1)
 
 
-def test_both_branches_have_their_error_and_the_same_ramp(dreamer, batch):
-    value, metrics, _ = loss(dreamer, forcing(mode="paper", bootstrap_start=0.0), batch, jnp.array(1.0))
+def test_both_branches_have_their_error_and_the_same_ramp(ladder, batch):
+    value, metrics, _ = loss(ladder, forcing(mode="paper", bootstrap_start=0.0), batch, jnp.array(1.0))
     assert abs(metrics["flow"] - 4.0) < 1e-4
     assert abs(metrics["bootstrap"] - 4.0) < 1e-4
     # The step size is uniform over the four of the grid; 8,000 frames give the mean ramp to about 0.003.
     assert abs(value / 4.0 - np.mean([mean_ramp(s) for s in range(4)])) < 0.01
 
 
-def test_split_mode_gives_teachers_their_share_of_rows(dreamer, batch):
+def test_split_mode_gives_teachers_their_share_of_rows(ladder, batch):
     value, metrics, _ = loss(
-        dreamer, forcing(mode="split", bootstrap_fraction=0.4, bootstrap_start=0.0), batch, jnp.array(1.0)
+        ladder, forcing(mode="split", bootstrap_fraction=0.4, bootstrap_start=0.0), batch, jnp.array(1.0)
     )
     assert abs(metrics["flow"] - 4.0) < 1e-4 and abs(metrics["bootstrap"] - 4.0) < 1e-4
     expected = 0.6 * mean_ramp(3) + 0.4 * np.mean([mean_ramp(s) for s in range(3)])
     assert abs(value / 4.0 - expected) < 0.01
 
 
-def test_images_have_no_actions_as_the_past_of_drafts_either(dreamer, batch):
+def test_images_have_no_actions_as_the_past_of_drafts_either(ladder, batch):
     settings = forcing(mode="drafts", bootstrap_fraction=0.4, bootstrap_start=0.0, image_fraction=0.5, ramp_floor=1.0)
-    masked = eqx.tree_at(lambda d: d.dynamics, dreamer, Masked(jnp.array(2.0)))
+    masked = Masked(jnp.array(2.0))
     value, _, _ = loss(masked, settings, batch, jnp.array(1.0))
     assert abs(value - 4.0) < 1e-4
 
 
 @pytest.mark.parametrize("chunk", [None, 5])
-def test_drafts_follow_a_past_at_the_contexts_level_and_count_only_behind_one(dreamer, batch, chunk):
+def test_drafts_follow_a_past_at_the_contexts_level_and_count_only_behind_one(ladder, batch, chunk):
     settings = forcing(
         mode="drafts", bootstrap_fraction=0.4, bootstrap_start=0.0, image_fraction=0.0, chunk_length=chunk,
         long_fraction=0.0, ramp_floor=1.0,
     )  # fmt: skip
-    value, metrics, _ = loss(dreamer, settings, batch, jnp.array(1.0))
+    value, metrics, _ = loss(ladder, settings, batch, jnp.array(1.0))
     for error in (value, metrics["flow"], metrics["flow_from_noise"], metrics["bootstrap"]):
         assert abs(error - 4.0) < 1e-4
 
 
-def test_a_model_without_drafts_says_so(dreamer, batch):
-    plain = eqx.tree_at(lambda d: d.dynamics, dreamer, Undrafted(jnp.array(2.0)))
-    with pytest.raises(InputError, match=r"Undrafted has no method drafts"):
-        loss(plain, forcing(mode="drafts"), batch, jnp.array(1.0))
-
-
-def test_before_teachers_start_coarse_steps_learn_from_the_data(dreamer, batch):
+def test_before_teachers_start_coarse_steps_learn_from_the_data(ladder, batch):
     early = forcing(mode="paper", bootstrap_start=0.5)
-    _, metrics, _ = loss(dreamer, early, batch, jnp.array(0.4))
+    _, metrics, _ = loss(ladder, early, batch, jnp.array(0.4))
     # Data lie at 2 * 4, and the coarse predictions at 2 * 0, 2 * 1 and 2 * 2.
     assert abs(metrics["flow"] - 4.0) < 1e-4
     assert abs(metrics["bootstrap"] - np.mean([64.0, 36.0, 16.0])) < 1.0
-    _, metrics, _ = loss(dreamer, early, batch, jnp.array(0.6))
+    _, metrics, _ = loss(ladder, early, batch, jnp.array(0.6))
     assert abs(metrics["bootstrap"] - 4.0) < 1e-4
 
 
-def test_the_gradient_is_that_of_the_prediction_alone(dreamer, batch):
+def test_the_gradient_is_that_of_the_prediction_alone(ladder, batch):
     """Were the teacher differentiated, `rise` would shrink the distance of neighbours: another gradient, always > 0."""
     every = forcing(mode="split", bootstrap_fraction=1.0, bootstrap_start=0.0)
-    _, _, gradient = loss(dreamer, every, batch, jnp.array(1.0))
+    _, _, gradient = loss(ladder, every, batch, jnp.array(1.0))
     # d/drise of ramp * (rise * s - target)^2 with target = rise * (s + 1) held fixed is -2 * rise * s * ramp.
     expected = np.mean([-2 * 2.0 * s * mean_ramp(s) for s in range(3)])
     assert abs(gradient - expected) < 0.05
 
 
-def test_padding_and_rows_kept_from_the_world_model_do_not_count(dreamer, batch):
+def test_padding_and_rows_kept_from_the_world_model_do_not_count(ladder, batch):
     settings = forcing(mode="split", bootstrap_fraction=0.0)
     spoiled = eqx.tree_at(
         lambda b: (b.latent, b.valid, b.uniform),
@@ -190,6 +164,6 @@ def test_padding_and_rows_kept_from_the_world_model_do_not_count(dreamer, batch)
             batch.uniform.at[150:].set(False),
         ),
     )
-    value, metrics, _ = loss(dreamer, settings, spoiled, jnp.array(1.0))
+    value, metrics, _ = loss(ladder, settings, spoiled, jnp.array(1.0))
     assert abs(metrics["flow"] - 4.0) < 1e-4
     assert abs(value / 4.0 - mean_ramp(3)) < 0.02

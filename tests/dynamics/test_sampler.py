@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 from helpers import distance, equal
 
-from dreamer4.config import SamplerConfig
-from dreamer4.dynamics import (
-    SAMPLERS,
-    AbstractDynamics,
-    FlowSampler,
+from dreamer4.config import ShortcutConfig
+from dreamer4.dynamics.shortcut import (
+    AbstractNetwork,
     NoiseGrid,
-    ShortcutSampler,
-    build_sampler,
+    ShortcutDynamics,
+    ShortcutForcing,
+    ShortcutState,
     commit,
     denoise,
-    denoise_watched,
 )
 from dreamer4.errors import InputError
 from dreamer4.nn import Entry, RingCache, Stream
@@ -33,7 +31,7 @@ POINT = np.asarray(jr.normal(jr.key(9), (NZ, DZ)) + 2.0)
 ACTION, TASK = Action(jnp.array([1]), jnp.zeros(0)), jnp.array(0)
 
 
-class Recorder(AbstractDynamics):
+class Recorder(AbstractNetwork):
     """A dynamics that predicts what it is told to, and keeps the arguments of every call."""
 
     predict: Callable = eqx.field(static=True)
@@ -47,8 +45,7 @@ class Recorder(AbstractDynamics):
     def __call__(self, frames, task, segment=None):
         raise NotImplementedError
 
-    def prefill(self, frames, task, segment=None):
-        raise NotImplementedError
+    prefill = drafts = flops = __call__
 
     def init_cache(self):
         return Stream(RingCache.empty((1,), CAPACITY, 1, 2, jnp.float32), jnp.zeros((), jnp.int32))
@@ -72,15 +69,17 @@ def op_by_op():
         yield
 
 
-SHORTCUTS = [(ShortcutSampler(k), k) for k in (1, 2, 4, 8)]
-EVERY = [*SHORTCUTS, (FlowSampler(), K_MAX)]
-IDS = ["K=1", "K=2", "K=4", "K=8", "flow"]
+def sample(network, stream, steps, *, key):
+    """The frame, its read-out and the past behind it."""
+    dynamics = ShortcutDynamics(network, ShortcutForcing(ShortcutConfig(k_max=K_MAX), context_signal=0.9), steps)
+    imagined, state = dynamics.imagine(ShortcutState(stream, jnp.zeros(1), TASK), ACTION, key=key)
+    return imagined.latent, dynamics.readout(state), state.stream
 
 
-@pytest.mark.parametrize(("sampler", "steps"), EVERY, ids=IDS)
-def test_every_pass_is_labelled_with_the_noise_its_input_has(sampler, steps):
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_every_pass_is_labelled_with_the_noise_its_input_has(steps):
     dynamics = record()
-    sampler(dynamics, dynamics.init_cache(), ACTION, TASK, key=jr.key(0))
+    sample(dynamics, dynamics.init_cache(), steps, key=jr.key(0))
     *passes, last = dynamics.calls
     assert len(passes) == steps
     noise = passes[0][0]
@@ -93,19 +92,19 @@ def test_every_pass_is_labelled_with_the_noise_its_input_has(sampler, steps):
         assert 2**step_index == steps
         assert known and task is None
     z, tau_index, step_index, known, task, _ = last
-    assert (tau_index, step_index) == (7, GRID.finest) and known and task is TASK
+    assert (tau_index, step_index) == (7, GRID.finest) and known and task == TASK
     context_noise = (z - 7 / 8 * POINT) / (1 / 8)
     assert abs(context_noise.mean()) < 0.1 and abs(context_noise.std() - 1) < 0.05
     assert abs(np.corrcoef(context_noise.ravel(), noise.ravel())[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize(("sampler", "steps"), EVERY, ids=IDS)
-def test_drafts_are_not_remembered_and_the_commit_is_once(sampler, steps):
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_drafts_are_not_remembered_and_the_commit_is_once(steps):
     dynamics = record()
     stream = dynamics.init_cache()
     for frame in range(5):  # the ring of 3 is full after three frames
         seen = len(dynamics.calls)
-        _, h, after = sampler(dynamics, stream, ACTION, TASK, key=jr.key(frame))
+        _, h, after = sample(dynamics, stream, steps, key=jr.key(frame))
         assert len(dynamics.calls) == seen + steps + 1
         assert all(equal(call[-1], stream) for call in dynamics.calls[seen:])
         committed = float(len(dynamics.calls))
@@ -121,10 +120,10 @@ def test_drafts_are_not_remembered_and_the_commit_is_once(sampler, steps):
         stream = after
 
 
-@pytest.mark.parametrize(("sampler", "steps"), EVERY, ids=IDS)
-def test_a_world_of_one_point_is_sampled_exactly(sampler, steps):
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_a_world_of_one_point_is_sampled_exactly(steps):
     dynamics = record()
-    z, _, _ = sampler(dynamics, dynamics.init_cache(), ACTION, TASK, key=jr.key(0))
+    z, _, _ = sample(dynamics, dynamics.init_cache(), steps, key=jr.key(0))
     assert distance(z, POINT) < 1e-5
 
 
@@ -134,7 +133,7 @@ def test_denoising_is_eulers_method_on_the_velocity(steps):
         return np.sin(np.asarray(z, np.float64)) + tau_index / K_MAX - step_index
 
     dynamics = record(lambda *a: np.float32(predict(*a)))
-    z = denoise(dynamics, ACTION, jnp.array(True), dynamics.init_cache(), steps, key=jr.key(0))
+    z, _ = denoise(dynamics, ACTION, jnp.array(True), dynamics.init_cache(), steps, key=jr.key(0))
     expected, size = np.asarray(dynamics.calls[0][0], np.float64), 1 / steps
     for i in range(steps):
         velocity = (predict(expected, i * K_MAX // steps, int(np.log2(steps))) - expected) / (1 - i * size)
@@ -143,17 +142,17 @@ def test_denoising_is_eulers_method_on_the_velocity(steps):
 
 
 @pytest.mark.parametrize(("steps", "middle"), [(1, 0), (2, 0), (4, 1), (8, 3)])
-def test_watching_changes_nothing_and_sees_the_estimate_of_the_middle_pass(steps, middle):
+def test_a_traced_number_of_steps_draws_the_same_and_sees_the_estimate_of_the_middle_pass(steps, middle):
     def predict(z, tau_index, step_index):
         return np.asarray(z) * 0.5 + tau_index + 10 * step_index
 
     dynamics = record(predict)
     arguments = ACTION, jnp.array(True), dynamics.init_cache()
-    expected = denoise(dynamics, *arguments, steps, key=jr.key(0))
+    expected, static = denoise(dynamics, *arguments, steps, key=jr.key(0))
     seen = [predict(z, tau_index, step_index) for z, tau_index, step_index, *_ in dynamics.calls]
-    z, halfway = denoise_watched(dynamics, *arguments, jnp.asarray(steps.bit_length() - 1), key=jr.key(0))
+    z, halfway = denoise(dynamics, *arguments, jnp.asarray(steps), key=jr.key(0))
     assert equal(z, expected)
-    assert distance(halfway, seen[middle]) < 1e-5
+    assert distance((halfway, static), (seen[middle], seen[middle])) < 1e-5
 
 
 @pytest.mark.parametrize(("signal", "index"), [(1.0, 7), (0.9, 7), (0.75, 6), (0.3, 2)])
@@ -170,9 +169,7 @@ def test_a_committed_frame_is_as_noisy_as_its_label_says(signal, index):
 
 def test_the_same_key_draws_the_same_frame_and_another_key_another():
     dynamics = record(lambda z, *_: z)
-    first, again, other = (
-        ShortcutSampler(2)(dynamics, dynamics.init_cache(), ACTION, TASK, key=jr.key(k))[0] for k in (0, 0, 1)
-    )
+    first, again, other = (sample(dynamics, dynamics.init_cache(), 2, key=jr.key(k))[0] for k in (0, 0, 1))
     assert equal(first, again) and distance(first, other) > 0.1
 
 
@@ -181,12 +178,3 @@ def test_a_number_of_steps_off_the_grid_is_refused(steps):
     dynamics = record()
     with pytest.raises(InputError, match="power of two that divides k_max = 8"):
         denoise(dynamics, ACTION, jnp.array(True), dynamics.init_cache(), steps, key=jr.key(0))
-
-
-def test_samplers_are_found_by_name():
-    assert set(SAMPLERS) >= {"shortcut", "flow"}
-    sampler = build_sampler(SamplerConfig(num_steps=2, context_signal=0.75))
-    assert isinstance(sampler, ShortcutSampler) and (sampler.num_steps, sampler.context_signal) == (2, 0.75)
-    assert isinstance(build_sampler(SamplerConfig(kind="flow")), FlowSampler)
-    with pytest.raises(InputError, match="shortcut"):
-        build_sampler(SamplerConfig(kind="shortcutt"))

@@ -11,7 +11,7 @@ from jaxtyping import TypeCheckError
 from scipy.stats import chisquare
 
 from dreamer4.config import ShortcutConfig
-from dreamer4.dynamics import (
+from dreamer4.dynamics.shortcut import (
     Levels,
     NoiseGrid,
     NoisyFrames,

@@ -14,7 +14,7 @@ from agent.fakes import K_MAX, OracleTokenizer, oracle, snap
 from jaxtyping import Array, Bool, Float
 
 from dreamer4.data import DeviceSource, collect, random_policy
-from dreamer4.dynamics import AbstractDynamics, NoiseGrid
+from dreamer4.dynamics.shortcut import AbstractNetwork, NoiseGrid
 from dreamer4.envs import CounterEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import Clips, Starts, anywhere, first_frames
@@ -37,7 +37,7 @@ def show(state):
     return jnp.broadcast_to(column[:, None, None], (4, 4, 1))
 
 
-class Counter(AbstractDynamics):
+class Counter(AbstractNetwork):
     """Knows the next state (count, action + 1), up to `blind` and `error`."""
 
     blind: Bool[Array, ""]
@@ -54,6 +54,12 @@ class Counter(AbstractDynamics):
     def prefill(self, frames, task, segment=None):
         z = snap(frames.z)
         return z, z[:, 0], Entry(z, z)
+
+    def drafts(self, frames, entries, segment=None):
+        raise NotImplementedError
+
+    def flops(self, *, frames, agent):
+        return 0
 
     def init_cache(self):
         cache = RingCache.empty((), self.context_length, 1, 2, jnp.float32)
@@ -80,8 +86,8 @@ def agent(*, blind=False, error=0.0):
     dynamics = Counter(jnp.asarray(blind), jnp.asarray(error))
     tokenizer = OracleTokenizer(read, ENV.spec.frame_shape, 2, show)
     parts = (dynamics, tokenizer, dreamer.reward)  # the value is what the reward is
-    dreamer = eqx.tree_at(lambda d: (d.dynamics, d.tokenizer, d.value), dreamer, parts)
-    return eqx.tree_at(lambda d: d.sampler, dreamer, type(dreamer.sampler)(4, 1.0))
+    dreamer = eqx.tree_at(lambda d: (d.dynamics.network, d.tokenizer, d.value), dreamer, parts)
+    return eqx.tree_at(lambda d: d.dynamics, dreamer, dreamer.dynamics.with_passes(4))
 
 
 @pytest.fixture(scope="module")

@@ -187,8 +187,8 @@ class Renewed(Tape):
 
 
 def test_a_dreamer_acts_for_its_task(dreamer):
-    assert [int(DreamerPolicy(dreamer, task=task).init().task) for task in (0, 1)] == [0, 1]
-    assert int(DreamerPolicy(dreamer).init().task) == 0
+    assert [int(DreamerPolicy(dreamer, task=task).init().world.task) for task in (0, 1)] == [0, 1]
+    assert int(DreamerPolicy(dreamer).init().world.task) == 0
 
 
 def test_a_dreamer_collects_as_it_plays(dreamer):

@@ -18,7 +18,6 @@ import dreamer4.serving  # noqa: F401
 from dreamer4.checkpoint import read_meta
 from dreamer4.data import DeviceSource, read_episodes
 from dreamer4.dreamer import Memory
-from dreamer4.dynamics import commit
 from dreamer4.errors import InputError
 from dreamer4.serving import DreamEnvironment, DreamParams, DreamWorld, dream
 from dreamer4.serving.environment import action_space, to_action
@@ -50,10 +49,9 @@ def seen(dreamer, clips, offset, keys):
 
     def one(frames, action, mask, t, key):
         latent = dreamer.tokenizer.encode(to_float(frames))[t]
-        task, stream = jnp.zeros((), jnp.int32), dreamer.dynamics.init_cache()
         action = jax.tree.map(lambda x: x[t], action)
-        signal = dreamer.sampler.context_signal
-        return commit(dreamer.dynamics, latent, action, mask[t], task, stream, signal, key=key)[0]
+        state = dreamer.dynamics.init(jnp.zeros((), jnp.int32))
+        return dreamer.dynamics.readout(dreamer.dynamics.observe(state, latent, action, mask[t], key=key))
 
     return jax.vmap(one)(clips.frame, clips.action, clips.action_mask, offset, keys)
 
@@ -64,11 +62,11 @@ def dreamt(dreamer, state):
 
     def body(carry, t):
         memory, decoder = carry
-        latent, memory = dreamer.imagine_step(memory, TAKEN, key=jr.key(t))
-        image, decoder = dreamer.tokenizer.decode_step(latent, decoder)
-        return (memory, decoder), (image, dreamer.reward(memory.h).mean(), dreamer.continuation(memory.h).mean())
+        image, _, memory, decoder = dreamer.imagine_frame(memory, decoder, TAKEN, key=jr.key(t))
+        h = dreamer.readout(memory)
+        return (memory, decoder), (image, dreamer.reward(h).mean(), dreamer.continuation(h).mean())
 
-    memory = Memory(dreamer.tokenizer.init_encoder(), state.world, state.h, state.task)
+    memory = Memory(dreamer.tokenizer.init_encoder(), state.world)
     return jax.lax.scan(body, (memory, state.decoder), jnp.arange(3))[1]
 
 
@@ -88,7 +86,7 @@ class TestWorld:
         clips = source.episodes(index, 5)
         np.testing.assert_array_equal(made.frames, clips.frame[jnp.arange(5), offset])
         expected = seen(world.dreamer, clips, offset, jr.split(key_noise, 5))
-        np.testing.assert_allclose(made.starts.h, expected, atol=1e-5)
+        np.testing.assert_allclose(made.starts.world.h, expected, atol=1e-5)
 
     def test_starts_are_whole_contexts_and_leave_a_frame_to_dream(self):
         source = DeviceSource.from_episodes(read_episodes(FIXTURE / "data", "all"))  # of 3, 4 and 5 frames

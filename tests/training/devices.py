@@ -64,7 +64,7 @@ def restores(state, place):
     for number, size in enumerate([(2, 1), (1, 1), (1, 4)], start=1):
         mesh = mesh_of(size)
         loaded = checkpoint.load(path, spread(state, mesh))
-        weight = loaded.opt_state[1][0].mu.dynamics.spatial_in.weight
+        weight = loaded.opt_state[1][0].mu.dynamics.network.spatial_in.weight
         shard = weight.addressable_shards[0].data
         found.append([len(weight.sharding.device_set), weight.size // shard.size])
         path = place / str(number)

@@ -32,13 +32,13 @@ class Planted(AbstractPhase):
         return {"near": 1.0}
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
-        return eqx.tree_at(lambda d: d.dynamics.gain, jax.tree.map(lambda _: False, dreamer), True)
+        return eqx.tree_at(lambda d: d.dynamics.network.gain, jax.tree.map(lambda _: False, dreamer), True)
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[dict[str, Float[Array, ""]], dict[str, Float[Array, ""]]]:
         fault = self.faults[jnp.round(progress * STEPS).astype(jnp.int32)]
-        gain, fixed = dreamer.dynamics.gain, jax.lax.stop_gradient(dreamer.dynamics.gain)
+        gain, fixed = dreamer.dynamics.network.gain, jax.lax.stop_gradient(dreamer.dynamics.network.gain)
         loss = gain**2 * (1.0 + 0.1 * jr.normal(key))
         # The slope of a root at zero is infinite, and not a number if nothing moves under it; the root itself is zero.
         sound = jnp.where((fault == 3) | (fault == 4), 0.0, 1.0)

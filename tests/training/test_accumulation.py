@@ -11,8 +11,8 @@ from training.test_phases import clips
 
 from dreamer4.config import override
 from dreamer4.dreamer import PHASES
+from dreamer4.nn.rows import over_rows
 from dreamer4.training import build_phase
-from dreamer4.training.rows import over_rows
 
 
 ROWS = 12

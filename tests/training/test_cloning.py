@@ -68,7 +68,7 @@ def test_it_clones_from_pixels_through_the_encoder(source, dreamer):
         return any(np.any(np.asarray(a) != b) for a, b in pairs if eqx.is_array(a))
 
     assert moved(lambda d: d.tokenizer.encoder)
-    assert moved(lambda d: d.dynamics.transformer)
+    assert moved(lambda d: d.dynamics.network.transformer)
     assert moved(lambda d: d.policy)
     assert not moved(lambda d: (d.reward, d.continuation, d.value, d.prior, d.tokenizer.stats))
     finished = phase.finish(learned)

@@ -11,11 +11,10 @@ import pytest
 
 from dreamer4.config import PRESETS, Config, load
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import Levels, NoisyFrames
+from dreamer4.dynamics.shortcut import Levels, NoisyFrames
 from dreamer4.training import build_phase
 from dreamer4.training.flops import (
     decoder_flops,
-    dynamics_flops,
     encoder_flops,
     matrix_parameters,
     parameters,
@@ -108,7 +107,7 @@ def test_encoding_and_decoding_a_frame():
 
 @pytest.mark.parametrize("agent", [False, True])
 def test_a_pass_of_the_dynamics_over_a_clip_and_frame_by_frame(agent):
-    dynamics = shapes(configure()).dynamics
+    dynamics = shapes(configure()).dynamics.network
     action = Action(whole(1), real(0))
     clip = Action(whole(5, 1), real(5, 0))
 
@@ -120,9 +119,9 @@ def test_a_pass_of_the_dynamics_over_a_clip_and_frame_by_frame(agent):
         return model.step(frame, jnp.array(0) if agent else None, stream)
 
     stream = eqx.filter_eval_shape(dynamics.init_cache)
-    expected = 5 * dynamics_flops(dynamics, frames=5, agent=agent)
+    expected = 5 * dynamics.flops(frames=5, agent=agent)
     assert traced(over_a_clip, dynamics, real(5, 4, 8), whole(5), clip) == expected
-    expected = dynamics_flops(dynamics, frames=dynamics.context_length + 1, agent=agent)
+    expected = dynamics.flops(frames=dynamics.context_length + 1, agent=agent)
     # A frame's attention to itself is two products of elements, which a trace does not show as matrix products.
     counted = traced(frame_by_frame, dynamics, real(4, 8), whole(), action, stream)
     assert counted == pytest.approx(expected, rel=5e-3)
@@ -200,7 +199,7 @@ def test_xla_counts_a_training_step_alike(wide):
 
 def test_xla_counts_encoding_decoding_and_passes_alike(wide):
     _, dreamer = wide
-    tokenizer, dynamics, frames = dreamer.tokenizer, dreamer.dynamics, CLIP["length"]
+    tokenizer, dynamics, frames = dreamer.tokenizer, dreamer.dynamics.network, CLIP["length"]
     counted = compiled_count(lambda t, x: t.encode(x), tokenizer, real(frames, *SPEC.frame_shape))
     assert 1.0 < counted / (frames * encoder_flops(tokenizer, frames=frames)) < 1.2
     counted = compiled_count(lambda t, z: t.decode(z), tokenizer, real(frames, 4, 8))
@@ -215,10 +214,10 @@ def test_xla_counts_encoding_decoding_and_passes_alike(wide):
         return model.step(NoisyFrames(z, Levels(index, index), action, jnp.array(True)), jnp.array(0), stream)
 
     counted = compiled_count(over_a_clip, dynamics, real(frames, 4, 8), whole(frames), clip)
-    assert 1.0 < counted / (frames * dynamics_flops(dynamics, frames=frames, agent=False)) < 1.2
+    assert 1.0 < counted / (frames * dynamics.flops(frames=frames, agent=False)) < 1.2
     stream = eqx.filter_eval_shape(dynamics.init_cache)
     counted = compiled_count(frame_by_frame, dynamics, real(4, 8), whole(), Action(whole(1), real(0)), stream)
-    assert 1.0 < counted / dynamics_flops(dynamics, frames=dynamics.context_length + 1, agent=True) < 1.2
+    assert 1.0 < counted / dynamics.flops(frames=dynamics.context_length + 1, agent=True) < 1.2
 
 
 def transformer_parameters(config, slots) -> int:

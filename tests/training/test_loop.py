@@ -21,7 +21,7 @@ from dreamer4.checkpoint import Checkpoints, load
 from dreamer4.config import OptimizerConfig, PhaseConfig, ShortcutConfig
 from dreamer4.data import BalancedSource, DeviceSource, Episode, OwnReader, StreamSource, write_dataset
 from dreamer4.dreamer import PHASES, Dreamer
-from dreamer4.dynamics import ShortcutForcing
+from dreamer4.dynamics.shortcut import ShortcutForcing
 from dreamer4.training import (
     AbstractPhase,
     TokenizerPhase,
@@ -124,7 +124,7 @@ def test_a_phase_trains_its_parts_and_leaves_the_rest_bitwise(runs, name):
     states = runs(name).states
     ours = {leaf for leaf in named(states[0].model) if leaf.startswith(TRAINED[name]) and ".stats." not in leaf}
     if name == "dynamics":
-        ours -= {"dynamics.task.table"}  # the agent tokens, which carry the task, are left out of this phase
+        ours -= {"dynamics.network.task.table"}  # the agent tokens, which carry the task, are left out of this phase
     assert changed(states[0].model, states[-1].model) == ours
     # Averaging a weight with itself may round, so of the frozen weights within the parts only the value is kept.
     averaged = changed(states[0].ema, states[-1].ema)
@@ -243,12 +243,12 @@ class OneNumber(AbstractPhase):
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         nothing = jax.tree.map(lambda _: False, dreamer)
-        return eqx.tree_at(lambda d: d.dynamics.gain, nothing, True)
+        return eqx.tree_at(lambda d: d.dynamics.network.gain, nothing, True)
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[dict[str, Float[Array, ""]], dict[str, Float[Array, ""]]]:
-        gain = dreamer.dynamics.gain
+        gain = dreamer.dynamics.network.gain
         told = {
             "progress": progress,
             "noise": jr.normal(key),
@@ -435,14 +435,14 @@ def test_streams_are_apart():
 
 def test_an_agent_is_built_from_its_own_seed(small, monkeypatch):
     def build(config, spec, *, key):
-        return eqx.tree_at(lambda d: d.dynamics.gain, small, jr.normal(key))
+        return eqx.tree_at(lambda d: d.dynamics.network.gain, small, jr.normal(key))
 
     monkeypatch.setattr(Dreamer, "build", build)
     both = init_dreamer(TINY.model_copy(update={"seed": 3, "seeds": 2}), TINY_SPEC)
     for i in range(2):
         alone = init_dreamer(TINY.model_copy(update={"seed": 3 + i}), TINY_SPEC)
-        assert both.dynamics.gain[i] == alone.dynamics.gain
-    assert both.dynamics.gain[0] != both.dynamics.gain[1]
+        assert both.dynamics.network.gain[i] == alone.dynamics.network.gain
+    assert both.dynamics.network.gain[0] != both.dynamics.network.gain[1]
 
 
 def test_training_consumes_its_own_copy_of_the_agent(small, source):

@@ -14,11 +14,10 @@ from jaxtyping import Array, Float, Int
 from dreamer4.agent import AbstractPolicyObjective, LatentHead, PolicyBatch, agent_losses, lambda_returns
 from dreamer4.config import ShortcutConfig
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import AbstractDynamics, NoiseGrid, NoisyFrames, ShortcutForcing
+from dreamer4.dynamics.shortcut import AbstractNetwork, NoiseGrid, NoisyFrames, ShortcutDynamics, ShortcutForcing
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.training import AgentPhase, ImaginationPhase, build_phase, measure_latents
-from dreamer4.training.forcing import dynamics_loss
 from dreamer4.training.phases import context_count
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
 
@@ -63,7 +62,7 @@ FINEST = 3
 SPY_SPEC = DataSpec((2, 2, 1), ActionSpec((ROWS,)))
 
 
-class Table(AbstractDynamics):
+class Table(AbstractNetwork):
     """Predicts `table[step_index, row]`; the row is told by the action. Calls are counted, row by row."""
 
     table: Float[Array, "S B"]
@@ -87,11 +86,7 @@ class Table(AbstractDynamics):
     def prefill(self, *_):
         raise NotImplementedError
 
-    def init_cache(self):
-        raise NotImplementedError
-
-    def step(self, *_):
-        raise NotImplementedError
+    drafts = init_cache = step = flops = prefill
 
 
 SEEN: list = []
@@ -99,24 +94,24 @@ VALUES = np.arange(1.0, 1.0 + 4 * ROWS).reshape(4, ROWS) ** 1.5  # no two differ
 
 
 @eqx.filter_jit
-def _spy_loss(dreamer, settings, batch, progress, key):
+def _spy_loss(settings, batch, progress, key):
     forcing = ShortcutForcing(settings, context_signal=0.9)
 
     def loss(table):
-        agent = eqx.tree_at(lambda d: d.dynamics, dreamer, Table(table, SEEN, NoiseGrid(K_MAX)))
-        value, metrics, _, image = dynamics_loss(agent, forcing, batch, progress, with_agent=False, key=key)
-        return value, (metrics, image)
+        dynamics = ShortcutDynamics(Table(table, SEEN, NoiseGrid(K_MAX)), forcing)
+        world = dynamics.loss(batch, progress, with_readout=False, key=key)
+        return world.loss, (world.metrics, world.image)
 
     return jax.value_and_grad(loss, has_aux=True)(jnp.asarray(VALUES, jnp.float32))
 
 
 @pytest.fixture(scope="module")
-def spy(tiny):
+def spy():
     def spy(batch, progress, seed=0, **settings):
         """Loss, metrics, image rows, gradient by [step index, row], and the calls of the model."""
         SEEN.clear()
         settings = ShortcutConfig(**{"k_max": K_MAX, "bootstrap_start": 0.5, "image_fraction": 0.0, **settings})
-        (value, (metrics, image)), gradient = _spy_loss(tiny, settings, batch, jnp.float32(progress), jr.key(seed))
+        (value, (metrics, image)), gradient = _spy_loss(settings, batch, jnp.float32(progress), jr.key(seed))
         jax.block_until_ready(gradient)
         jax.effects_barrier()
         return value, metrics, np.asarray(image), np.asarray(gradient), list(SEEN)
@@ -227,7 +222,8 @@ def _agent_gradient(dreamer, batch, key, weights, progress, image_fraction=0.0):
     # No teachers: they are tested above, and their passes would double the compilation.
     changes = {"image_fraction": image_fraction, "bootstrap_fraction": 0.0}
     forcing = ShortcutForcing(TINY.dynamics.shortcut.model_copy(update=changes), context_signal=0.9)
-    phase = AgentPhase(forcing, warm_heads=0.5, reconstruction=1.0)
+    dreamer = dataclasses.replace(dreamer, dynamics=dataclasses.replace(dreamer.dynamics, forcing=forcing))
+    phase = AgentPhase(warm_heads=0.5, reconstruction=1.0)
 
     def total(dreamer):
         terms, _ = phase.loss(dreamer, batch, progress, key=key)
@@ -266,10 +262,14 @@ def test_untrained_heads_learn_without_shaping_the_world_model(tiny, batch, name
 def test_agent_losses_shape_the_world_model_but_not_the_tokenizer(tiny, batch, name):
     gradient, _ = agent_gradient(tiny, batch, name)
     dynamics = gradient.dynamics
-    assert moved(dynamics.transformer.groups) and moved(dynamics.action_in) and moved(dynamics.spatial_in)
-    assert moved(dynamics.task)
+    assert (
+        moved(dynamics.network.transformer.groups)
+        and moved(dynamics.network.action_in)
+        and moved(dynamics.network.spatial_in)
+    )
+    assert moved(dynamics.network.task)
     # The flow head is not on the way to the agent's read-out.
-    assert not moved(dynamics.flow_head)
+    assert not moved(dynamics.network.flow_head)
     assert not moved(gradient.tokenizer) and not moved(gradient.prior) and not moved(gradient.value)
     heads = {name: getattr(gradient, "policy" if name == "cloning" else name) for name in ON_READOUT}
     assert {key for key, head in heads.items() if moved(head)} == {name}
@@ -287,7 +287,7 @@ def test_without_its_weight_there_is_nothing_to_reconstruct(tiny, batch):
 
 def test_the_worlds_prediction_is_blind_to_the_agent(tiny, batch):
     gradient, _ = agent_gradient(tiny, batch, "dynamics")
-    assert moved(gradient.dynamics.flow_head) and not moved(gradient.dynamics.task)
+    assert moved(gradient.dynamics.network.flow_head) and not moved(gradient.dynamics.network.task)
     assert not moved(gradient.policy) and not moved(gradient.reward) and not moved(gradient.continuation)
 
 
@@ -346,7 +346,7 @@ def test_a_target_weighs_the_same_beside_padding(tiny, batch):
 def test_rows_of_separate_images_do_not_teach_the_agent(tiny, spied):
     table = Table(jnp.asarray(VALUES, jnp.float32), [], NoiseGrid(K_MAX))
     one = LatentHead(table.agent_dim, 1, 1, key=jr.key(0))
-    agent = eqx.tree_at(lambda d: (d.dynamics, d.reconstruction), tiny, (table, one))
+    agent = eqx.tree_at(lambda d: (d.dynamics.network, d.reconstruction), tiny, (table, one))
     spec_action = Action(spied.action.discrete % 3, jnp.zeros((ROWS, LENGTH, 2)))
     batch = dataclasses.replace(spied, action=spec_action)
     gradient, terms = agent_gradient(agent, batch, *ON_READOUT, image_fraction=0.999)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dreamer4.agent.heads import ContinuationHead, LatentHead, PolicyHead, ScalarHead
-from dreamer4.agent.objectives import masked_mean
+from dreamer4.nn.rows import masked_mean
 from dreamer4.types import Trajectory
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from dreamer4.config import ObjectiveConfig
 from dreamer4.errors import InputError, nearest
+from dreamer4.nn.rows import masked_mean
 
 
 MAX_WEIGHT = 20.0  # of an action in advantage-weighted regression
@@ -37,11 +38,6 @@ class AbstractPolicyObjective(eqx.Module):
     @abstractmethod
     def __call__(self, batch: PolicyBatch) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Returns the loss and metrics."""
-
-
-def masked_mean(x: Float[Array, "*dims"], mask: Bool[Array, "*dims"]) -> Float[Array, ""]:
-    """Returns the mean over the true entries of `mask`, and 0 if there are none."""
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
 
 
 def _in_units_of_size(batch: PolicyBatch) -> tuple[Float[Array, "B T"], Float[Array, ""]]:

@@ -34,11 +34,18 @@ DTYPES = {
 }
 
 
+_WRAPPED = "network"
+
+
 def named_arrays(tree: PyTree, at: str = "") -> dict[str, Any]:
     """Returns the array leaves of a tree by dotted path, each path beginning with `at`."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(tree, is_abstract_array)):
-        name = ".".join(part for part in (at, jax.tree_util.keystr(path, simple=True, separator=".")) if part) or "leaf"
+        # What a network serves is no part of its weights' names, so that they fit it wherever it is used.
+        inside = [
+            part for part in jax.tree_util.keystr(path, simple=True, separator="/").split("/") if part != _WRAPPED
+        ]
+        name = ".".join(part for part in (at, *inside) if part) or "leaf"
         if name in named:
             raise InputError(
                 f"Two leaves of the tree have the path {name}. Rename the dictionary key that has a dot in it."

@@ -152,11 +152,23 @@ class DynamicsConfig(Branch):
     num_agent_tokens: int = Field(default=1, gt=0, description="agent tokens of a frame")
     shortcut: ShortcutConfig = ShortcutConfig()
 
+    @property
+    def context_length(self) -> int:
+        """Frames that the model remembers."""
+        return self.transformer.context_length
+
+    @property
+    def changes(self) -> tuple[float, ...]:
+        """Shares of the run at which the loss begins to ask for something else."""
+        return (self.shortcut.bootstrap_start,)
+
 
 class SamplerConfig(Branch):
     """How the next frame is drawn."""
 
-    kind: str = Field(default="shortcut", description="registered sampler")
+    kind: Literal["shortcut", "flow"] = Field(
+        default="shortcut", description="K large steps; or, slow, as many as the grid has"
+    )
     num_steps: int = Field(default=4, gt=0, description="K, denoise passes of a frame")
     context_signal: float = Field(default=0.9, gt=0, le=1, description="signal level of past frames, 1 is clean")
 

@@ -1,79 +1,175 @@
-"""The contract of a dynamics model."""
+"""The contract of a dynamics model: anything that can be lived in, frame by frame."""
 
 from abc import abstractmethod
+from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from dreamer4.dynamics.noise import NoiseGrid, NoisyFrames
 from dreamer4.errors import InputError
-from dreamer4.nn import Entry, Stream
+from dreamer4.types import Action, Trajectory
+
+
+State = Any  # a PyTree of arrays of fixed shapes, which only the model that made it can read
+
+
+class WorldLoss(eqx.Module):
+    """What a batch of clips asks of a dynamics model.
+
+    Attributes:
+        loss: the loss, all terms together.
+        metrics: further figures.
+        h: agent read-outs of the frames; None if they were not asked for.
+        image: rows whose frames were trained without their past, in which there is nothing to act on.
+    """
+
+    loss: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]]
+    h: Float[Array, "B T E"] | None
+    image: Bool[Array, " B"]
+
+
+class Imagined(eqx.Module):
+    """A dreamt frame.
+
+    Attributes:
+        latent: its latents.
+        movement: how far its estimate moved in the second half of the passes that drew it, RMS; 0 for a single pass.
+    """
+
+    latent: Float[Array, "Nz Dz"]
+    movement: Float[Array, ""]
+
+
+class Flops(eqx.Module):
+    """Operations by formula, as `nn.flops` counts them.
+
+    Attributes:
+        loss: of a training step of the loss.
+        recall: of recalling one clip.
+        observe: of one real frame.
+        imagine: of one dreamt frame.
+    """
+
+    loss: int
+    recall: int
+    observe: int
+    imagine: int
 
 
 class AbstractDynamics(eqx.Module):
-    """Predicts clean latents from noisy ones, given the past, actions and the noise labels (x-prediction).
+    """Predicts the latents of the next frame, given the past and an action; one sample, no batch axis.
 
-    Every method takes `task=None` for a pass without agent tokens; the world's prediction is the same with and
-    without, since nothing reads the agent tokens.
+    The state is opaque and holds the task. The task reaches the read-out `h` alone: the world's prediction is the same
+    for every task.
     """
 
-    grid: eqx.AbstractVar[NoiseGrid]
-    num_spatial: eqx.AbstractVar[int]
-    spatial_dim: eqx.AbstractVar[int]
     agent_dim: eqx.AbstractVar[int]
-    context_length: eqx.AbstractVar[int]
+    context_length: eqx.AbstractVar[int | None]  # frames that a state remembers; None: without end
 
     @abstractmethod
-    def __call__(
-        self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
-    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None]:
-        """Predicts a clip.
+    def init(self, task: Int[Array, ""]) -> State:
+        """Returns the state before the first frame."""
+
+    @abstractmethod
+    def observe(
+        self,
+        state: State,
+        latent: Float[Array, "Nz Dz"],
+        action: Action,
+        action_mask: Bool[Array, ""],
+        *,
+        key: PRNGKeyArray,
+    ) -> State:
+        """Takes in a real frame.
 
         Args:
-            frames: the clip.
-            task: the task, or None to leave the agent tokens out.
-            segment: frames of different segments do not see each other; None: one segment.
-
-        Returns:
-            The prediction of the clean latents, and the agent read-out `h` (None without a task).
+            state: the past.
+            latent: the frame.
+            action: action that led to it.
+            action_mask: False at the first frame of an episode, or where the action is unknown.
+            key: randomness.
         """
 
     @abstractmethod
-    def prefill(
-        self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
-    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
-        """Predicts a clip as `__call__` does, and returns the cache entries of its frames."""
-
-    def drafts(
-        self, frames: NoisyFrames, entries: Entry, segment: Int[Array, " T"] | None = None
-    ) -> Float[Array, "T Nz Dz"]:
-        """Predicts every frame of a clip as `step` would after the frames before it, all at once.
-
-        A model need not have it; only the mode `drafts` of `dynamics.shortcut` trains by it.
+    def imagine(
+        self, state: State, action: Action, *, num_steps: int | Int[Array, ""] | None = None, key: PRNGKeyArray
+    ) -> tuple[Imagined, State]:
+        """Dreams the frame that an action leads to; no gradient flows out of it.
 
         Args:
-            frames: drafts of the frames.
-            entries: what `prefill` returned for the frames as the past holds them.
-            segment: as given to `prefill`.
+            state: the past.
+            action: the action.
+            num_steps: K, passes that draw the frame, where the model has a choice (`passes`); an array makes one
+                program serve every K. None: the model's own.
+            key: randomness of the frame.
+        """
+
+    @abstractmethod
+    def readout(self, state: State) -> Float[Array, " E"]:
+        """Returns what an agent may know at the newest frame, `h`."""
+
+    @abstractmethod
+    def loss(
+        self,
+        clips: Trajectory,
+        progress: Float[Array, ""],
+        *,
+        with_readout: bool,
+        accumulate: int = 1,
+        key: PRNGKeyArray,
+    ) -> WorldLoss:
+        """Returns the loss of a batch of clips of latents.
+
+        Args:
+            clips: the batch.
+            progress: share of the run that is done, in [0, 1].
+            with_readout: whether the agent's read-outs are wanted too.
+            accumulate: parts in which the rows are taken, one after another.
+            key: randomness of the step.
+        """
+
+    @abstractmethod
+    def flops(self, *, rows: int, length: int, with_readout: bool) -> Flops:
+        """Counts the operations for batches of so many rows and frames."""
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """The numbers K of passes that can draw a frame, ascending."""
+        return (1,)
+
+    @property
+    def own_passes(self) -> int:
+        """The number K of passes that draws a frame by default."""
+        return 1
+
+    def with_passes(self, num_steps: int) -> "AbstractDynamics":
+        """Returns the model with another K of its own.
 
         Raises:
-            InputError: if the model does not have it.
+            InputError: if it is none of `passes`.
         """
-        raise InputError(
-            f"dynamics.shortcut.mode: got drafts, but {type(self).__name__} has no method drafts. Write it, or choose "
-            "another mode."
-        )
+        if num_steps not in self.passes:
+            raise InputError(f"num_steps: got {num_steps}, expected one of {', '.join(map(str, self.passes))}.")
+        return self
 
-    @abstractmethod
-    def init_cache(self) -> Stream:
-        """Returns the start of a frame-by-frame prediction."""
+    def readouts(self, clip: Trajectory, *, key: PRNGKeyArray) -> Float[Array, "T E"]:
+        """Returns the read-outs of all frames of a clip of latents, observed in turn."""
+        return self._watch(clip, key=key)[1]
 
-    @abstractmethod
-    def step(
-        self, frame: NoisyFrames, task: Int[Array, ""] | None, stream: Stream
-    ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"] | None, Entry]:
-        """Predicts the next frame, a single one, against the cache, without writing to it.
+    def recall(self, clip: Trajectory, count: Int[Array, ""], *, key: PRNGKeyArray) -> State:
+        """Returns the state after the first `count` latents of a clip, at least 1, as if observed in turn."""
+        return jax.tree.map(lambda x: x[count - 1], self._watch(clip, key=key)[0])
 
-        Returns:
-            The prediction, the agent read-out (None without a task), and the entry that remembers the frame.
-        """
+    def _watch(self, clip, *, key):
+        """Returns the states and the read-outs behind each frame."""
+
+        def body(state, frame):
+            state = self.observe(state, *frame[:3], key=frame[3])
+            return state, (state, self.readout(state))
+
+        frames = clip.latent, clip.action, clip.action_mask, jr.split(key, clip.action_mask.shape[0])
+        return jax.lax.scan(body, self.init(jnp.asarray(clip.task)), frames)[1]

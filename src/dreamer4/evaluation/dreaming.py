@@ -9,8 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
 
-from dreamer4.dreamer import Dreamer, Memory
-from dreamer4.dynamics import commit, denoise_watched
+from dreamer4.dreamer import Dreamer
 from dreamer4.evaluation.clips import Clips
 from dreamer4.tokenizer import AbstractTokenizer
 from dreamer4.types import Action, Trajectory
@@ -41,8 +40,8 @@ def dream(
     count: Int[Array, " B"],
     actions: Action,
     truth: Float[Array, "B H Nz Dz"],
-    observed: Bool[Array, ""],
-    step_index: Int[Array, ""],
+    observed: bool,
+    num_steps: Int[Array, ""],
     *,
     key: Key[Array, " B"],
 ) -> Dreamt:
@@ -55,10 +54,9 @@ def dream(
         actions: actions of the frames to dream, `[B, H, ...]`.
         truth: the true latents of those frames.
         observed: whether each true frame is taken in after it was dreamt, so that the heads read the real past.
-        step_index: logarithm of K to base two.
+        num_steps: K.
         key: one key for each clip.
     """
-    dynamics = dreamer.dynamics
 
     def clip(given, count, actions, truth, key):
         key_recall, key_dream = jr.split(key)
@@ -66,13 +64,10 @@ def dream(
 
         def body(memory, step):
             action, true, key = step
-            key_denoise, key_commit = jr.split(key)
-            known = jnp.array(True)
-            z, halfway = denoise_watched(dynamics, action, known, memory.world, step_index, key=key_denoise)
-            kept = jnp.where(observed, true, z)
-            signal = dreamer.sampler.context_signal
-            h, world = commit(dynamics, kept, action, known, memory.task, memory.world, signal, key=key_commit)
-            return Memory(memory.encoder, world, h, memory.task), (z, h, _rms(z - halfway))
+            imagined, following = dreamer.imagine_step(memory, action, num_steps=num_steps, key=key)
+            if observed:
+                following = dreamer.observe_latent(memory, true, action, jnp.array(True), key=jr.split(key)[1])
+            return following, (imagined.latent, dreamer.readout(following), imagined.movement)
 
         keys = jr.split(key_dream, truth.shape[0])
         _, (latent, h, movement) = jax.lax.scan(body, memory, (actions, truth, keys))
@@ -152,9 +147,8 @@ class Batch:
         noise = jr.fold_in(self.key, seed)
         keys = jax.vmap(lambda i: jr.fold_in(noise, i))(self.index)
         taken = jax.tree.map(lambda x: x[self.index], actions)
-        step_index = jnp.asarray(steps.bit_length() - 1)
-        flag = jnp.asarray(observed)
-        return dream(self.dreamer, self.given, self.count, taken, self.truth, flag, step_index, key=keys)
+        num_steps = jnp.asarray(steps)
+        return dream(self.dreamer, self.given, self.count, taken, self.truth, observed, num_steps, key=keys)
 
     def look(self, latent: Float[Array, "B H Nz Dz"]) -> tuple[np.ndarray, np.ndarray]:
         """Returns frames and decode-encode residuals of dreamt latents, on the host."""

@@ -215,7 +215,7 @@ def measure_dreams(
         latents: their latents.
         starts: where the dreams begin.
         levels: the pixel values that occur, in [0, 1]; dreams are rounded to the nearest.
-        num_steps: numbers K of denoise passes to try, with the K of the agent's sampler; those that do not divide k_max
+        num_steps: numbers K of denoise passes to try, with the agent's own K; those that the dynamics does not know
             are left out.
         context_length: most true frames given, at most the dynamics' context.
         horizon: most frames dreamt; it may exceed the dynamics' context.
@@ -228,16 +228,15 @@ def measure_dreams(
     Raises:
         InputError: if the lengths make no sense.
     """
-    longest = dreamer.dynamics.context_length
+    longest = dreamer.dynamics.context_length or source.max_length
     if not 1 <= context_length <= longest or horizon < 1:
         raise InputError(
             f"dreams: got {context_length} context frames and a horizon of {horizon}, expected 1 to {longest} context "
             "frames, which is the context of the dynamics, and at least 1 dreamt frame."
         )
     clips = Clips(source, source.with_latents(latents), starts, context_length, horizon)
-    k_max = dreamer.dynamics.grid.k_max
-    own = getattr(dreamer.sampler, "num_steps", k_max)
-    tried = sorted({k for k in num_steps if k_max % k == 0} | {own})
+    own = dreamer.dynamics.own_passes
+    tried = sorted({k for k in num_steps if k in dreamer.dynamics.passes} | {own})
     key_noise, key_shuffle = jr.split(key)
     actions, shuffled, none = clips.actions, clips.shuffled_actions(key=key_shuffle), clips.no_actions()
 

@@ -27,7 +27,7 @@ def reconstructions(
     dreamer: Dreamer, source: DeviceSource, episodes: Int[np.ndarray, " E"], *, key: PRNGKeyArray
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Returns the most hidden frame of each episode, as it is, as the encoder sees it in training, and as decoded."""
-    length = min(source.max_length, dreamer.dynamics.context_length)
+    length = min(source.max_length, dreamer.dynamics.context_length or source.max_length)
     frames = source.episodes(jnp.asarray(episodes), length).frame
     assert frames is not None
     keys = jr.split(key, len(episodes))

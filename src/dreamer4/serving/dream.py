@@ -18,7 +18,7 @@ from dreamer4 import checkpoint, data
 from dreamer4.config import Config
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer, Memory, find_checkpoint, read_description
-from dreamer4.dynamics import ShortcutSampler
+from dreamer4.dynamics import State
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.nn import Stream, cast_weights
@@ -37,18 +37,14 @@ class DreamState(eqx.Module):
     """Where a dream stands.
 
     Attributes:
-        world: the dynamics' past.
+        world: the state of the dynamics.
         decoder: the past of the tokenizer's decoder.
-        h: read-out of the newest frame.
-        task: the task.
         time: actions since the start.
         ended: whether the newest frame is the last of its episode.
     """
 
-    world: Stream
+    world: State
     decoder: Stream
-    h: Float[Array, "*batch E"]
-    task: Int[Array, "*batch"]
     time: Int[Array, "*batch"]
     ended: Bool[Array, "*batch"]
 
@@ -106,7 +102,7 @@ class DreamWorld(AbstractEnvironment):
         Raises:
             InputError: if a number makes no sense, or no episode is longer than the context.
         """
-        longest = dreamer.dynamics.context_length
+        longest = dreamer.dynamics.context_length or source.max_length
         if not 1 <= context_length <= longest:
             raise InputError(
                 f"DreamWorld: got context_length {context_length}, expected 1 to {longest}, the dynamics' context."
@@ -219,12 +215,12 @@ class DreamWorld(AbstractEnvironment):
             The next state, the frame the action led to, its expected reward, and whether the episode terminated there.
         """
         dreamer = self.dreamer
-        memory = Memory(dreamer.tokenizer.init_encoder(), state.world, state.h, state.task)
-        latent, memory = dreamer.imagine_step(memory, action, key=key)
-        image, decoder = dreamer.tokenizer.decode_step(latent, state.decoder)
-        terminal = ~(dreamer.continuation(memory.h).mean() > 0.5)
-        following = DreamState(memory.world, decoder, memory.h, state.task, state.time + 1, terminal)
-        return following, self._frame(image), dreamer.reward(memory.h).mean(), terminal
+        memory = Memory(dreamer.tokenizer.init_encoder(), state.world)
+        image, _, memory, decoder = dreamer.imagine_frame(memory, state.decoder, action, key=key)
+        h = dreamer.readout(memory)
+        terminal = ~(dreamer.continuation(h).mean() > 0.5)
+        following = DreamState(memory.world, decoder, state.time + 1, terminal)
+        return following, self._frame(image), dreamer.reward(h).mean(), terminal
 
     def _frame(self, image: Float[Array, "H W C"]) -> UInt8[Array, "H W C"]:
         if not self.levels:
@@ -266,7 +262,7 @@ def _recall(dreamer: Dreamer, given: Trajectory, keys: Key[Array, " N"]) -> Drea
 
         decoder, _ = jax.lax.scan(body, dreamer.tokenizer.init_decoder(), row.latent)
         zero = jnp.zeros((), jnp.int32)
-        return DreamState(memory.world, decoder, memory.h, memory.task, zero, jnp.zeros((), bool))
+        return DreamState(memory.world, decoder, zero, jnp.zeros((), bool))
 
     return jax.vmap(start)(given, keys)
 
@@ -290,10 +286,7 @@ def load_agent(step: Path, *, num_steps: int | None = None, member: int = 0) -> 
     dreamer = cast_weights(Dreamer.load(step, member=member))
     if num_steps is None:
         return dreamer
-    k_max = dreamer.dynamics.grid.k_max
-    if num_steps < 1 or num_steps & (num_steps - 1) or k_max % num_steps:
-        raise InputError(f"num_steps: got {num_steps}, expected a power of two that divides k_max = {k_max}.")
-    return dataclasses.replace(dreamer, sampler=ShortcutSampler(num_steps, dreamer.sampler.context_signal))
+    return dataclasses.replace(dreamer, dynamics=dreamer.dynamics.with_passes(num_steps))
 
 
 def find_dataset(step: Path, config: Config) -> Path:

@@ -1,5 +1,6 @@
 """The baseline without a world model: the same transformer, trained from pixels to clone and on nothing else."""
 
+import dataclasses
 from typing import ClassVar
 
 import equinox as eqx
@@ -9,7 +10,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dreamer4.agent import agent_losses, weighted_mean
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import as_past
 from dreamer4.errors import InputError
 from dreamer4.training.phases import AbstractPhase, Metrics, freeze_prior, mark, mark_tokenizer
 from dreamer4.types import Trajectory, to_float
@@ -18,8 +18,8 @@ from dreamer4.types import Trajectory, to_float
 class CloningPhase(AbstractPhase):
     """Trains encoder, transformer and policy end to end on the cloning term of eq 9.
 
-    Frames are encoded without masking and enter the transformer as they do when the agent acts: at the context's signal
-    level, with the finest step size. What it lacks against the ladder's next rung is the world model alone.
+    Frames are encoded without masking and enter the dynamics as they do when the agent acts. What it lacks against the
+    ladder's next rung is the world model alone.
     """
 
     name: ClassVar[str] = "cloning"
@@ -38,19 +38,14 @@ class CloningPhase(AbstractPhase):
     ) -> tuple[Metrics, Metrics]:
         if batch.frame is None:
             raise InputError("cloning: the batch holds latents, not frames. Give the data set before it was encoded.")
-        dynamics, size = dreamer.dynamics, batch.reward.shape[0]
-        grid = dynamics.grid
-        signal = grid.snap(dreamer.sampler.context_signal)
 
         def row(clip, key):
             latent = dreamer.tokenizer.encode(to_float(clip.frame))
-            past = as_past(grid, signal, latent, clip.action, clip.action_mask, key=key)
-            _, h = dynamics(past, clip.task)
-            assert h is not None  # there is a task
+            h = dreamer.dynamics.readouts(dataclasses.replace(clip, frame=None, latent=latent), key=key)
             terms, counts = agent_losses(dreamer.policy, dreamer.reward, dreamer.continuation, h, clip)
             return terms["cloning"], counts["cloning"]
 
-        return {"cloning": weighted_mean(*jax.vmap(row)(batch, jr.split(key, size)))}, {}
+        return {"cloning": weighted_mean(*jax.vmap(row)(batch, jr.split(key, batch.reward.shape[0])))}, {}
 
     def finish(self, dreamer: Dreamer) -> Dreamer:
         return freeze_prior(dreamer)

@@ -24,16 +24,13 @@ from dreamer4.agent import (
     reconstruction_loss,
     weighted_mean,
 )
-from dreamer4.agent.objectives import masked_mean
 from dreamer4.config import Config
 from dreamer4.data import DeviceSource, Episode
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import ShortcutForcing
 from dreamer4.errors import InputError
+from dreamer4.nn.rows import Metrics as Metrics
+from dreamer4.nn.rows import masked_mean, over_rows
 from dreamer4.tokenizer import LatentStats, RandomFeatures, tokenizer_loss
-from dreamer4.training.forcing import dynamics_loss
-from dreamer4.training.rows import Metrics as Metrics
-from dreamer4.training.rows import over_rows
 from dreamer4.types import DataSpec, Trajectory, to_float
 from dreamer4.worlds import WORLDS, AbstractWorld, DreamWorld
 
@@ -137,9 +134,12 @@ class TokenizerPhase(AbstractPhase):
 
 
 class DynamicsPhase(AbstractPhase):
-    """Trains the dynamics on latents by shortcut forcing (eqs 7, 8)."""
+    """Trains the dynamics on latents by its own loss: shortcut forcing for the model of the paper (eqs 7, 8).
 
-    forcing: ShortcutForcing
+    `changes` are the shares of the run at which that loss begins to ask for something else.
+    """
+
+    changes: tuple[float, ...] = eqx.field(static=True, default=())
     accumulate: int = eqx.field(static=True, default=1)
     name: ClassVar[str] = "dynamics"
     normalise: ClassVar[bool] = True
@@ -150,7 +150,7 @@ class DynamicsPhase(AbstractPhase):
 
     @property
     def switches(self) -> tuple[float, ...]:
-        return (self.forcing.bootstrap_start,)
+        return self.changes
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         return mark(dreamer, lambda d: [d.dynamics])
@@ -158,9 +158,9 @@ class DynamicsPhase(AbstractPhase):
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[Metrics, Metrics]:
-        how = {"with_agent": False, "accumulate": self.accumulate}
-        loss, metrics, _, _ = dynamics_loss(dreamer, self.forcing, batch, progress, **how, key=key)
-        return {"dynamics": loss}, metrics
+        how = {"with_readout": False, "accumulate": self.accumulate}
+        world = dreamer.dynamics.loss(batch, progress, **how, key=key)
+        return {"dynamics": world.loss}, world.metrics
 
 
 class AgentPhase(AbstractPhase):
@@ -170,7 +170,6 @@ class AgentPhase(AbstractPhase):
     Rows trained as separate images teach the world model only: without a past there is nothing to act on.
     """
 
-    forcing: ShortcutForcing
     warm_heads: float = eqx.field(static=True, default=0.0)
     reconstruction: float = eqx.field(static=True, default=0.0)
     accumulate: int = eqx.field(static=True, default=1)
@@ -194,9 +193,10 @@ class AgentPhase(AbstractPhase):
     ) -> tuple[Metrics, Metrics]:
         # The model comes trained, so its teachers teach from the first step.
         late = jnp.ones(())
-        how = {"with_agent": True, "accumulate": self.accumulate}
-        loss, metrics, h, image = dynamics_loss(dreamer, self.forcing, batch, late, **how, key=key)
-        assert h is not None  # with agent
+        how = {"with_readout": True, "accumulate": self.accumulate}
+        world = dreamer.dynamics.loss(batch, late, **how, key=key)
+        h = world.h
+        assert h is not None  # with read-outs
         # Heads that know nothing yet would teach the read-out to forget what they have not come to use.
         h = jnp.where(progress >= self.warm_heads, h, jax.lax.stop_gradient(h))
 
@@ -209,8 +209,8 @@ class AgentPhase(AbstractPhase):
             return terms, counts
 
         rows, counts = over_rows(losses, self.accumulate)(h, batch)
-        terms = {name: weighted_mean(values, jnp.where(image, 0, counts[name])) for name, values in rows.items()}
-        return {"dynamics": loss} | terms, metrics
+        terms = {name: weighted_mean(values, jnp.where(world.image, 0, counts[name])) for name, values in rows.items()}
+        return {"dynamics": world.loss} | terms, world.metrics
 
     def finish(self, dreamer: Dreamer) -> Dreamer:
         return freeze_prior(dreamer)
@@ -315,15 +315,14 @@ def measure_latents(
 
 def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
     """Builds the phase of the given name as a configuration describes it."""
-    forcing = ShortcutForcing(config.dynamics.shortcut, context_signal=config.sampler.context_signal)
     train = config.train
     if name == "tokenizer":
         features = None if config.tokenizer.perceptual == "none" else RandomFeatures(spec.frame_shape[2])
         return TokenizerPhase(features, config.tokenizer.perceptual_weight, train.tokenizer.accumulate)
     if name == "dynamics":
-        return DynamicsPhase(forcing, train.dynamics.accumulate)
+        return DynamicsPhase(config.dynamics.changes, train.dynamics.accumulate)
     if name == "agent":
-        return AgentPhase(forcing, train.agent.warm_heads, config.agent.reconstruction, train.agent.accumulate)
+        return AgentPhase(train.agent.warm_heads, config.agent.reconstruction, train.agent.accumulate)
     if name == "imagination":
         settings = config.imagination
         return ImaginationPhase(

@@ -18,9 +18,11 @@ from jaxtyping import PyTree
 from dreamer4.checkpoint import place, whole
 from dreamer4.config import MeshConfig
 from dreamer4.errors import InputError
+from dreamer4.nn.rows import AXES, constrain
+from dreamer4.nn.rows import rows_layout as rows_layout
+from dreamer4.nn.rows import split_rows as split_rows
 
 
-AXES = ("data", "fsdp")
 SMALL = 1024  # entries of an array that is not worth splitting
 
 
@@ -84,26 +86,13 @@ def bring_home(tree: PyTree) -> PyTree:
 def spread_here(tree: PyTree) -> PyTree:
     """Says, in a jitted function, that a state is laid out as `spread` does it on the current mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    return tree if mesh.empty else _constrain(tree, lambda x: _layout(x.shape, mesh))
+    return tree if mesh.empty else constrain(tree, lambda x: _layout(x.shape, mesh))
 
 
 def replicate_here(tree: PyTree) -> PyTree:
     """Says, in a jitted function, that arrays are whole on every device of the current mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    return tree if mesh.empty else _constrain(tree, lambda x: NamedSharding(mesh, P()))
-
-
-def split_rows(tree: PyTree) -> PyTree:
-    """Says, in a jitted function, that the leading axis is split over all devices of the current mesh, if it can be."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return tree
-    return _constrain(tree, lambda x: rows_layout(x.shape[0], mesh))
-
-
-def rows_layout(rows: int, mesh) -> NamedSharding:
-    """Returns how a leading axis of some rows lies on a mesh: split over all devices, if it can be."""
-    return NamedSharding(mesh, P(AXES if rows % mesh.size == 0 else None))
+    return tree if mesh.empty else constrain(tree, lambda x: NamedSharding(mesh, P()))
 
 
 def _layout(shape: tuple[int, ...], mesh) -> NamedSharding:
@@ -114,10 +103,6 @@ def _layout(shape: tuple[int, ...], mesh) -> NamedSharding:
         return NamedSharding(mesh, P())
     axis = max(axes, key=lambda i: (shape[i], i))
     return NamedSharding(mesh, P(*[None] * axis, "fsdp"))
-
-
-def _constrain(tree: PyTree, sharding) -> PyTree:
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding(x)) if eqx.is_array(x) else x, tree)
 
 
 def _put(tree: PyTree, sharding) -> PyTree:

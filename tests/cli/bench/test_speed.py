@@ -17,7 +17,7 @@ from dreamer4.config import load
 from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
 from dreamer4.training import init_dreamer
-from dreamer4.training.flops import decoder_flops, dynamics_flops, parameters, step_flops
+from dreamer4.training.flops import decoder_flops, parameters, step_flops
 from dreamer4_cli.bench.speed import floor as floors
 from dreamer4_cli.bench.speed import start, suite, timing
 from dreamer4_cli.bench.speed.floor import Part, Rates, floor, frame_parts, training_part
@@ -69,10 +69,12 @@ class TestFloor:
         t, slots = config.dynamics.transformer, 2 + config.tokenizer.num_spatial + 1 + 1
         cache = 2 * 4 * (t.depth // t.time_every) * slots * t.context_length * t.kv_heads * t.width // t.heads
         blocks = t.depth * (t.width**2 * (2 + 2 * t.kv_heads // t.heads) + 3 * t.width * round(t.mlp_ratio * t.width))
-        outside = parameters(dreamer.dynamics) - parameters(dreamer.dynamics.transformer)  # tables, first and last map
+        outside = parameters(dreamer.dynamics) - parameters(
+            dreamer.dynamics.network.transformer
+        )  # tables, first and last map
         assert draw.bytes == commit.bytes == pytest.approx(4 * (blocks + outside) + rows * cache, rel=0.02)
-        assert draw.operations == rows * dynamics_flops(dreamer.dynamics, frames=9, agent=False)
-        assert commit.operations == rows * dynamics_flops(dreamer.dynamics, frames=9, agent=True)
+        assert draw.operations == rows * dreamer.dynamics.network.flops(frames=9, agent=False)
+        assert commit.operations == rows * dreamer.dynamics.network.flops(frames=9, agent=True)
         assert decode.operations == rows * decoder_flops(dreamer.tokenizer, frames=9)
         assert frame_parts(dreamer, rows, 2, decode=False) == (draw, commit)
 
@@ -108,9 +110,9 @@ class TestPrograms:
         config, _ = shapes
         dreamer = generic(Dreamer.build, config, data_spec(config), key=jr.key(0))
         memory = full(dreamer.init(), key=jr.key(0))
-        assert memory.world.position == config.dynamics.transformer.context_length
-        assert sorted(memory.world.cache.position.tolist()) == list(range(8))
-        assert not np.any(memory.world.cache.key == 0)
+        assert memory.world.stream.position == config.dynamics.transformer.context_length
+        assert sorted(memory.world.stream.cache.position.tolist()) == list(range(8))
+        assert not np.any(memory.world.stream.cache.key == 0)
 
     def test_what_does_not_fit_is_refused_before_anything_is_made(self, monkeypatch):
         monkeypatch.setattr(timing, "device_memory", lambda: int(4e9))
@@ -220,7 +222,7 @@ class TestStart:
         def compiled(program):
             given, state = program.shapes()
             agent = given["agent"] if "agent" in given else state["weights"]
-            seen.append(agent.dynamics.transformer.num_groups)
+            seen.append(agent.dynamics.network.transformer.num_groups)
             return None, {"trace_s": 1.0, "compile_s": float(seen[-1])}
 
         monkeypatch.setattr(start, "compile_program", compiled)

@@ -15,7 +15,6 @@ from play_stage import LEFT, RIGHT, STAY, act, ending, stage
 from dreamer4.config import load
 from dreamer4.data import find_problems
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import ShortcutSampler, denoise
 from dreamer4.errors import InputError
 from dreamer4.nn import ActionDistribution, Categorical, Normal
 from dreamer4.serving.play import worlds
@@ -51,16 +50,14 @@ class TestWorlds:
 
         @eqx.filter_jit
         def expect(dreamer, mind):
-            sampler = ShortcutSampler(4, dreamer.sampler.context_signal)
-            key = clock.key(worlds.IMAGINE)
-            latent, memory = dreamer.imagine_step(mind.memory, action, sampler=sampler, key=key)
-            return dreamer.tokenizer.decode_step(latent, mind.decoder)[0], memory
+            imagined, memory = dreamer.imagine_step(mind.memory, action, num_steps=4, key=clock.key(worlds.IMAGINE))
+            return dreamer.tokenizer.decode_step(imagined.latent, mind.decoder)[0], memory
 
         picture, memory = expect(dreamer, mind._mind)
         passes, once = np.asarray(2, np.int32), np.asarray(False)
         following, dreamt = worlds.imagine(dreamer, mind._mind, action, passes, once, clock)
-        assert distance(following.memory.h, memory.h) < 1e-5
-        assert equal(following.memory.world.position, memory.world.position)
+        assert distance(following.memory.world.h, memory.world.h) < 1e-5
+        assert equal(following.memory.world.stream.position, memory.world.stream.position)
         assert np.abs(255 * np.clip(np.asarray(picture), 0, 1) - np.asarray(dreamt.frame)).max() < 0.51
         _, hasty = worlds.imagine(dreamer, mind._mind, action, np.asarray(0, np.int32), once, clock)
         assert float(dreamt.movement) > 0 and float(hasty.movement) == 0
@@ -78,9 +75,9 @@ class TestWorlds:
 
         @eqx.filter_jit
         def latent(key):
-            return denoise(dreamer.dynamics, action, jnp.array(True), mind._mind.memory.world, num_steps=4, key=key)
+            return dreamer.imagine_step(mind._mind.memory, action, num_steps=4, key=key)[0].latent
 
-        apart = latent(jr.split(clock.key(worlds.IMAGINE))[0]) - latent(clock.key(worlds.DOUBT))
+        apart = latent(clock.key(worlds.IMAGINE)) - latent(clock.key(worlds.DOUBT))
         assert distance(twice[1].disagreement, jnp.sqrt(jnp.mean(apart**2))) < 1e-5
         assert twice[1].disagreement > 0
 

@@ -51,7 +51,7 @@ def dream(steps: int) -> dict[str, Any]:
         sizes.append(_own_bytes())
     dreamt = np.concatenate(norms)
     largest, growth = float(dreamt.max() / real.max()), growth_of(sizes[len(sizes) // 4 :])  # at first it compiles
-    finite = bool(np.isfinite(dreamt).all() and np.isfinite(memory.h).all())
+    finite = bool(np.isfinite(dreamt).all() and np.isfinite(dreamer.readout(memory)).all())
     return {
         "figure": f"{len(dreamt)} frames, {'finite' if finite else 'NOT finite'}, largest norm {largest:.2f} of the "
         f"data's, memory {growth:+.2%}",
@@ -75,8 +75,8 @@ def _norms(latents: Float[Array, "*N Nz Dz"]) -> Float[Array, "*N"]:
 def _dream(dreamer: Dreamer, memory: Memory, key: PRNGKeyArray) -> tuple[Memory, Float[Array, " steps"]]:
     def body(memory, key):
         key_act, key_world = jr.split(key)
-        latent, memory = dreamer.imagine_step(memory, dreamer.act(memory, key=key_act), key=key_world)
-        return memory, _norms(latent)
+        imagined, memory = dreamer.imagine_step(memory, dreamer.act(memory, key=key_act), key=key_world)
+        return memory, _norms(imagined.latent)
 
     return jax.lax.scan(body, memory, jr.split(key, CHUNK))
 

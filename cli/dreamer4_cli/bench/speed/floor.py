@@ -27,10 +27,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import TransformerDynamics
+from dreamer4.dynamics import ShortcutDynamics
+from dreamer4.dynamics.shortcut import TransformerNetwork
 from dreamer4.nn import Transformer
 from dreamer4.tokenizer import CausalTokenizer
-from dreamer4.training.flops import decoder_flops, dynamics_flops, matrix_parameters
+from dreamer4.training.flops import decoder_flops, matrix_parameters
 
 
 # Dense bfloat16 products by data sheet, operations a second. Never the figure with 2:4 sparsity, which is twice that.
@@ -89,12 +90,13 @@ def frame_parts(dreamer: Dreamer, rows: int, num_steps: int, *, decode: bool) ->
         decode: whether the frame becomes pixels.
     """
     tokenizer, dynamics = dreamer.tokenizer, dreamer.dynamics
-    assert isinstance(tokenizer, CausalTokenizer) and isinstance(dynamics, TransformerDynamics)
-    seen = dynamics.context_length + 1
-    held = size(eqx.filter_eval_shape(dynamics.init_cache))
-    moved = _weights(dynamics, dynamics.transformer) + rows * held
-    draw = Part(rows * dynamics_flops(dynamics, frames=seen, agent=False), moved, num_steps)
-    commit = Part(rows * dynamics_flops(dynamics, frames=seen, agent=True), moved)
+    assert isinstance(tokenizer, CausalTokenizer) and isinstance(dynamics, ShortcutDynamics)
+    network, seen = dynamics.network, dynamics.context_length + 1
+    assert isinstance(network, TransformerNetwork)
+    held = size(eqx.filter_eval_shape(network.init_cache))
+    moved = _weights(network, network.transformer) + rows * held
+    draw = Part(rows * network.flops(frames=seen, agent=False), moved, num_steps)
+    commit = Part(rows * network.flops(frames=seen, agent=True), moved)
     if not decode:
         return draw, commit
     seen = tokenizer.decoder.context_length + 1

@@ -19,7 +19,7 @@ from dreamer4 import config as configuration
 from dreamer4.config import Config
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import ShortcutForcing
+from dreamer4.dynamics import ShortcutDynamics
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.nn import Stream, cast_weights
@@ -173,8 +173,7 @@ def frame(settings: Settings) -> Program:
 
         def dream(memory, decoder, key, action):
             key, key_frame = jr.split(key)
-            latent, memory = dreamer.imagine_step(memory, action, key=key_frame)
-            picture, decoder = dreamer.tokenizer.decode_step(latent, decoder)
+            picture, _, memory, decoder = dreamer.imagine_frame(memory, decoder, action, key=key_frame)
             return {"memory": memory, "decoder": decoder, "keys": key}, to_uint8(picture)
 
         rows_of = over_rows(dream, rows)
@@ -262,9 +261,8 @@ def training(name: str, settings: Settings) -> Program:
         "attention": transformer.attention,
         "soft_cap": transformer.soft_cap,
     }
-    if name == "dynamics":
-        forcing = ShortcutForcing(config.dynamics.shortcut, context_signal=config.sampler.context_signal)
-        facts["teacher_share"] = forcing.bootstrap_rows(rows) / rows
+    if name == "dynamics" and isinstance(dreamer.dynamics, ShortcutDynamics):
+        facts["teacher_share"] = dreamer.dynamics.forcing.bootstrap_rows(rows) / rows
     return Program(make, call, rows * length, (part,), facts, {"gradient": 4 * trained})
 
 

@@ -41,7 +41,7 @@ class Session:
         self._mode: Mode = mode
         self._seed, self._time, self._task = 0, 0, 0
         frame_bytes = math.prod(stage.spec.frame_shape)
-        self._context = stage.dreamer.dynamics.context_length
+        self._context = stage.dreamer.dynamics.context_length or max(e.length for e in stage.episodes)
         most = max(self._context + 1, min(_MOST_ROWS, _MOST_BYTES // frame_bytes))
         self._rows: deque[Row] = deque(maxlen=most)
         self._mind: Mind | None = None

@@ -73,12 +73,12 @@ class Stage:
     @property
     def passes(self) -> tuple[int, ...]:
         """The numbers K of denoise passes that can be chosen."""
-        return tuple(2**i for i in range(self.dreamer.dynamics.grid.finest + 1))
+        return self.dreamer.dynamics.passes
 
     @property
     def own_passes(self) -> int:
-        """The number of denoise passes of the agent's own sampler."""
-        return getattr(self.dreamer.sampler, "num_steps", self.dreamer.dynamics.grid.k_max)
+        """The number of denoise passes that the agent's own dreams take."""
+        return self.dreamer.dynamics.own_passes
 
     def find_game(self, episode: Episode, passed: int) -> PyTree | None:
         """Returns a state of the real environment in which it shows what was recorded, or None if none was found.

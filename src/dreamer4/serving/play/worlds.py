@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from dreamer4.dreamer import Dreamer, Memory
-from dreamer4.dynamics import commit, denoise_watched
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.envs.render import render
 from dreamer4.nn import Stream
@@ -143,26 +142,23 @@ def imagine(
 
     With `twice` the frame is drawn a second time, for the comparison alone: what is dreamt stays the same.
     """
-    memory, known = mind.memory, jnp.array(True)
-    key_denoise, key_commit = jr.split(clock.key(IMAGINE))
+    num_steps = jnp.asarray(1, jnp.int32) << jnp.asarray(step_index)
+    memory = mind.memory
+    how = {"num_steps": num_steps, "key": clock.key(IMAGINE)}
+    picture, imagined, following, decoder = dreamer.imagine_frame(memory, mind.decoder, action, **how)
+    z = imagined.latent
 
-    def draw(key):
-        return denoise_watched(dreamer.dynamics, action, known, memory.world, jnp.asarray(step_index), key=key)
+    def disagree():
+        again, _ = dreamer.imagine_step(memory, action, num_steps=num_steps, key=clock.key(DOUBT))
+        return _rms(z - again.latent)
 
-    z, halfway = draw(key_denoise)
-    disagreement = jax.lax.cond(
-        twice, lambda: _rms(z - draw(clock.key(DOUBT))[0]), lambda: jnp.full((), jnp.nan, z.dtype)
-    )
-    signal = dreamer.sampler.context_signal
-    h, world = commit(dreamer.dynamics, z, action, known, memory.task, memory.world, signal, key=key_commit)
-    picture, decoder = dreamer.tokenizer.decode_step(z, mind.decoder)
+    disagreement = jax.lax.cond(twice, disagree, lambda: jnp.full((), jnp.nan, z.dtype))
     picture = jnp.clip(picture, 0.0, 1.0)
     # The encoder sees what is shown, so that a latent which is the code of no frame gives itself away.
     again, encoder = dreamer.tokenizer.encode_step(picture, memory.encoder)
-    memory = Memory(encoder, world, h, memory.task)
+    memory = Memory(encoder, following.world)
     frame = to_uint8(picture)
-    movement = jnp.where(jnp.asarray(step_index) > 0, _rms(z - halfway), 0.0)
-    warnings = movement, _rms(again - z), disagreement
+    warnings = imagined.movement, _rms(again - z), disagreement
     return Mind(memory, decoder), Dreamt(frame, render(frame), read(dreamer, memory), *warnings)
 
 
@@ -226,7 +222,7 @@ def in_colours(frame: UInt8[Array | np.ndarray, "H W C"]) -> UInt8[Array, "H W 3
 
 def read(dreamer: Dreamer, memory: Memory) -> Reading:
     """Returns what the heads tell from a memory."""
-    h = memory.h
+    h = dreamer.readout(memory)
     chosen = dreamer.policy(h)
     return Reading(
         dreamer.reward(h).mean(),

@@ -1,4 +1,4 @@
-"""The laws of every registered dynamics, and the tokens of TransformerDynamics in particular."""
+"""The network of shortcut dynamics: what sees what, cached and at once, and its tokens."""
 
 import equinox as eqx
 import jax
@@ -9,7 +9,9 @@ import pytest
 from helpers import distance, equal, generic, influence
 
 from dreamer4.config import DynamicsConfig
-from dreamer4.dynamics import DYNAMICS, ActionEncoder, Levels, NoisyFrames, build, dynamics_layout
+from dreamer4.dynamics import ActionEncoder
+from dreamer4.dynamics.shortcut import Levels, NoisyFrames, dynamics_layout
+from dreamer4.dynamics.shortcut.network import build_network
 from dreamer4.nn import Stream
 from dreamer4.types import Action, ActionSpec, DataSpec
 
@@ -19,11 +21,10 @@ SPEC = DataSpec((4, 4, 1), ActionSpec((3, 2), 2), num_tasks=3)
 TASK = jnp.array(1)
 
 
-@pytest.fixture(scope="module", params=DYNAMICS)
-def dynamics(request):
+@pytest.fixture(scope="module")
+def dynamics():
     config = DynamicsConfig.model_validate(
         {
-            "kind": request.param,
             "transformer": {
                 "width": 16, "depth": 4, "heads": 2, "kv_heads": 1, "time_every": 2, "context_length": WINDOW
             },
@@ -32,7 +33,7 @@ def dynamics(request):
             "shortcut": {"k_max": K_MAX},
         }
     )  # fmt: skip
-    return generic(build, config, NZ, DZ, SPEC, key=jr.key(0))
+    return generic(build_network, config, NZ, DZ, SPEC, key=jr.key(0))
 
 
 @pytest.fixture(scope="module")

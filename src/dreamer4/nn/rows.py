@@ -1,16 +1,42 @@
-"""The rows of a batch: a function of one row becomes one of all, at once or in parts."""
+"""The rows of a batch: a function of one row becomes one of all, at once or in parts, on one device or on many."""
 
 import math
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, PyTree
 
-from dreamer4.training.placement import split_rows
 
+AXES = ("data", "fsdp")  # of a mesh of devices
 
 Metrics = dict[str, Float[Array, ""]]
+
+
+def masked_mean(x: Float[Array, "*dims"], mask: Bool[Array, "*dims"]) -> Float[Array, ""]:
+    """Returns the mean over the true entries of `mask`, and 0 if there are none."""
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
+
+
+def split_rows(tree: PyTree) -> PyTree:
+    """Says, in a jitted function, that the leading axis is split over all devices of the current mesh, if it can be."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+    return constrain(tree, lambda x: rows_layout(x.shape[0], mesh))
+
+
+def rows_layout(rows: int, mesh) -> NamedSharding:
+    """Returns how a leading axis of some rows lies on a mesh: split over all devices, if it can be."""
+    return NamedSharding(mesh, P(AXES if rows % mesh.size == 0 else None))
+
+
+def constrain(tree: PyTree, sharding: Callable) -> PyTree:
+    """Says, in a jitted function, where each array of a tree lies."""
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding(x)) if eqx.is_array(x) else x, tree)
 
 
 def _single(function: Callable) -> Callable:

@@ -1,18 +1,20 @@
-"""The interactive dynamics model (arXiv 2509.24527, section 3.2)."""
+"""The network of the interactive dynamics model (arXiv 2509.24527, section 3.2)."""
+
+from abc import abstractmethod
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dreamer4.config import DynamicsConfig
-from dreamer4.dynamics.base import AbstractDynamics
-from dreamer4.dynamics.noise import NoiseGrid, NoisyFrames
+from dreamer4.dynamics.action import ActionEncoder
+from dreamer4.dynamics.shortcut.noise import NoiseGrid, NoisyFrames
 from dreamer4.nn import Embedding, Entry, Linear, Stream, TokenGroup, TokenLayout, Transformer
 from dreamer4.nn import transformer as transformers
-from dreamer4.nn.layers import initial_tokens
-from dreamer4.types import Action, ActionSpec, DataSpec
+from dreamer4.nn.flops import transformer_flops
+from dreamer4.types import ActionSpec, DataSpec
 
 
 def dynamics_layout(num_spatial: int, num_registers: int, num_agent_tokens: int) -> TokenLayout:
@@ -33,32 +35,77 @@ def dynamics_layout(num_spatial: int, num_registers: int, num_agent_tokens: int)
     )
 
 
-class ActionEncoder(eqx.Module):
-    """Turns a factored action into one token: a learned base plus one embedding per component.
+class AbstractNetwork(eqx.Module):
+    """A network that predicts clean latents from noisy ones, given the past, actions and noise labels (x-prediction).
 
-    Where the action is unknown or absent only the base remains, so unlabelled video needs no special case.
+    Every method takes `task=None` for a pass without agent tokens; the world's prediction is the same with and
+    without, since nothing reads the agent tokens.
     """
 
-    base: Float[Array, " D"]
-    discrete: tuple[Embedding, ...]
-    continuous: Linear | None
+    grid: eqx.AbstractVar[NoiseGrid]
+    num_spatial: eqx.AbstractVar[int]
+    spatial_dim: eqx.AbstractVar[int]
+    agent_dim: eqx.AbstractVar[int]
+    context_length: eqx.AbstractVar[int]
 
-    def __init__(self, spec: ActionSpec, width: int, *, key: PRNGKeyArray):
-        """Builds the encoder for actions of `spec` into tokens of `width` features."""
-        key_base, key_continuous, *keys = jr.split(key, 2 + len(spec.num_classes))
-        self.base = initial_tokens(key_base, (width,))
-        self.discrete = tuple(Embedding(n, width, key=k) for n, k in zip(spec.num_classes, keys, strict=True))
-        self.continuous = Linear(spec.continuous_dim, width, key=key_continuous) if spec.continuous_dim else None
+    @abstractmethod
+    def __call__(
+        self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
+    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None]:
+        """Predicts a clip.
 
-    def __call__(self, action: Action, mask: Bool[Array, "*dims"]) -> Float[Array, "*dims D"]:
-        """Encodes actions; components count only where `mask` holds."""
-        parts = [table(action.discrete[..., i]) for i, table in enumerate(self.discrete)]
-        if self.continuous is not None:
-            parts.append(self.continuous(jnp.clip(action.continuous, -1.0, 1.0)))
-        return self.base + jnp.where(mask[..., None], sum(parts), 0.0)
+        Args:
+            frames: the clip.
+            task: the task, or None to leave the agent tokens out.
+            segment: frames of different segments do not see each other; None: one segment.
+
+        Returns:
+            The prediction of the clean latents, and the agent read-out `h` (None without a task).
+        """
+
+    @abstractmethod
+    def prefill(
+        self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
+    ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
+        """Predicts a clip as `__call__` does, and returns the cache entries of its frames."""
+
+    @abstractmethod
+    def drafts(
+        self, frames: NoisyFrames, entries: Entry, segment: Int[Array, " T"] | None = None
+    ) -> Float[Array, "T Nz Dz"]:
+        """Predicts every frame of a clip as `step` would after the frames before it, all at once.
+
+        Args:
+            frames: drafts of the frames.
+            entries: what `prefill` returned for the frames as the past holds them.
+            segment: as given to `prefill`.
+        """
+
+    @abstractmethod
+    def init_cache(self) -> Stream:
+        """Returns the start of a frame-by-frame prediction."""
+
+    @abstractmethod
+    def step(
+        self, frame: NoisyFrames, task: Int[Array, ""] | None, stream: Stream
+    ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"] | None, Entry]:
+        """Predicts the next frame, a single one, against the cache, without writing to it.
+
+        Returns:
+            The prediction, the agent read-out (None without a task), and the entry that remembers the frame.
+        """
+
+    @abstractmethod
+    def flops(self, *, frames: int, agent: bool) -> int:
+        """Counts the operations of one frame in one pass, with or without agent tokens.
+
+        Args:
+            frames: frames it is computed against: those of a clip, or the capacity of the cache and one.
+            agent: whether with agent tokens.
+        """
 
 
-class TransformerDynamics(AbstractDynamics):
+class TransformerNetwork(AbstractNetwork):
     """A block-causal transformer over action, shortcut, spatial, register and agent tokens."""
 
     action_in: ActionEncoder
@@ -160,14 +207,19 @@ class TransformerDynamics(AbstractDynamics):
         tokens, entry = self.transformer.step(self._tokens(frame, task), stream.cache, stream.position)
         return *self._read(tokens, task), entry
 
+    def flops(self, *, frames: int, agent: bool) -> int:
+        slots = None if agent else self.transformer.layout.slots("agent").start
+        ends = self.num_spatial * (self.spatial_in.weight.size + self.flow_head.weight.size)
+        return transformer_flops(self.transformer, frames=frames, slots=slots) + 2 * ends
 
-def build_transformer(
+
+def build_network(
     config: DynamicsConfig, num_spatial: int, spatial_dim: int, spec: DataSpec, *, key: PRNGKeyArray
-) -> TransformerDynamics:
+) -> TransformerNetwork:
     """Builds the dynamics that a configuration describes, for latents of `num_spatial` x `spatial_dim`."""
     key_transformer, key_rest = jr.split(key)
     layout = dynamics_layout(num_spatial, config.num_registers, config.num_agent_tokens)
-    return TransformerDynamics(
+    return TransformerNetwork(
         transformers.build(layout, config.transformer, key=key_transformer),
         spatial_dim=spatial_dim,
         action=spec.action,

@@ -15,7 +15,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.config import ShortcutConfig
-from dreamer4.dynamics.noise import Levels, NoiseGrid, NoisyFrames
+from dreamer4.dynamics.shortcut.noise import Levels, NoiseGrid, NoisyFrames
 
 
 def paper_levels(grid: NoiseGrid, length: int, *, key: PRNGKeyArray) -> Levels:

@@ -4,22 +4,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from dreamer4.agent.objectives import masked_mean
-from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics import (
-    AbstractDynamics,
-    NoisyFrames,
-    ShortcutForcing,
-    as_past,
-    bootstrap_target,
-    corrupt,
-    ramp,
-)
+from dreamer4.dynamics.base import WorldLoss
+from dreamer4.dynamics.shortcut.forcing import ShortcutForcing, bootstrap_target, ramp
+from dreamer4.dynamics.shortcut.network import AbstractNetwork
+from dreamer4.dynamics.shortcut.noise import NoisyFrames, as_past, corrupt
 from dreamer4.errors import InputError
-from dreamer4.training.placement import split_rows
-from dreamer4.training.rows import Metrics, over_rows
+from dreamer4.nn.rows import masked_mean, over_rows, split_rows
 from dreamer4.types import Trajectory
 
 
@@ -35,25 +27,25 @@ class _Rows(eqx.Module):
     segment: Int[Array, "B T"]
 
 
-def _predictor(dynamics: AbstractDynamics, row: _Rows, task: Int[Array, ""] | None):
+def _predictor(network: AbstractNetwork, row: _Rows, task: Int[Array, ""] | None):
     """Returns the model of one row as a function of noisy frames; it gives read-outs `h` too, if there is a task.
 
     In the mode `drafts` the read-outs are those of the past, which is what an acting agent has. Otherwise they are
     those of the noisy frames, and come with the prediction.
     """
     if row.past is None:
-        return lambda frames: dynamics(frames, task, row.segment)
-    _, h, entries = dynamics.prefill(row.past, task, row.segment)
-    return lambda frames: (dynamics.drafts(frames, entries, row.segment), h)
+        return lambda frames: network(frames, task, row.segment)
+    _, h, entries = network.prefill(row.past, task, row.segment)
+    return lambda frames: (network.drafts(frames, entries, row.segment), h)
 
 
 def _targets(
-    forcing: ShortcutForcing, dynamics: AbstractDynamics, rows: _Rows, progress: Float[Array, ""], accumulate: int
+    forcing: ShortcutForcing, network: AbstractNetwork, rows: _Rows, progress: Float[Array, ""], accumulate: int
 ) -> Float[Array, "B T Nz Dz"]:
     """Returns what each frame should be predicted as: the data, or for coarse steps what two half steps lead to."""
 
     def teach(row):
-        predict = _predictor(dynamics, row, None)
+        predict = _predictor(network, row, None)
         return bootstrap_target(lambda frames: predict(frames)[0], forcing.grid, row.frames)
 
     # Until teachers start, coarse steps learn from the data too, so that no teacher is untrained.
@@ -63,23 +55,20 @@ def _targets(
     return jax.lax.stop_gradient(jnp.where(coarse[..., None, None], taught, rows.z))
 
 
-def dynamics_loss(
-    dreamer: Dreamer,
+def shortcut_loss(
+    network: AbstractNetwork,
     forcing: ShortcutForcing,
     batch: Trajectory,
     progress: Float[Array, ""],
     *,
-    with_agent: bool,
+    with_readout: bool,
     accumulate: int = 1,
     key: PRNGKeyArray,
-) -> tuple[Float[Array, ""], Metrics, Float[Array, "B T E"] | None, Bool[Array, " B"]]:
+) -> WorldLoss:
     """Returns the shortcut-forcing loss of a batch (eq 7 with the ramp of eq 8), and the read-outs it produced.
 
     The teachers of the bootstrap rows run first, without gradient, on those rows only; one differentiated pass over all
     rows follows. In the mode `drafts` only frames with a past count, since a dream always starts from a frame.
-
-    Returns:
-        The loss; metrics; read-outs `h` (None without agent); and which rows were trained as separate images.
     """
     if batch.latent is None:
         raise InputError("dynamics: the batch holds frames, not latents. Encode the data set first.")
@@ -108,13 +97,13 @@ def dynamics_loss(
     target = batch.latent
     if taught:
         first = split_rows(jax.tree.map(lambda x: x[:taught], rows))
-        frozen = jax.lax.stop_gradient(dreamer.dynamics)
+        frozen = jax.lax.stop_gradient(network)
         target = jnp.concatenate([_targets(forcing, frozen, first, progress, accumulate), batch.latent[taught:]])
 
     def predict(row, task):
-        return _predictor(dreamer.dynamics, row, task)(row.frames)
+        return _predictor(network, row, task)(row.frames)
 
-    if with_agent:
+    if with_readout:
         z_hat, h = over_rows(predict, accumulate)(rows, batch.task)
     else:
         z_hat, h = over_rows(lambda row: predict(row, None), accumulate)(rows)
@@ -127,4 +116,4 @@ def dynamics_loss(
         "flow_from_noise": masked_mean(error, counted & ~coarse & from_noise),
         "bootstrap": masked_mean(error, counted & coarse),
     }
-    return loss, metrics, h, image
+    return WorldLoss(loss, metrics, h, image)

@@ -25,6 +25,11 @@ class NoiseGrid(eqx.Module):
         """Index of the smallest step size, `1 / k_max`."""
         return self.k_max.bit_length() - 1
 
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """The numbers K of equal steps from noise to data, ascending."""
+        return tuple(2**i for i in range(self.finest + 1))
+
     def tau(self, tau_index: Int[Array, "*dims"]) -> Float[Array, "*dims"]:
         """Returns signal levels in [0, 1]."""
         return tau_index.astype(jnp.float32) / self.k_max
