@@ -6,6 +6,7 @@ where the game ends; `return_gap` asks whether dreams pay what the world
 pays; `statistics` reduces all of it to means and intervals.
 """
 
+from .planning import PlanningPolicy as PlanningPolicy
 from .play import DreamerPolicy as DreamerPolicy
 from .play import Played as Played
 from .play import begin_episode as begin_episode
