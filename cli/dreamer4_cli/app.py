@@ -194,6 +194,7 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the episodes.")] = 0,
+    plan: Annotated[int | None, typer.Option("--plan", min=1, help="Dreams before each action of planning.")] = None,
     world_model: Annotated[
         bool, typer.Option("--world-model", help="Measure the dreams on held-out episodes instead of playing.")
     ] = False,
@@ -215,6 +216,8 @@ def evaluate(
         raise InputError(f"evaluate: got {given}, expected one of them: a run folder or a checkpoint.")
     existing = viewing.existing(path or run)
     if world_model:
+        if plan:
+            raise InputError("evaluate: --plan is a way to play, and --world-model plays nothing. Give one of them.")
         from dreamer4_cli.world_model import evaluate_world_model
 
         evaluate_world_model(existing, clips=episodes, context=context, horizon=horizon, out=out, seed=seed)
@@ -223,7 +226,7 @@ def evaluate(
         raise InputError("evaluate: --context, --horizon and --out are of dreams. Give --world-model with them.")
     from dreamer4_cli import run as work
 
-    work.evaluate(existing, episodes=episodes, seed=seed)
+    work.evaluate(existing, episodes=episodes, seed=seed, plan=plan)
 
 
 app.command("play")(play_options.play)

@@ -15,12 +15,13 @@ from rich.table import Table
 
 from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config
-from dreamer4.data import DeviceSource
+from dreamer4.data import AbstractPolicy, DeviceSource
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description, spec_to_json
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
+from dreamer4.evaluation import PlanningPolicy, summarise, summarise_seeds
 from dreamer4.evaluation import evaluate as play
-from dreamer4.evaluation import summarise, summarise_seeds
+from dreamer4.evaluation import play as play_policy
 from dreamer4.evaluation.results import Results, summarise_worlds
 from dreamer4.evaluation.return_gap import measure_return_gap
 from dreamer4.evaluation.statistics import Estimate
@@ -264,11 +265,23 @@ def _check_data_unchanged(run: RunFolder, fingerprint: str, *, accept: bool) -> 
         return
 
 
-def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
-    """Plays a trained agent in the real environment and prints its returns."""
+def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = None) -> None:
+    """Plays a trained agent in the real environment and prints its returns.
+
+    Args:
+        path: a run or a checkpoint.
+        episodes: how many; None: as many as the configuration says.
+        seed: of the episodes.
+        plan: dreams before each action of one more way to act, planning; None: without it.
+    """
     step = find_checkpoint(path)
     cloned, meta, (config, spec) = cloned_head(step), checkpoint.read_meta(step), read_description(step)
     env = _environment(config, spec)
+    if plan is not None and meta.get("phase") != "imagination":
+        raise InputError(
+            f"--plan: {path} is of the {meta.get('phase')} phase, and planning needs the value head, which the "
+            "imagination phase trains. Train it, or leave --plan out."
+        )
     agents = [Dreamer.load(path, member=i) for i in range(config.seeds)]
     count = episodes or config.evaluation.episodes
     table = Table("policy", "acting by", "return", "95 % interval", "episodes")
@@ -282,7 +295,25 @@ def evaluate(path: Path, *, episodes: int | None, seed: int) -> None:
             row = summarise_seeds(returns)
             label = config.imagination.result if name == "imagination" else _POLICY_NAMES[name]
             table.add_row(label, mode, *_cells(row))
+    if plan is not None:
+        settings = config.imagination
+        planners = [PlanningPolicy(agent, plan, settings.horizon, settings.discount) for agent in agents]
+        returns = [_played(planner, env, count, config, seed) for planner in planners]
+        table.add_row(settings.result, f"plan {plan} x {settings.horizon}", *_cells(summarise_seeds(returns)))
     console.print(table)
+
+
+def _played(policy: AbstractPolicy, env, episodes: int, config: Config, seed: int) -> np.ndarray:
+    with Progress("play planning", total=episodes, unit="episodes", console=console) as bar:
+        played = play_policy(
+            policy,
+            env,
+            episodes=episodes,
+            batch_size=min(config.evaluation.batch_size, episodes),
+            progress=lambda done, _: bar.advance(done - bar.completed),
+            key=stream(seed, "evaluate"),
+        )
+    return np.asarray(played.returns)
 
 
 def _environment(config: Config, spec: DataSpec) -> AbstractEnvironment:

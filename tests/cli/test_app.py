@@ -209,8 +209,8 @@ class TestCalls:
         for line in ("evaluate .", "evaluate --run . --episodes 5 --seed 2", "info .", "data check ."):
             assert invoke(*line.split()).exit_code == 0
         assert calls == [
-            ("evaluate", (Path(),), {"episodes": None, "seed": 0}),
-            ("evaluate", (Path(),), {"episodes": 5, "seed": 2}),
+            ("evaluate", (Path(),), {"episodes": None, "seed": 0, "plan": None}),
+            ("evaluate", (Path(),), {"episodes": 5, "seed": 2, "plan": None}),
             ("info", (Path(),), {}),
             ("check_data", (Path(),), {}),
         ]
@@ -268,6 +268,7 @@ REFUSED = [
     ("collect --set data.episodes=0", "data.episodes: got 0, expected greater than 0"),
     ("collect --seeds 2", "--seeds"),
     ("evaluate", "got neither PATH nor --run"),
+    ("evaluate . --world-model --plan 4", "--plan is a way to play"),
     ("evaluate . --run .", "got both PATH . and --run ."),
     ("evaluate missing", "missing: no such file or folder"),
     ("evaluate . --episodes 0", "--episodes"),

@@ -131,10 +131,12 @@ def test_info_tells_apart_what_it_is_shown(folder, capsys):
 
 
 def test_evaluation_needs_only_the_folder(folder, capsys):
-    run.evaluate(folder, episodes=16, seed=3)
+    run.evaluate(folder, episodes=16, seed=3, plan=2)
     told = capsys.readouterr().out
     assert "cloned policy" in told
-    assert "imagination policy" in told
+    assert "imagination policy" in told and "plan 2 x" in told
+    with pytest.raises(InputError, match="--plan: .* is of the agent phase, and planning needs the value head"):
+        run.evaluate(folder / "checkpoints" / "agent" / "4", episodes=16, seed=3, plan=2)
 
 
 def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_nothing(folder, capsys, monkeypatch):
