@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreamer4.config import TransformerConfig
+from dreamer4.files import write_atomically
 from dreamer4.nn import ATTENTIONS
 from dreamer4_cli.bench.speed.floor import Rates, floor
 from dreamer4_cli.bench.speed.programs import PROGRAMS, Settings
@@ -192,10 +193,7 @@ def main() -> None:
         told = measure(work, seconds)
         kept[name] = {"accept": work.accept, "goal": work.goal, "xla_flags": work.flags, "commit": commit, **told}
         print(f"{name}: {_judged(work, told)}", flush=True)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = options.out.with_suffix(".tmp")
-        partial.write_text(json.dumps(kept, indent=1) + "\n")
-        os.replace(partial, options.out)
+        write_atomically(options.out, json.dumps(kept, indent=1) + "\n")
     print(f"left for the next call: {', '.join(left)}" if left else "nothing is left")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dreamer4.errors import InputError
-from dreamer4.files import new_folder
+from dreamer4.files import new_folder, write_atomically
 
 
 # What a process does that is killed in the middle, or waits there until it is told to go on.
@@ -34,6 +34,26 @@ def other(path):
 
 def names(folder):
     return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_file_is_replaced_whole_by_a_writer_of_its_own_and_stays_where_that_fails(tmp_path, monkeypatch):
+    file = tmp_path / "deep" / "file.json"
+    write_atomically(file, "old ü")
+    replace = Path.replace
+
+    def meanwhile(partial, target):
+        assert file.read_text(encoding="utf-8") == "old ü"  # until the last moment
+        monkeypatch.setattr(Path, "replace", replace)
+        write_atomically(file, b"between")  # by another writer, which must not take this one's file
+        return replace(partial, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    write_atomically(file, "new")
+    assert file.read_text() == "new" and names(file.parent) == ["file.json"]
+    (tmp_path / "full").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "full", "new")
+    assert names(tmp_path) == ["deep", "full"]
 
 
 def test_a_folder_appears_at_the_end_of_the_block_and_others_may_read_it(tmp_path):

@@ -1,7 +1,6 @@
 """`dreamer4 dream`: a film of one dream, under actions of the user's choice."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import equinox as eqx
@@ -15,6 +14,7 @@ from dreamer4 import data
 from dreamer4.data import DeviceSource, Episode, random_action
 from dreamer4.dreamer import Memory, find_checkpoint, read_description
 from dreamer4.errors import InputError
+from dreamer4.files import write_atomically
 from dreamer4.reporting import media
 from dreamer4.serving.dream import DreamWorld, find_dataset, load_agent
 from dreamer4.types import Action, ActionSpec
@@ -91,10 +91,7 @@ def dream(
     film = _pictures(chosen, frames[:shown], context, beside=actions == "data")
     even = film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]  # as MP4 wants it; the last line is ground
     content = media.gif(film, fps=fps) if out.suffix == ".gif" else media.mp4(even, fps=fps)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.tmp")
-    partial.write_bytes(content)
-    os.replace(partial, out)
+    write_atomically(out, content)
     end = f"the model sees the end after {shown}" if len(ends) else f"no end within {shown}"
     _say(f"{out}: {context} real frames, then the dream; {end}, predicted return {rewards[:shown].sum():+.2f}")
 

@@ -1,4 +1,4 @@
-"""Small files that anyone may have written, read before they are trusted; folders written whole or not at all."""
+"""Small files that anyone may have written, read before they are trusted; what is written appears at once."""
 
 import contextlib
 import os
@@ -42,6 +42,18 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
     if max(about.st_size, len(content)) > limit:
         raise InputError(f"Cannot read {path}: it is larger than {limit} bytes, which no such file is.")
     return content
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file, replacing an earlier one at once, so that no reader meets half a file; parents are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own for each writer: two that shared one would tear each other's file.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

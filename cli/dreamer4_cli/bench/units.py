@@ -6,7 +6,6 @@ begin anew. A unit over several training seeds trains them side by side in one p
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from dreamer4.config import Config, ObjectiveConfig
 from dreamer4.data import AbstractPolicy, DeviceSource, random_policy
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.evaluation import DreamerPolicy, play
+from dreamer4.files import write_atomically
 from dreamer4.serving.dream import DreamWorld
 from dreamer4.training import CloningPhase, init_dreamer, init_state, member, stack_members, stream
 from dreamer4.training import train as train_phase
@@ -71,10 +71,7 @@ def record(plan: Plan, kind: str, seeds: tuple[int, ...], find: Callable[[Path],
     facts = {"device": work.device(), "commit": commit, "episodes": episodes, "command": plan.command}
     for seed, unit in zip(seeds, found, strict=True):
         file = plan.result(kind, seed)
-        file.parent.mkdir(exist_ok=True)
-        partial = file.with_suffix(".tmp")
-        partial.write_text(json.dumps(facts | unit, indent=1) + "\n")
-        os.replace(partial, file)
+        write_atomically(file, json.dumps(facts | unit, indent=1) + "\n")
 
 
 def _play(config: Config, policies: Sequence[AbstractPolicy]) -> list[float]:

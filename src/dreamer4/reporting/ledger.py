@@ -6,7 +6,6 @@ stored nowhere.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, PositiveI
 
 from dreamer4.errors import InputError
 from dreamer4.evaluation.statistics import interval, iqm, paired_difference
+from dreamer4.files import write_atomically
 
 
 SCHEMA_VERSION = 1
@@ -85,10 +85,7 @@ class Entry(BaseModel):
 def write_entry(folder: Path, entry: Entry) -> Path:
     """Writes an entry to `<folder>/<benchmark>/<method>.json`, replacing an older one; returns the file."""
     file = folder / entry.benchmark / f"{entry.method}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".tmp")
-    partial.write_text(json.dumps(entry.model_dump(mode="json"), indent=1) + "\n")
-    os.replace(partial, file)
+    write_atomically(file, json.dumps(entry.model_dump(mode="json"), indent=1) + "\n")
     return file
 
 

@@ -4,7 +4,6 @@ A page is one HTML file that needs nothing else: style, charts and pictures are 
 """
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from dreamer4.evaluation.statistics import Estimate
+from dreamer4.files import write_atomically
 from dreamer4.reporting.figures import number, padded, percent, signed
 
 
@@ -229,10 +229,7 @@ def render(page: Page) -> str:
 
 def write_page(path: Path, page: Page) -> None:
     """Writes a page, replacing an earlier one at once, so that no reader meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(render(page), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, render(page))
 
 
 def intervals(rows: Mapping[str, Estimate], *, strong: str = "", caption: str = "") -> Block:

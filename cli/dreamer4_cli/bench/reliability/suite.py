@@ -5,7 +5,6 @@ processes of their own, and are stopped and killed from outside.
 """
 
 import json
-import os
 import random
 import re
 import shutil
@@ -25,7 +24,7 @@ from rich.table import Table
 from dreamer4 import checkpoint
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
-from dreamer4.files import read_bytes
+from dreamer4.files import read_bytes, write_atomically
 from dreamer4.training.folder import RunFolder
 from dreamer4.training.metrics import Progress, read_metrics
 from dreamer4_cli import run as work
@@ -257,10 +256,7 @@ def reliability(names: Sequence[str], *, quick: bool, out: Path, place: Path) ->
         minutes = round((time.monotonic() - began) / 60, 2)
         rows = _done(out, facts) | {name: {**vars(result), "minutes": minutes, "commit": commit}}
         rows = {name: rows[name] for name in ROWS if name in rows}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_suffix(".tmp")
-        partial.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
-        os.replace(partial, out)
+        write_atomically(out, json.dumps(facts | {"rows": rows}, indent=1) + "\n")
     table = Table("row", "found", "promised", "kept", "minutes")
     for name, row in rows.items():
         table.add_row(name, row["figure"], row["wanted"], "yes" if row["ok"] else "NO", f"{row['minutes']:.1f}")

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
-from dreamer4.files import read_bytes
+from dreamer4.files import read_bytes, write_atomically
 from dreamer4_cli import run as work
 from dreamer4_cli.bench.speed import data, floor, start
 from dreamer4_cli.bench.speed.floor import Rates
@@ -120,10 +120,7 @@ def speed(names: Sequence[str], settings: Settings, *, out: Path) -> None:
         for row in told["rows"]:
             table.add_row(*_cells(row))
         kept[name] = told
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial_file = out.with_suffix(".tmp")
-        partial_file.write_text(json.dumps(kept, indent=1) + "\n")
-        os.replace(partial_file, out)
+        write_atomically(out, json.dumps(kept, indent=1) + "\n")
     console.print(table)
     rates = ", ".join(f"{r['matmul_gflops']:,.0f} GFLOP/s in {r['dtype']}" for r in [told["rates"]])
     memory = told["rates"]["memory_gb_per_s"]
