@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from dreamer4.config import PRESETS, Config, load
+from dreamer4.config import PRESETS, Config, load, override
 from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics.shortcut import Levels, NoisyFrames
 from dreamer4.training import build_phase
@@ -29,7 +29,7 @@ TRANSFORMER = {"width": 32, "depth": 6, "heads": 4, "kv_heads": 2, "time_every":
 CLIP = {"batch_size": 4, "length": 5}
 
 
-def configure(*, bootstrap_fraction=0.25, mode="split", **transformer):
+def configure(*, bootstrap_fraction=0.25, **transformer):
     sizes = {**TRANSFORMER, **transformer}
     return Config.model_validate(
         {
@@ -45,7 +45,7 @@ def configure(*, bootstrap_fraction=0.25, mode="split", **transformer):
             "dynamics": {
                 "transformer": sizes,
                 "num_registers": 2,
-                "shortcut": {"k_max": 8, "mode": mode, "bootstrap_fraction": bootstrap_fraction},
+                "shortcut": {"k_max": 8, "bootstrap_fraction": bootstrap_fraction},
             },
             "sampler": {"num_steps": 4 if bootstrap_fraction else 8},  # the finest steps need no teachers
             "agent": {"hidden": 16, "mtp_length": 2, "num_bins": 11},
@@ -162,14 +162,15 @@ def gradient_of(phase):
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"),
+    ("name", "setting"),
     [
-        *((name, "split") for name in ("tokenizer", "dynamics", "agent", "imagination")),
-        *((name, "drafts") for name in ("dynamics", "agent")),
+        *((name, "dynamics.shortcut.mode=split") for name in ("tokenizer", "dynamics", "agent", "imagination")),
+        *((name, "dynamics.shortcut.mode=drafts") for name in ("dynamics", "agent")),
+        *((name, "dynamics.kind=rssm") for name in ("dynamics", "agent", "imagination")),
     ],
 )
-def test_a_training_step(name, mode):
-    config = configure(mode=mode)
+def test_a_training_step(name, setting):
+    config = override(configure(), [setting])
     dreamer = shapes(config)
     counted = traced(gradient_of(build_phase(name, config, SPEC)), dreamer, batch(name))
     # The gradient of the first product's input is never asked for, so a step costs a little less than three passes.

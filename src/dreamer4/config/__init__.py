@@ -23,6 +23,7 @@ from .tree import DynamicsConfig as DynamicsConfig
 from .tree import EvaluationConfig as EvaluationConfig
 from .tree import ImaginationConfig as ImaginationConfig
 from .tree import ObjectiveConfig as ObjectiveConfig
+from .tree import RSSMConfig as RSSMConfig
 from .tree import SamplerConfig as SamplerConfig
 from .tree import ShortcutConfig as ShortcutConfig
 from .tree import TokenizerConfig as TokenizerConfig

@@ -143,24 +143,54 @@ class ShortcutConfig(Branch):
         return self
 
 
-class DynamicsConfig(Branch):
-    """The interactive dynamics model (paper, section 3.2)."""
+class RSSMConfig(Branch):
+    """Dreamer 3's recurrent state-space model (arXiv 2301.04104); the sizes are ours."""
 
-    kind: str = Field(default="transformer", description="registered dynamics")
+    recurrent: int = Field(default=256, gt=0, description="size of the recurrent state")
+    blocks: int = Field(default=8, gt=0, description="blocks that the recurrent state is cut in")
+    hidden: int = Field(default=128, gt=0, description="units of a hidden layer, and of each input of the recurrence")
+    layers: int = Field(default=1, gt=0, description="hidden layers of prior, posterior and decoder")
+    draws: int = Field(default=32, gt=0, description="categorical draws of a frame")
+    classes: int = Field(default=32, gt=1, description="classes of a draw")
+    unimix: float = Field(default=0.01, gt=0, lt=1, description="share of each class's probability that is uniform")
+    free_nats: float = Field(default=1.0, ge=0, description="divergence of a frame below which nothing pulls, nats")
+    dynamics: float = Field(default=1.0, gt=0, description="weight of the divergence that trains the prior")
+    representation: float = Field(default=0.1, ge=0, description="weight of the one that trains the posterior")
+
+    @model_validator(mode="after")
+    def _sizes(self):
+        if self.recurrent % self.blocks:
+            raise ValueError(f"recurrent {self.recurrent} is not divisible by blocks {self.blocks}")
+        return self
+
+
+class DynamicsConfig(Branch):
+    """The interactive dynamics model (paper, section 3.2); each kind has settings of its own."""
+
+    kind: str = Field(
+        default="transformer",
+        description="registered dynamics: transformer, by shortcut forcing; rssm, the world model of Dreamer 3",
+    )
+    rssm: RSSMConfig = RSSMConfig()
     transformer: TransformerConfig = TransformerConfig()
     num_registers: int = Field(default=2, ge=0, description="register tokens of a frame")
     num_agent_tokens: int = Field(default=1, gt=0, description="agent tokens of a frame")
     shortcut: ShortcutConfig = ShortcutConfig()
 
     @property
-    def context_length(self) -> int:
-        """Frames that the model remembers."""
-        return self.transformer.context_length
+    def is_shortcut(self) -> bool:
+        """Whether `transformer` and `shortcut` say what the model is."""
+        return self.kind == "transformer"
+
+    @property
+    def context_length(self) -> int | None:
+        """Frames that the model remembers; None: no bound is set here."""
+        return self.transformer.context_length if self.is_shortcut else None
 
     @property
     def changes(self) -> tuple[float, ...]:
         """Shares of the run at which the loss begins to ask for something else."""
-        return (self.shortcut.bootstrap_start,)
+        return (self.shortcut.bootstrap_start,) if self.is_shortcut else ()
 
 
 class SamplerConfig(Branch):
@@ -256,6 +286,16 @@ class Config(Branch):
 
     @model_validator(mode="after")
     def _across(self):
+        if self.agent.mtp_length > self.train.agent.length:
+            raise ValueError(
+                f"agent.mtp_length {self.agent.mtp_length} reaches beyond the clips of train.agent.length "
+                f"{self.train.agent.length}"
+            )
+        if self.dynamics.is_shortcut:
+            self._shortcut()
+        return self
+
+    def _shortcut(self):
         shortcut = self.dynamics.shortcut
         k_max, steps = shortcut.k_max, self.sampler.num_steps
         if k_max % steps or steps & (steps - 1):
@@ -270,12 +310,6 @@ class Config(Branch):
                 f"train.dynamics.length {clip} is not divisible by "
                 f"dynamics.shortcut.chunk_length {shortcut.chunk_length}"
             )
-        if self.agent.mtp_length > self.train.agent.length:
-            raise ValueError(
-                f"agent.mtp_length {self.agent.mtp_length} reaches beyond the clips of train.agent.length "
-                f"{self.train.agent.length}"
-            )
-        return self
 
     def _both_kinds_of_rows(self):
         shortcut, steps = self.dynamics.shortcut, self.sampler.num_steps

@@ -1,7 +1,8 @@
 """The world model: what the next frame looks like, given the past and an action.
 
 A dynamics model is anything that can be lived in (`base.py`): it takes in real frames, dreams others, and tells at each
-what an agent may know. How it remembers, draws and learns is its own affair; `shortcut/` is the model of the paper.
+what an agent may know. How it remembers, draws and learns is its own affair; `shortcut/` is the model of the paper,
+`rssm/` that of Dreamer 3.
 
 A dynamics of your own implements `AbstractDynamics` and goes into `DYNAMICS`.
 """
@@ -17,13 +18,15 @@ from dreamer4.dynamics.base import Flops as Flops
 from dreamer4.dynamics.base import Imagined as Imagined
 from dreamer4.dynamics.base import State as State
 from dreamer4.dynamics.base import WorldLoss as WorldLoss
+from dreamer4.dynamics.rssm import RSSMDynamics as RSSMDynamics
+from dreamer4.dynamics.rssm import build_rssm
 from dreamer4.dynamics.shortcut import ShortcutDynamics as ShortcutDynamics
 from dreamer4.dynamics.shortcut import build_shortcut
 from dreamer4.errors import InputError, nearest
 from dreamer4.types import DataSpec
 
 
-DYNAMICS: dict[str, Callable[..., AbstractDynamics]] = {"transformer": build_shortcut}
+DYNAMICS: dict[str, Callable[..., AbstractDynamics]] = {"transformer": build_shortcut, "rssm": build_rssm}
 
 
 def build(
