@@ -19,6 +19,7 @@ from dreamer4_cli import behaviour
 
 
 console = Console()
+_READ = 256  # frames at a time
 
 
 def data_spec(config: Config) -> DataSpec:
@@ -83,9 +84,12 @@ def info(path: Path) -> None:
         _checkpoint_info(path)
     elif RunFolder(path).is_run:
         _run_info(RunFolder(path))
+    elif data.format_of(path) is not None:
+        _reader_info(path, data.open_reader(path, "all"))
     else:
         raise InputError(
-            f"{path} is no data set (dataset.json), no checkpoint ({checkpoint.MANIFEST}) and no run (config.yaml)."
+            f"{path} is no data set (dataset.json, or of a format that is read in place), no checkpoint "
+            f"({checkpoint.MANIFEST}) and no run (config.yaml)."
         )
 
 
@@ -110,6 +114,22 @@ def _data_info(path: Path) -> None:
             "fingerprint": about.fingerprint[:16],
         },
     )
+
+
+def _reader_info(path: Path, reader: data.AbstractReader) -> None:
+    action = reader.spec.action
+    _facts(
+        f"data {path}",
+        {
+            "recordings": len(set(reader.recordings)) or len(reader),
+            "episodes": f"{len(reader)} ({int(reader.relevant.sum())} relevant)",
+            "frames": f"{int(reader.lengths.sum())} of {reader.spec.frame_shape}",
+            "actions": f"classes {action.num_classes}, {action.continuous_dim} continuous",
+            "fingerprint": reader.fingerprint[:16],
+        },
+    )
+    for line in reader.findings:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _checkpoint_info(path: Path) -> None:
@@ -143,7 +163,17 @@ def _run_info(run: RunFolder) -> None:
 
 
 def check_data(path: Path) -> None:
-    """Reads a whole data set; raises with the list of problems if there are any."""
+    """Reads a whole data set; raises with the list of problems if there are any.
+
+    Of data of another format it is told what was repaired or left out.
+    """
+    if data.format_of(path) is not None:
+        reader = data.open_reader(path, "all")
+        for episode, length in enumerate(reader.lengths):
+            for start in range(0, int(length), _READ):
+                reader.window(episode, start, min(_READ, int(length) - start))
+        _reader_info(path, reader)
+        return
     problems = data.check(path)
     if problems:
         raise InputError(f"{path} has {len(problems)} problems:\n" + "\n".join(f"  {p}" for p in problems))

@@ -33,6 +33,9 @@ from dreamer4.data.policy import random_policy as random_policy
 from dreamer4.data.readers import AbstractReader as AbstractReader
 from dreamer4.data.readers import OwnReader as OwnReader
 from dreamer4.data.readers import VideoReader as VideoReader
+from dreamer4.data.readers import VptReader as VptReader
+from dreamer4.data.readers import format_of as format_of
+from dreamer4.data.readers import open_reader as open_reader
 from dreamer4.data.replay import Place as Place
 from dreamer4.data.replay import replay as replay
 from dreamer4.data.source import AbstractDataSource as AbstractDataSource

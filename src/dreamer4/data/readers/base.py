@@ -31,6 +31,9 @@ class AbstractReader(ABC):
         task: id of the task of each.
         relevant: whether cloning may learn from each.
         fingerprint: equal for equal data, wherever it lies.
+        recordings: of each episode the name of what no split may cut, such as a session of which it is a part; empty
+            where episodes stand alone.
+        findings: in words, a line each, what was repaired or left out when the reader was opened.
     """
 
     spec: DataSpec
@@ -39,6 +42,8 @@ class AbstractReader(ABC):
     task: Int[np.ndarray, " E"]
     relevant: Bool[np.ndarray, " E"]
     fingerprint: str
+    recordings: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)

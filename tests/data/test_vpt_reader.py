@@ -1,0 +1,124 @@
+"""Recordings of VPT as they lie on disk: windows on our clock, and what cannot be used left out by name."""
+
+import json
+
+import numpy as np
+import pytest
+from vpt_segments import DEFECTS, GUI, LOST, write_vpt
+
+from dreamer4.data import VptReader, open_reader
+from dreamer4.data.vpt import TASKS, Mouse
+from dreamer4.data.vpt.lag import find_lag, shifts
+from dreamer4.errors import InputError
+
+
+pytest.importorskip("av")
+
+REFUSED = {
+    "missing_frame": "its film has 59 frames, expected 60",
+    "broken_line": "line 31 of its rows cannot be read",
+    "html_instead_of_mp4": "it cannot be decoded",
+    "wrong_fps": "its film has 30 frames a second",
+    "missing_segment": "neither film nor rows",
+}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """Returns a reader of a clean segment and one of each defect, and the truth of each by name."""
+    folder = tmp_path_factory.mktemp("vpt")
+    truths = write_vpt(folder, segments=1 + len(DEFECTS), defects={n: [d] for n, d in enumerate(DEFECTS, 1)})
+    return VptReader(folder), dict(zip(("clean", *DEFECTS), truths, strict=True))
+
+
+def test_every_defect_is_repaired_or_refused_by_name(everything):
+    reader, truths = everything
+    assert len(reader) == 1 + len(DEFECTS) - len(REFUSED)
+    for defect, why in REFUSED.items():
+        (told,) = [line for line in reader.findings if truths[defect].stem in line]
+        assert why in told
+    kept = [name for name in truths if name not in REFUSED]
+    for episode, name in enumerate(kept):
+        length, truth = int(reader.lengths[episode]), truths[name]
+        assert length == 60 + (name == "extra_frame")
+        window = reader.window(episode, 0, length)
+        known = np.ones(length, bool)
+        known[[0, LOST + 1] if "null" in name else [0]] = False
+        np.testing.assert_array_equal(window.action_mask, known)
+        taken = np.flatnonzero(known)
+        np.testing.assert_array_equal(window.discrete[taken, :23], truth.controls[taken - 1])
+        np.testing.assert_array_equal(window.discrete[taken, 23], Mouse().classes(truth.camera[taken - 1]))
+
+
+def test_windows_are_parts_of_the_whole_and_show_what_the_rows_tell(everything):
+    reader, truths = everything
+    whole = reader.window(0, 0, 60)
+    assert whole.frame.shape == (60, 36, 64, 3)
+    for start, length in ((0, 1), (17, 20), (59, 1)):
+        part = reader.window(0, start, length)
+        for name in ("frame", "discrete", "action_mask", "reward"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[start : start + length])
+    tip = whole.frame[GUI.start, 18, 32]  # a window opens with the pointer in the middle
+    assert tip.max() < 100, "the pointer is drawn in an open window"
+    turned = shifts(whole.frame)
+    outside = np.array([t not in GUI and t + 1 not in GUI for t in range(59)])
+    expected = np.diff(np.round(truths["clean"].yaw[:60] * 2))
+    np.testing.assert_array_equal(turned[outside], expected[outside])
+
+
+def test_rewards_are_events_in_the_frame_that_shows_them(everything, tmp_path):
+    reader, _ = everything
+    assert np.flatnonzero(reader.window(0, 0, 60).reward).tolist() == [10, 25]
+    write_vpt(tmp_path, segments=2)
+    logs = VptReader(tmp_path, task="mine_log")
+    assert np.flatnonzero(logs.window(1, 0, 60).reward).tolist() == [10] and logs.relevant.all()
+    assert not VptReader(tmp_path, task="mine_diamond").relevant.any()
+    with pytest.raises(InputError, match="mine_diamond"):
+        VptReader(tmp_path, task="mine_diamonds")
+    assert {line.split(" x ")[1] for line in logs.findings if "mine_" in line} <= set(TASKS)
+
+
+@pytest.mark.parametrize("lag", [1, -1])
+def test_a_film_out_of_step_with_its_rows_is_refused(tmp_path, lag):
+    write_vpt(tmp_path, segments=1, rows=120, frame_lag=lag)
+    with pytest.raises(InputError, match=f"1 ticks {'behind' if lag > 0 else 'before'} its rows"):
+        VptReader(tmp_path)
+
+
+def test_a_view_that_never_turns_tells_no_lag():
+    frames = np.random.default_rng(0).integers(0, 256, (41, 8, 16, 3), np.uint8)
+    assert find_lag(frames, np.zeros(40), np.zeros(40, bool)) is None
+
+
+def test_recordings_are_split_whole_and_labels_cut_by_hours(tmp_path):
+    for number in range(4):
+        write_vpt(tmp_path / "in" / str(number), segments=2, rows=50, session=f"{number:012x}")
+    for index in tmp_path.rglob("*.json"):
+        index.unlink()
+    folder = tmp_path / "in"
+    parts = [open_reader(folder, split, share=0.25) for split in ("train", "held_out")]
+    assert [len(part) for part in parts] == [6, 2] and parts[0].fingerprint != parts[1].fingerprint
+    few = open_reader(folder, "all", label_hours=100 / 20 / 3600, size=(18, 32))
+    assert [few.window(e, 0, 50).action_mask.any() for e in range(8)] == [True, True] + [False] * 6
+    assert few.window(0, 0, 2).frame.shape == (2, 18, 32, 3) == (2, *few.spec.frame_shape)
+    with pytest.raises(InputError, match="Did you mean label_hours"):
+        open_reader(folder, label_hour=3)
+
+
+def test_a_single_recording_is_not_cut_for_a_split(tmp_path):
+    write_vpt(tmp_path, segments=2, rows=50)
+    assert len(open_reader(tmp_path)) == 2
+    with pytest.raises(InputError, match="Add another recording"):
+        open_reader(tmp_path, "held_out")
+
+
+def test_an_index_is_data_and_its_text_tells_what_was_repaired(tmp_path, capsys):
+    from dreamer4_cli import describe
+
+    write_vpt(tmp_path, segments=2, rows=50, defects={0: ["scroll"], 1: ["wrong_fps"]})
+    describe.check_data(tmp_path / "all_10xx.json")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 x slot changed without a key" in told and "30 frames a second" in told
+    (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
+    with pytest.raises(InputError, match="no format"):
+        open_reader(tmp_path / "other.json")
