@@ -66,7 +66,7 @@ build: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m venv build/install
 	build/install/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt dist/*.whl
-	cd build && install/bin/dreamer4 --help >/dev/null && install/bin/python -c 'from dreamer4 import Dreamer'
+	cd build && install/bin/dreamer4 config show --preset paper >/dev/null && install/bin/python -c 'from dreamer4 import Dreamer'
 	@echo "dist/ is built; its wheel installs and answers."
 
 demo-check: $(STAMP)

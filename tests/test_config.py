@@ -1,6 +1,7 @@
 """Configurations: presets, layers of input, the round trip, and every way to get one wrong."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dreamer4.config import PRESETS, Config, EnvConfig, diff, from_yaml, load, to_yaml
+from dreamer4.config import PRESETS, Config, EnvConfig, diff, from_yaml, load, presets, to_yaml
 from dreamer4.errors import InputError
 
 
@@ -37,7 +38,15 @@ class TestPresets:
     @pytest.mark.parametrize("preset", PRESETS)
     def test_arrives_unchanged_in_the_configuration(self, preset):
         resolved = dict(keys(yaml.safe_load(to_yaml(load(preset)))))
-        assert {key: resolved[key] for key, _ in keys(PRESETS[preset])} == dict(keys(PRESETS[preset]))
+        told = dict(keys(presets.preset(preset)))
+        assert {key: resolved[key] for key in told} == told
+
+    def test_every_file_is_a_preset_or_what_several_share(self):
+        files = list((Path(presets.__file__).parent / "presets").glob("*.yaml"))
+        shared = [yaml.safe_load(file.read_text()).get("include") for file in files]
+        assert {file.stem for file in files} == {*PRESETS, *shared} - {None}
+        assert all(shared.count(name) > 1 for name in {*shared} - {*PRESETS, None})
+        assert not {*shared} & {*PRESETS}  # or a change of one would change another
 
     def test_catch_is_the_default(self):
         assert load() == load("catch")
@@ -102,9 +111,9 @@ class TestLayers:
         assert load("breakout", tmp_path / "config.yaml") == config
 
     def test_loading_leaves_the_presets_alone(self):
-        before = repr(PRESETS)
+        before = repr(presets.preset("tiny"))
         load("tiny", overrides=["train.dynamics.steps=77", "tokenizer.encoder.width=64"])
-        assert repr(PRESETS) == before
+        assert repr(presets.preset("tiny")) == before
 
     def test_an_empty_file_changes_nothing(self, tmp_path):
         (tmp_path / "empty.yaml").write_text("# nothing\n")

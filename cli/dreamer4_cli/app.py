@@ -364,9 +364,10 @@ def show(
     if run is not None:
         viewing.existing(run / "config.yaml")
     resolved, _ = options.resolve(preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run)
-    from dreamer4.config import to_yaml
+    from dreamer4.config import presets, to_yaml
 
-    typer.echo(to_yaml(resolved), nl=False)
+    reasons = presets.description(resolved.preset).splitlines() if run is None else []
+    typer.echo("".join(f"# {line}".strip() + "\n" for line in reasons) + to_yaml(resolved), nl=False)
 
 
 @data_app.command()

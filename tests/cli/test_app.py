@@ -237,6 +237,7 @@ class TestShow:
     def test_output_is_a_file_that_reads_back(self, tmp_path, preset):
         result = invoke("config", "show", "--preset", preset, "--set", "seed=7")
         assert result.exit_code == 0
+        assert result.stdout.startswith("# ")  # what the preset is for
         (tmp_path / "shown.yaml").write_text(result.stdout)
         assert load(file=tmp_path / "shown.yaml") == load(preset, seed=7)
 

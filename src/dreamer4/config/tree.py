@@ -21,6 +21,7 @@ from pydantic import (
 
 from dreamer4.config.data import Branch, DataConfig, EnvConfig, OfflineConfig, PPOConfig
 from dreamer4.config.presets import PRESETS
+from dreamer4.config.presets import preset as read_preset
 from dreamer4.config.text import assignment, explain, merge, parse, read, show
 from dreamer4.config.training import TrainConfig
 from dreamer4.errors import InputError, nearest
@@ -423,7 +424,7 @@ def _leaves(branch: Branch, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _preset(name: Any) -> dict[str, Any]:
     if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"preset: got {show(name)}, expected a preset. {nearest(str(name), PRESETS)}")
-    return {"preset": name, **PRESETS[name]}
+    return {"preset": name, **read_preset(name)}
 
 
 def validate(tree: Any) -> Config:
