@@ -9,6 +9,7 @@ import numpy as np
 
 from dreamer4.data.film import VIDEOS
 from dreamer4.data.readers.base import AbstractReader
+from dreamer4.data.readers.lerobot import LeRobotReader, is_lerobot
 from dreamer4.data.readers.own import OwnReader
 from dreamer4.data.readers.part import PartReader
 from dreamer4.data.readers.video import VideoReader
@@ -31,6 +32,7 @@ def _holds_videos(path: Path) -> bool:
 
 # Of several that a path may be of, the first.
 FORMATS = (
+    Format("LeRobot data sets", is_lerobot, LeRobotReader),
     Format("recordings of VPT", is_vpt, VptReader),
     Format("videos without labels", _holds_videos, VideoReader),
 )
