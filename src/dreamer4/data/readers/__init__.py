@@ -2,8 +2,10 @@
 
 from dreamer4.data.readers.base import AbstractReader as AbstractReader
 from dreamer4.data.readers.base import Window as Window
+from dreamer4.data.readers.flat import FlatReader as FlatReader
 from dreamer4.data.readers.latent import LatentReader as LatentReader
 from dreamer4.data.readers.lerobot import LeRobotReader as LeRobotReader
+from dreamer4.data.readers.minari import MinariReader as MinariReader
 from dreamer4.data.readers.opening import format_of as format_of
 from dreamer4.data.readers.opening import is_dataset as is_dataset
 from dreamer4.data.readers.opening import open_reader as open_reader

@@ -1,7 +1,6 @@
 """Windows of LeRobot data sets, versions 2.0, 2.1 and 3.0: tables of Parquet, and films or pictures of cameras."""
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
-from dreamer4.data.footage import resize
 from dreamer4.data.readers.base import AbstractReader, Window
 from dreamer4.data.readers.indexed import IndexedFilm
+from dreamer4.data.readers.pictures import decode, shrink
 from dreamer4.data.readers.steps import ActionScale
 from dreamer4.errors import InputError, nearest
 from dreamer4.files import read_bytes
@@ -91,8 +89,8 @@ class LeRobotReader(AbstractReader):
                 features["action"], np.concatenate([c["action"] for c in columns]), quantiles
             )
         self._films = self._open_films() if self._filmed else {}
-        shape = self._size or self._frames(0, 0, 1).shape[1:3]
-        self.spec = DataSpec((shape[0], shape[1], 3), self._scale.spec, max(len(self.tasks), 1))
+        shape = self._frames(0, 0, 1).shape
+        self.spec = DataSpec((shape[1], shape[2], shape[3]), self._scale.spec, max(len(self.tasks), 1))
         self.lengths = np.array([place.length for place in self._places])
         self._steps = [
             self._scale.steps(c["action"], c.get("next.reward"), int(n))
@@ -128,7 +126,7 @@ class LeRobotReader(AbstractReader):
             frames = self._films[place.film].frames(place.first + start, length)
         else:
             frames = _pictures(place.table, self._camera, self._rows[episode] + start, length)
-        return frames if self._size is None else np.stack([resize(frame, self._size) for frame in frames])
+        return shrink(frames, self._size)
 
     def _older(self, info: dict[str, Any]) -> Iterator[_Place]:
         """Yields the episodes of version 2: a table and a film each."""
@@ -283,4 +281,4 @@ def _pictures(path: Path, camera: str, row: int, length: int) -> UInt8[np.ndarra
         )
         begin = int(ends[groups.start - 1]) if groups.start else 0
         cells = file.read_row_groups(list(groups), columns=[camera])[camera].slice(row - begin, length).to_pylist()
-        return np.stack([np.asarray(Image.open(io.BytesIO(cell["bytes"])).convert("RGB")) for cell in cells])
+        return np.stack([decode(cell["bytes"]) for cell in cells])

@@ -9,7 +9,9 @@ import numpy as np
 
 from dreamer4.data.film import VIDEOS
 from dreamer4.data.readers.base import AbstractReader
+from dreamer4.data.readers.flat import FlatReader, is_flat
 from dreamer4.data.readers.lerobot import LeRobotReader, is_lerobot
+from dreamer4.data.readers.minari import MinariReader, is_minari
 from dreamer4.data.readers.own import OwnReader
 from dreamer4.data.readers.part import PartReader
 from dreamer4.data.readers.video import VideoReader
@@ -33,6 +35,8 @@ def _holds_videos(path: Path) -> bool:
 # Of several that a path may be of, the first.
 FORMATS = (
     Format("LeRobot data sets", is_lerobot, LeRobotReader),
+    Format("Minari data sets", is_minari, MinariReader),
+    Format("flat arrays", is_flat, FlatReader),
     Format("recordings of VPT", is_vpt, VptReader),
     Format("videos without labels", _holds_videos, VideoReader),
 )

@@ -61,7 +61,7 @@ class ActionScale:
     def steps(
         self,
         actions: Float[np.ndarray, "N dims"] | Int[np.ndarray, "N components"],
-        reward: Float[np.ndarray, " N"] | None,
+        reward: Float[np.ndarray, " n"] | None,
         frames: int,
     ) -> Steps:
         """Returns the labels of an episode whose row t was taken at frame t; the reward arrived with the next frame.
@@ -71,8 +71,8 @@ class ActionScale:
 
         Args:
             actions: a row a step.
-            reward: of the same steps; None: none is known.
-            frames: their number, one more or as many.
+            reward: likewise; None: none is known.
+            frames: their number, one more than rows or as many.
 
         Raises:
             InputError: if there are other numbers of rows.

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from dreamer4.data.footage import resize
 from dreamer4.data.readers.base import AbstractReader, Window
 from dreamer4.data.readers.indexed import IndexedFilm
+from dreamer4.data.readers.pictures import shrink
 from dreamer4.data.vpt.actions import SPEC, Mouse, unpack
 from dreamer4.data.vpt.labels import Labels, count_events, label
 from dreamer4.data.vpt.lag import find_lag
@@ -143,9 +143,7 @@ class VptReader(AbstractReader):
         for t, place in enumerate(cursor[start : start + length]):
             if np.isfinite(place).all():
                 frames[t] = _with_pointer(frames[t], place)
-        if self._size is None:
-            return frames
-        return np.stack([resize(frame, self._size) for frame in frames])
+        return shrink(frames, self._size)
 
     def _open(self, segments: list[Segment], f3: bool) -> list[_Opened]:
         """Reads rows and film of each segment; notes down which cannot be used, and why."""
