@@ -49,7 +49,7 @@ def evaluate_world_model(
     commit = source_commit()  # of the code that runs; by the end there may be another
     step = find_checkpoint(path)
     meta = checkpoint.read_meta(step)
-    config, phase = Config.model_validate(meta["config"]), meta["phase"]
+    config, phase = read_description(step)[0], meta["phase"]
     if phase == "tokenizer":
         raise InputError(f"{step} is of the tokenizer phase, which has no world model yet. Train the dynamics first.")
     done, run = steps_done(step), run_of(step)

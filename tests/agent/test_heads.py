@@ -8,21 +8,24 @@ import numpy as np
 import pytest
 
 from dreamer4.agent import build_heads
-from dreamer4.agent.heads import LOG_SCALE_RANGE
-from dreamer4.config import AgentConfig
+from dreamer4.config import AgentConfig, ContinuousConfig
+from dreamer4.nn import Normal
 from dreamer4.types import ActionSpec
 
 
 WIDTH, OFFSETS, BINS = 6, 3, 11
-SPECS = {
-    "one choice": ActionSpec((3,)),
-    "joints": ActionSpec((), 2),
-    "mixed": ActionSpec((4, 2), 3),
+CASES = {
+    "one choice": (ActionSpec((3,)), "bins"),
+    "joints": (ActionSpec((), 2), "bins"),
+    "mixed": (ActionSpec((4, 2), 3), "normal"),
 }
-CONFIG = AgentConfig(hidden=8, layers=1, mtp_length=OFFSETS, num_bins=BINS, bin_limit=3.0)
 
 
-build = eqx.filter_jit(lambda spec: build_heads(CONFIG, WIDTH, spec, key=jr.key(0)))
+@eqx.filter_jit
+def build(spec, kind):
+    continuous = ContinuousConfig(kind=kind, bins=5, least_scale=0.1)
+    config = AgentConfig(hidden=8, layers=1, mtp_length=OFFSETS, num_bins=BINS, bin_limit=3.0, continuous=continuous)
+    return build_heads(config, WIDTH, spec, key=jr.key(0))
 
 
 def randomised(heads):
@@ -45,6 +48,7 @@ def look(heads, h):
         "policy": now,
         "policies": heads.policy.offsets(h),
         "action": action,
+        "continuous": (now.continuous.mean(), heads.policy.offsets(h).continuous.mode()),
         "scores": (now.log_prob(action), now.kl(now), now.entropy()),
         "reward": heads.reward(h),
         "rewards": heads.reward.offsets(h),
@@ -58,11 +62,11 @@ def look(heads, h):
     }
 
 
-@pytest.fixture(params=list(SPECS), scope="module")
+@pytest.fixture(params=list(CASES), scope="module")
 def case(request):
     """The action spec, what fresh heads say, and what trained ones say, of read-outs of shape [2 7]."""
-    spec = SPECS[request.param]
-    heads, h = build(spec), jnp.asarray(np.random.default_rng(2).normal(size=(2, 7, WIDTH)), jnp.float32)
+    spec, kind = CASES[request.param]
+    heads, h = build(spec, kind), jnp.asarray(np.random.default_rng(2).normal(size=(2, 7, WIDTH)), jnp.float32)
     return spec, *(jax.tree.map(np.asarray, look(x, 10.0 * h)) for x in (heads, randomised(heads)))
 
 
@@ -70,7 +74,7 @@ def test_policy_starts_uniform(case):
     spec, fresh, _ = case
     for part, classes in zip(fresh["policy"].discrete, spec.num_classes, strict=True):
         assert part.logits.shape == (2, 7, classes) and not np.any(part.logits)
-    assert not np.any(fresh["policy"].continuous.loc)
+    np.testing.assert_allclose(fresh["continuous"][0], 0.0, atol=1e-6)
     if not spec.continuous_dim:
         chance = -sum(np.log(n) for n in spec.num_classes)
         logp, _, entropy = fresh["scores"]
@@ -85,10 +89,11 @@ def test_policy_shapes_and_ranges(case):
     assert all(score.shape == (2, 7) for score in trained["scores"])
     every = trained["policies"]
     assert [part.logits.shape for part in every.discrete] == [(2, 7, OFFSETS, n) for n in spec.num_classes]
-    assert every.continuous.loc.shape == (2, 7, OFFSETS, spec.continuous_dim)
-    low, high = LOG_SCALE_RANGE
-    assert np.all(np.abs(every.continuous.loc) <= 1)
-    assert np.all((every.continuous.log_scale >= low) & (every.continuous.log_scale <= high))
+    modes = trained["continuous"][1]
+    assert modes.shape == (2, 7, OFFSETS, spec.continuous_dim) and np.all(np.abs(modes) <= 1)
+    if isinstance(every.continuous, Normal):
+        scale = np.exp(every.continuous.log_scale)
+        assert np.all((scale >= 0.0999) & (scale <= 1.0001)) and scale.min() < 0.2 and scale.max() > 0.9
 
 
 def test_offset_zero_is_the_plain_call(case):
@@ -122,8 +127,7 @@ def test_the_bin_limit_reaches_the_distributions(case):
 
 def test_components_do_not_share_outputs():
     # One entry of the read-out's bias moves one number, of one component at one offset, and each entry another.
-    spec = SPECS["mixed"]
-    head = build(spec).policy
+    head = build(*CASES["mixed"]).policy
     size = head.mlp.readout.bias.shape[0]
     assert size == OFFSETS * (4 + 2 + 2 * 3)
 
@@ -142,6 +146,6 @@ def test_components_do_not_share_outputs():
 
 
 def test_heads_start_from_different_weights():
-    heads = build(SPECS["one choice"])
+    heads = build(*CASES["one choice"])
     hidden = [np.asarray(h.mlp.hidden[0].weight) for h in (heads.policy, heads.reward, heads.continuation, heads.value)]
     assert not any(np.any(a == b) for i, a in enumerate(hidden) for b in hidden[:i])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from dreamer4.nn import ActionDistribution, Bernoulli, Categorical, Normal, SymexpTwoHot, symexp, symlog
+from dreamer4.nn import ActionDistribution, Bernoulli, Bins, Categorical, Normal, SymexpTwoHot, symexp, symlog
 from dreamer4.types import Action
 
 
@@ -25,9 +25,13 @@ def bernoulli(seed=0):
     return Bernoulli(jr.normal(jr.key(seed), ()))
 
 
-def normal(seed=0):
-    loc, log_scale = jr.normal(jr.key(seed), (2, 3))
+def normal(seed=0, shape=()):
+    loc, log_scale = jr.normal(jr.key(seed), (2, *shape))
     return Normal(loc, 0.5 * log_scale)
+
+
+def bins(seed=0, shape=()):
+    return Bins(2 * jr.normal(jr.key(seed), (*shape, 5)))
 
 
 def two_hot(seed=0):
@@ -35,7 +39,9 @@ def two_hot(seed=0):
 
 
 def mixed(seed=0):
-    return ActionDistribution((categorical(seed), Categorical(jr.normal(jr.key(seed + 1), (2,)))), normal(seed + 2))
+    return ActionDistribution(
+        (categorical(seed), Categorical(jr.normal(jr.key(seed + 1), (2,)))), normal(seed + 2, (3,))
+    )
 
 
 def discrete(seed=0):
@@ -43,10 +49,14 @@ def discrete(seed=0):
 
 
 def continuous(seed=0):
-    return ActionDistribution((), normal(seed))
+    return ActionDistribution((), normal(seed, (3,)))
 
 
-EVERY = [categorical, bernoulli, normal, two_hot, mixed, discrete, continuous]
+def averaged(seed=0):
+    return ActionDistribution((categorical(seed),), bins(seed + 1, (3,)), averaged=True)
+
+
+EVERY = [categorical, bernoulli, normal, bins, two_hot, mixed, discrete, continuous, averaged]
 every = pytest.mark.parametrize("make", EVERY, ids=lambda m: m.__name__)
 
 
@@ -140,36 +150,52 @@ def test_normal():
     loc, scale = (np.asarray(v, np.float64) for v in (one.loc, np.exp(one.log_scale)))
     sample = np.asarray(draws(one))
     assert close(sample, loc) and close((sample - loc) ** 2, scale**2)
-    event = np.array([0.3, -2.0, 1.0])
-    assert abs(float(one.log_prob(jnp.asarray(event))) - stats.norm.logpdf(event, loc, scale).sum()) < 1e-4
-    assert abs(float(one.entropy()) - stats.norm.entropy(loc, scale).sum()) < 1e-5
+    assert abs(float(one.log_prob(jnp.array(0.3))) - stats.norm.logpdf(0.3, loc, scale)) < 1e-4
+    assert abs(float(one.entropy()) - stats.norm.entropy(loc, scale)) < 1e-5
     theirs = np.asarray(other.loc, np.float64), np.exp(np.asarray(other.log_scale, np.float64))
 
-    def integrand(x, i):
-        own = stats.norm.logpdf(x, loc[i], scale[i])
-        return np.exp(own) * (own - stats.norm.logpdf(x, theirs[0][i], theirs[1][i]))
+    def integrand(x):
+        own = stats.norm.logpdf(x, loc, scale)
+        return np.exp(own) * (own - stats.norm.logpdf(x, *theirs))
 
-    expected = sum(
-        integrate.quad(integrand, loc[i] - 10 * scale[i], loc[i] + 10 * scale[i], args=(i,))[0] for i in range(3)
-    )
+    expected = integrate.quad(integrand, loc - 10 * scale, loc + 10 * scale)[0]
     assert abs(float(one.kl(other)) - expected) < 1e-4
 
 
-@pytest.mark.parametrize("make", [mixed, discrete, continuous])
+def test_bins_reach_everywhere_and_know_their_own_draws():
+    distribution = bins()
+    p = np.exp(np.asarray(distribution.logits, np.float64))
+    p /= p.sum()
+    sample = np.asarray(draws(distribution), np.float64)
+    assert np.abs(sample).max() <= 1.0
+    # Centres -1, -0.5, 0, 0.5, 1: the outer bins reach only inwards.
+    counts = np.histogram(sample, [-1.0, -0.75, -0.25, 0.25, 0.75, 1.0])[0]
+    assert stats.chisquare(counts, DRAWS * p).pvalue > 1e-4
+    inner = sample[(sample > 0.25) & (sample < 0.75)]
+    assert stats.kstest(inner, stats.uniform(0.25, 0.5).cdf).pvalue > 1e-4
+    events = jnp.array([-1.7, -0.8, -0.7, 0.2, 0.3, 0.74, 0.76, 1.0])
+    assert distance(jax.vmap(distribution.log_prob)(events), np.log(p)[[0, 0, 1, 2, 3, 3, 4, 4]]) < 1e-5
+    assert abs(float(distribution.mean()) - p @ np.linspace(-1, 1, 5)) < 1e-6
+    assert float(distribution.mode()) == np.linspace(-1, 1, 5)[p.argmax()]
+
+
+@pytest.mark.parametrize("make", [mixed, discrete, continuous, averaged])
 def test_an_action_sums_over_its_components(make):
     one, other = make(0), make(5)
     event = one.sample(key=jr.key(1))
     assert event.discrete.dtype == jnp.int32
-    assert event.discrete.shape == (len(one.discrete),) and event.continuous.shape == one.continuous.loc.shape
-    parts = [
-        (part, theirs, event.discrete[i])
-        for i, (part, theirs) in enumerate(zip(one.discrete, other.discrete, strict=True))
-    ]
-    if one.continuous.loc.size:
-        parts.append((one.continuous, other.continuous, event.continuous))
-    assert abs(one.log_prob(event) - sum(p.log_prob(e) for p, _, e in parts)) < 1e-5
-    assert abs(one.entropy() - sum(p.entropy() for p, _, _ in parts)) < 1e-5
-    assert abs(one.kl(other) - sum(p.kl(o) for p, o, _ in parts)) < 1e-5
+    assert event.discrete.shape == (len(one.discrete),) and event.continuous.shape == one.continuous.mode().shape
+    dims = event.continuous.size
+    weight = 1 / dims if one.averaged else 1.0
+
+    def total(of, continuous):
+        parts = [of(p, o, event.discrete[i]) for i, (p, o) in enumerate(zip(one.discrete, other.discrete, strict=True))]
+        return sum(map(float, parts)) + weight * sum(map(float, continuous)) if dims else sum(map(float, parts))
+
+    rest = one.continuous
+    assert abs(one.log_prob(event) - total(lambda p, o, e: p.log_prob(e), rest.log_prob(event.continuous))) < 1e-5
+    assert abs(one.entropy() - total(lambda p, o, e: p.entropy(), rest.entropy())) < 1e-5
+    assert abs(one.kl(other) - total(lambda p, o, e: p.kl(o), rest.kl(other.continuous))) < 1e-5
 
 
 def test_components_are_drawn_independently():

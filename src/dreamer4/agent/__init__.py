@@ -9,6 +9,8 @@ An objective is a function of `PolicyBatch` alone. To write one, subclass `Abstr
 it in `OBJECTIVES` or pass it to the imagination phase (`examples/02_swap_objective.py`).
 """
 
+from dreamer4.agent.heads import CONTINUOUS as CONTINUOUS
+from dreamer4.agent.heads import AbstractContinuous as AbstractContinuous
 from dreamer4.agent.heads import ContinuationHead as ContinuationHead
 from dreamer4.agent.heads import Heads as Heads
 from dreamer4.agent.heads import LatentHead as LatentHead

@@ -5,49 +5,114 @@ since `h[t]` has already seen action t. Called plainly a head answers for now, o
 imagining use; `offsets` gives every offset, for training.
 """
 
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dreamer4.config import AgentConfig
-from dreamer4.nn import MLP, ActionDistribution, Bernoulli, Categorical, Linear, Normal, SymexpTwoHot
+from dreamer4.config import AgentConfig, ContinuousConfig
+from dreamer4.errors import InputError, nearest
+from dreamer4.nn import MLP, ActionDistribution, Bernoulli, Bins, Categorical, Linear, Normal, SymexpTwoHot
 from dreamer4.types import ActionSpec
 
 
-# Continuous actions live in [-1, 1]; a policy wider than this would mostly be clipped, a narrower one cannot explore.
-LOG_SCALE_RANGE = (-4.0, 0.0)
+class AbstractContinuous(eqx.Module):
+    """How a policy head turns its outputs into the distribution of one dimension of a continuous action.
+
+    Attributes:
+        size: outputs for each dimension; all 0 give the policy that training starts from.
+    """
+
+    size: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def __call__(self, raw: Float[Array, "*dims D {self.size}"]) -> Normal | Bins:
+        """Returns the distribution of each dimension."""
+
+
+class BinnedActions(AbstractContinuous):
+    """Evenly spaced bins; at first all alike."""
+
+    size: int = eqx.field(static=True)
+
+    def __call__(self, raw: Float[Array, "*dims D {self.size}"]) -> Bins:
+        return Bins(raw)
+
+
+class NormalActions(AbstractContinuous):
+    """A Gaussian whose mean lies in (-1, 1), as in Dreamer 3.
+
+    Its spread lies between `least_scale` and 1: a wider policy would mostly be clipped. A narrow one cannot explore,
+    and the gradients of its log-density grow with the inverse square of its spread.
+    """
+
+    least_scale: float = eqx.field(static=True)
+    size: int = eqx.field(static=True, default=2)
+
+    def __call__(self, raw: Float[Array, "*dims D {self.size}"]) -> Normal:
+        low = math.log(self.least_scale)
+        return Normal(jnp.tanh(raw[..., 0]), low - low * jax.nn.sigmoid(raw[..., 1]))
+
+
+CONTINUOUS: dict[str, Callable[[ContinuousConfig], AbstractContinuous]] = {
+    "bins": lambda config: BinnedActions(config.bins),
+    "normal": lambda config: NormalActions(config.least_scale),
+}
+
+
+def build_continuous(config: ContinuousConfig) -> AbstractContinuous:
+    """Builds the registered kind of continuous policy that a configuration names."""
+    if config.kind not in CONTINUOUS:
+        raise InputError(f"agent.continuous.kind: unknown {config.kind!r}. {nearest(config.kind, CONTINUOUS)}")
+    return CONTINUOUS[config.kind](config)
 
 
 class PolicyHead(eqx.Module):
-    """The policy: a product distribution over the components of an action."""
+    """The policy: a product distribution over the components of an action, the continuous ones averaged."""
 
     mlp: MLP
     spec: ActionSpec = eqx.field(static=True)
+    continuous: AbstractContinuous
     length: int = eqx.field(static=True)
 
-    def __init__(self, in_size: int, spec: ActionSpec, *, hidden: int, layers: int, length: int, key: PRNGKeyArray):
+    def __init__(
+        self,
+        in_size: int,
+        spec: ActionSpec,
+        *,
+        continuous: AbstractContinuous,
+        hidden: int,
+        layers: int,
+        length: int,
+        key: PRNGKeyArray,
+    ):
         """Builds a policy for actions of `spec` that predicts `length` offsets; it starts out uniform."""
-        outputs = sum(spec.num_classes) + 2 * spec.continuous_dim
+        outputs = sum(spec.num_classes) + continuous.size * spec.continuous_dim
         self.mlp = MLP(in_size, hidden, length * outputs, layers=layers, scale=0.0, key=key)
-        self.spec = spec
-        self.length = length
+        self.spec, self.continuous, self.length = spec, continuous, length
 
     def offsets(self, h: Float[Array, "*dims E"]) -> ActionDistribution:
         """Returns distributions of shape `[*dims, L]`; offset n is of action `t + 1 + n`."""
-        raw = self.mlp(h)
-        raw = raw.reshape(*raw.shape[:-1], self.length, -1)
-        bounds = [sum(self.spec.num_classes[: i + 1]) for i in range(len(self.spec.num_classes))]
-        *discrete, continuous = jnp.split(raw, bounds, axis=-1)
-        loc, width = jnp.split(continuous, 2, axis=-1)
-        low, high = LOG_SCALE_RANGE
-        log_scale = low + (high - low) * jax.nn.sigmoid(width)
-        return ActionDistribution(tuple(Categorical(logits) for logits in discrete), Normal(jnp.tanh(loc), log_scale))
+        return self._distribution(self._raw(h))
 
     def __call__(self, h: Float[Array, "*dims E"]) -> ActionDistribution:
         """Returns the distribution of the next action."""
-        return jax.tree.map(lambda leaf: leaf[..., 0, :], self.offsets(h))
+        return self._distribution(self._raw(h)[..., 0, :])
+
+    def _raw(self, h: Float[Array, "*dims E"]) -> Float[Array, "*dims L outputs"]:
+        raw = self.mlp(h)
+        return raw.reshape(*raw.shape[:-1], self.length, -1)
+
+    def _distribution(self, raw: Float[Array, "*dims outputs"]) -> ActionDistribution:
+        bounds = [sum(self.spec.num_classes[: i + 1]) for i in range(len(self.spec.num_classes))]
+        *discrete, rest = jnp.split(raw, bounds, axis=-1)
+        rest = rest.reshape(*rest.shape[:-1], self.continuous.size, self.spec.continuous_dim).swapaxes(-1, -2)
+        return ActionDistribution(tuple(map(Categorical, discrete)), self.continuous(rest), averaged=True)
 
 
 class ScalarHead(eqx.Module):
@@ -136,10 +201,11 @@ class Heads(eqx.Module):
 def build_heads(config: AgentConfig, in_size: int, spec: ActionSpec, *, key: PRNGKeyArray) -> Heads:
     """Builds the heads that a configuration describes, on read-outs of `in_size` features."""
     key_policy, key_reward, key_continuation, key_value = jr.split(key, 4)
+    continuous = build_continuous(config.continuous)
     size = {"hidden": config.hidden, "layers": config.layers}
     bins = {"num_bins": config.num_bins, "limit": config.bin_limit}
     return Heads(
-        PolicyHead(in_size, spec, length=config.mtp_length, **size, key=key_policy),
+        PolicyHead(in_size, spec, continuous=continuous, length=config.mtp_length, **size, key=key_policy),
         ScalarHead(in_size, length=config.mtp_length, **size, **bins, key=key_reward),
         ContinuationHead(in_size, length=config.mtp_length, **size, key=key_continuation),
         ScalarHead(in_size, length=1, **size, **bins, key=key_value),

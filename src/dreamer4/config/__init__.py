@@ -19,6 +19,7 @@ from .training import PhaseConfig as PhaseConfig
 from .training import TrainConfig as TrainConfig
 from .tree import AgentConfig as AgentConfig
 from .tree import Config as Config
+from .tree import ContinuousConfig as ContinuousConfig
 from .tree import DynamicsConfig as DynamicsConfig
 from .tree import EvaluationConfig as EvaluationConfig
 from .tree import ImaginationConfig as ImaginationConfig
@@ -29,6 +30,7 @@ from .tree import ShortcutConfig as ShortcutConfig
 from .tree import TokenizerConfig as TokenizerConfig
 from .tree import TransformerConfig as TransformerConfig
 from .tree import diff as diff
+from .tree import earlier as earlier
 from .tree import from_yaml as from_yaml
 from .tree import load as load
 from .tree import override as override

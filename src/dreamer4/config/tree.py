@@ -7,6 +7,7 @@ part can be used without any of this, and this file can be read without knowing 
 Each field's description states meaning, unit and, where the paper (arXiv 2509.24527) is silent, that the value is ours.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -204,6 +205,16 @@ class SamplerConfig(Branch):
     context_signal: float = Field(default=0.9, gt=0, le=1, description="signal level of past frames, 1 is clean")
 
 
+class ContinuousConfig(Branch):
+    """How the policy draws each dimension of a continuous action (not in the paper, which bins the mouse)."""
+
+    kind: str = Field(default="bins", description="registered kind of continuous policy: bins or normal")
+    bins: int = Field(
+        default=21, ge=2, description="bins: their number over [-1, 1], the outermost centred on the ends"
+    )
+    least_scale: float = Field(default=0.1, gt=0, lt=1, description="normal: least standard deviation")
+
+
 class AgentConfig(Branch):
     """Heads on the agent read-out (paper, section 3.3)."""
 
@@ -212,6 +223,7 @@ class AgentConfig(Branch):
     mtp_length: int = Field(default=8, gt=0, description="L, offsets that policy, reward and continuation predict")
     num_bins: int = Field(default=255, ge=3, description="bins of reward and value, odd")
     bin_limit: float = Field(default=20.0, gt=0, description="bins span symexp(-limit) to symexp(limit)")
+    continuous: ContinuousConfig = ContinuousConfig()
     reconstruction: float = Field(
         default=0.0, ge=0, description="weight of reconstructing a frame's latents from its read-out (not in the paper)"
     )
@@ -425,6 +437,13 @@ def _preset(name: Any) -> dict[str, Any]:
     if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"preset: got {show(name)}, expected a preset. {nearest(str(name), PRESETS)}")
     return {"preset": name, **read_preset(name)}
+
+
+def earlier(tree: dict[str, Any]) -> dict[str, Any]:
+    """Returns a configuration as an earlier version wrote it, with what was fixed then and is a setting now."""
+    if isinstance(tree.get("agent"), dict) and "continuous" not in tree["agent"]:
+        tree = {**tree, "agent": {**tree["agent"], "continuous": {"kind": "normal", "least_scale": math.exp(-4)}}}
+    return tree
 
 
 def validate(tree: Any) -> Config:

@@ -195,6 +195,7 @@ def evaluate(
 
 def _seen_and_done(dreamer: Dreamer) -> tuple[tuple[int, int, int], ActionSpec]:
     """Returns the shape of the frames that an agent sees, and the factors of the actions that it takes."""
-    chosen = eqx.filter_eval_shape(lambda d: d.policy(d.readout(d.init())), dreamer)
-    classes = tuple(part.logits.shape[-1] for part in chosen.discrete)
-    return dreamer.tokenizer.frame_shape, ActionSpec(classes, chosen.continuous.loc.shape[-1])
+    policy = eqx.filter_eval_shape(lambda d: d.policy(d.readout(d.init())), dreamer)
+    chosen = eqx.filter_eval_shape(lambda p: p.mode(), policy)
+    classes = tuple(part.logits.shape[-1] for part in policy.discrete)
+    return dreamer.tokenizer.frame_shape, ActionSpec(classes, chosen.continuous.shape[-1])

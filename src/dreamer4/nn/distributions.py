@@ -110,32 +110,80 @@ class Bernoulli(AbstractDistribution):
 
 
 class Normal(AbstractDistribution):
-    """A diagonal Gaussian over vectors. Not in the paper, whose actions are discrete."""
+    """A Gaussian. Not in the paper, whose actions are discrete."""
 
-    loc: Float[Array, "*batch K"]
-    log_scale: Float[Array, "*batch K"]
+    loc: Float[Array, "*batch"]
+    log_scale: Float[Array, "*batch"]
 
-    def sample(self, *, key: PRNGKeyArray) -> Float[Array, "*batch K"]:
+    def sample(self, *, key: PRNGKeyArray) -> Float[Array, "*batch"]:
         return self.loc + jnp.exp(self.log_scale) * jr.normal(key, self.loc.shape)
 
-    def log_prob(self, event: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+    def log_prob(self, event: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         scaled = (event - self.loc) * jnp.exp(-self.log_scale)
-        return -jnp.sum(0.5 * jnp.square(scaled) + self.log_scale + 0.5 * np.log(2 * np.pi), axis=-1)
+        return -(0.5 * jnp.square(scaled) + self.log_scale + 0.5 * np.log(2 * np.pi))
 
-    def mode(self) -> Float[Array, "*batch K"]:
+    def mode(self) -> Float[Array, "*batch"]:
         return self.loc
 
-    def mean(self) -> Float[Array, "*batch K"]:
+    def mean(self) -> Float[Array, "*batch"]:
         """Returns the centre."""
         return self.loc
 
+    def tempered(self, temperature: float | Float[Array, ""]) -> "Normal":
+        """Returns it with its spread multiplied."""
+        return Normal(self.loc, self.log_scale + jnp.log(temperature))
+
     def entropy(self) -> Float[Array, "*batch"]:
-        return jnp.sum(self.log_scale + 0.5 * np.log(2 * np.pi * np.e), axis=-1)
+        return self.log_scale + 0.5 * np.log(2 * np.pi * np.e)
 
     def kl(self, other: "Normal") -> Float[Array, "*batch"]:
         ratio = jnp.exp(2 * (self.log_scale - other.log_scale))
         shift = jnp.square((self.loc - other.loc) * jnp.exp(-other.log_scale))
-        return jnp.sum(0.5 * (ratio + shift - 1) + other.log_scale - self.log_scale, axis=-1)
+        return 0.5 * (ratio + shift - 1) + other.log_scale - self.log_scale
+
+
+class Bins(AbstractDistribution):
+    """A number in [-1, 1] as one of K evenly spaced bins, the outermost centred on the ends.
+
+    Unlike a Gaussian it can be torn between two actions, and its gradients are bounded. A draw lies anywhere in its
+    bin, so all of [-1, 1] is reached; its probability is that of the bin. The paper bins the mouse likewise (11 x 11).
+    """
+
+    logits: Float[Array, "*batch K"]
+
+    @property
+    def centres(self) -> Float[Array, " K"]:
+        """Centres of the bins, ascending from -1 to 1."""
+        return jnp.linspace(-1.0, 1.0, self.logits.shape[-1])
+
+    def sample(self, *, key: PRNGKeyArray) -> Float[Array, "*batch"]:
+        key_bin, key_within = jr.split(key)
+        centre = self.centres[jr.categorical(key_bin, self.logits, axis=-1)]
+        half = 1.0 / (self.logits.shape[-1] - 1)
+        return jnp.clip(centre + jr.uniform(key_within, centre.shape, minval=-half, maxval=half), -1.0, 1.0)
+
+    def log_prob(self, event: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """Returns the log-probability of the bin that holds the event; what lies outside counts to the end bins."""
+        last = self.logits.shape[-1] - 1
+        index = jnp.round((jnp.clip(event, -1.0, 1.0) + 1.0) * (last / 2)).astype(jnp.int32)
+        return Categorical(self.logits).log_prob(index)
+
+    def mode(self) -> Float[Array, "*batch"]:
+        return self.centres[jnp.argmax(self.logits, axis=-1)]
+
+    def mean(self) -> Float[Array, "*batch"]:
+        """Returns the expected centre."""
+        return jnp.sum(Categorical(self.logits).mean() * self.centres, axis=-1)
+
+    def tempered(self, temperature: float | Float[Array, ""]) -> "Bins":
+        """Returns it with its logits divided."""
+        return Bins(self.logits / temperature)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        return Categorical(self.logits).entropy()
+
+    def kl(self, other: "Bins") -> Float[Array, "*batch"]:
+        return Categorical(self.logits).kl(Categorical(other.logits))
 
 
 class SymexpTwoHot(AbstractDistribution):
@@ -203,40 +251,50 @@ class SymexpTwoHot(AbstractDistribution):
 
 
 class ActionDistribution(AbstractDistribution):
-    """Independent components of a factored action: categoricals and one Gaussian.
+    """Independent components of a factored action: categoricals, and the dimensions of one continuous vector.
 
-    Log-probabilities, entropies and divergences are sums over the components.
+    Log-probabilities, entropies and divergences are sums over the components, of which the continuous vector is one.
+
+    Attributes:
+        discrete: one distribution for each discrete component.
+        continuous: the distribution of each dimension of the continuous vector.
+        averaged: whether the continuous vector counts as the mean over its dimensions rather than as their sum, so that
+            six joints weigh no more than one in a loss; then no log-probability of the vector, but one per dimension.
     """
 
     discrete: tuple[Categorical, ...]
-    continuous: Normal
+    continuous: Normal | Bins
+    averaged: bool = eqx.field(static=True, default=False)
+
+    def _sum(self, parts: list[Float[Array, "*batch"]], dims: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+        count = max(dims.shape[-1], 1) if self.averaged else 1
+        return sum(parts, jnp.sum(dims, axis=-1) / count)
 
     def sample(self, *, key: PRNGKeyArray) -> Action:
         *keys, key_continuous = jr.split(key, len(self.discrete) + 1)
-        batch = self.continuous.loc.shape[:-1]
-        drawn = [d.sample(key=k).astype(jnp.int32) for d, k in zip(self.discrete, keys, strict=True)]
-        discrete = jnp.stack(drawn, axis=-1) if drawn else jnp.zeros((*batch, 0), jnp.int32)
-        return Action(discrete, self.continuous.sample(key=key_continuous))
+        drawn = [d.sample(key=k) for d, k in zip(self.discrete, keys, strict=True)]
+        return _joined(drawn, self.continuous.sample(key=key_continuous))
 
     def log_prob(self, event: Action) -> Float[Array, "*batch"]:
         parts = [d.log_prob(event.discrete[..., i]) for i, d in enumerate(self.discrete)]
-        return sum(parts, self.continuous.log_prob(event.continuous))
+        return self._sum(parts, self.continuous.log_prob(event.continuous))
 
     def mode(self) -> Action:
-        batch = self.continuous.loc.shape[:-1]
-        chosen = [d.mode().astype(jnp.int32) for d in self.discrete]
-        discrete = jnp.stack(chosen, axis=-1) if chosen else jnp.zeros((*batch, 0), jnp.int32)
-        return Action(discrete, self.continuous.mode())
+        return _joined([d.mode() for d in self.discrete], self.continuous.mode())
 
     def tempered(self, temperature: float | Float[Array, ""]) -> "ActionDistribution":
-        """Returns it with the logits of discrete components divided and the spread of continuous ones multiplied."""
+        """Returns it with logits divided, and the spread of Gaussians multiplied."""
         discrete = tuple(Categorical(part.logits / temperature) for part in self.discrete)
-        spread = Normal(self.continuous.loc, self.continuous.log_scale + jnp.log(temperature))
-        return ActionDistribution(discrete, spread)
+        return ActionDistribution(discrete, self.continuous.tempered(temperature), self.averaged)
 
     def entropy(self) -> Float[Array, "*batch"]:
-        return sum((d.entropy() for d in self.discrete), self.continuous.entropy())
+        return self._sum([d.entropy() for d in self.discrete], self.continuous.entropy())
 
     def kl(self, other: "ActionDistribution") -> Float[Array, "*batch"]:
-        parts = (d.kl(o) for d, o in zip(self.discrete, other.discrete, strict=True))
-        return sum(parts, self.continuous.kl(other.continuous))
+        parts = [d.kl(o) for d, o in zip(self.discrete, other.discrete, strict=True)]
+        return self._sum(parts, self.continuous.kl(other.continuous))
+
+
+def _joined(discrete: list[Int[Array, "*batch"]], continuous: Float[Array, "*batch D"]) -> Action:
+    empty = jnp.zeros((*continuous.shape[:-1], 0), jnp.int32)
+    return Action(jnp.stack(discrete, axis=-1).astype(jnp.int32) if discrete else empty, continuous)
