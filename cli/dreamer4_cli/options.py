@@ -15,8 +15,8 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Named starting point: catch (default), tiny, cartpole, fourrooms, breakout, asterix, space_invaders, "
-        "freeway, seaquest, small, base, paper.",
+        help="Named starting point: catch (default), tiny, cartpole, pendulum, point, fourrooms, breakout, asterix, "
+        "space_invaders, freeway, seaquest, small, base, paper.",
     ),
 ]
 File = Annotated[

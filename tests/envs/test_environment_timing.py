@@ -1,6 +1,7 @@
 """dm_env's timing, on every environment there is."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
@@ -11,7 +12,18 @@ import numpy as np
 import pytest
 
 from dreamer4.data import random_action
-from dreamer4.envs import PROBES, CartPolePixels, CounterEnvironment, FourRoomsPixels, GymnaxEnvironment, StickyActions
+from dreamer4.envs import (
+    PROBES,
+    CartPolePixels,
+    CartPoleSwingup,
+    CounterEnvironment,
+    FourRoomsPixels,
+    GymnaxEnvironment,
+    PendulumSwingup,
+    PointGoal,
+    Reacher,
+    StickyActions,
+)
 from dreamer4.errors import InputError
 from dreamer4.types import Action
 
@@ -43,6 +55,7 @@ ENVIRONMENTS = {
     "Breakout": lambda: GymnaxEnvironment("Breakout-MinAtar"),
     "CartPole": lambda: CartPolePixels(16, 16),
     "CartPole-limit": lambda: CartPolePixels(16, 16, params={"max_steps_in_episode": 7}),
+    **{task.__name__: partial(task, max_steps=7) for task in (CartPoleSwingup, PendulumSwingup, PointGoal, Reacher)},
     "FourRooms-limit": lambda: FourRoomsPixels(params={"max_steps_in_episode": 20}),
 }
 

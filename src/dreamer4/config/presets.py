@@ -15,6 +15,8 @@ PRESETS = (
     "catch",
     "tiny",
     "cartpole",
+    "pendulum",
+    "point",
     "fourrooms",
     "breakout",
     "asterix",

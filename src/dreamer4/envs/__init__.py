@@ -9,13 +9,19 @@ scanning, vmapping and recording need no special case for ends.
 What an episode's end means is told apart: `is_terminal` is an end that cuts the return, a limit sets only `is_last`.
 
 `base` is the contract and `gymnax` the adapter to that library; a new outside library is one new file. `cartpole`
-and `fourrooms` draw games of gymnax that have no image, or no true one, of their own. `registry` builds any of these by
+and `fourrooms` draw games of gymnax that have no image, or no true one, of their own; `control` has tasks with
+continuous actions. `registry` builds any of these by
 name, and `sticky` makes the actions of any of them stick. `counter` and `probes` are tiny environments with known
 answers, for tests and for finding faults; `render` draws frames for people.
 """
 
 from dreamer4.envs.base import AbstractEnvironment as AbstractEnvironment
 from dreamer4.envs.cartpole import CartPolePixels as CartPolePixels
+from dreamer4.envs.control import AbstractControl as AbstractControl
+from dreamer4.envs.control import CartPoleSwingup as CartPoleSwingup
+from dreamer4.envs.control import PendulumSwingup as PendulumSwingup
+from dreamer4.envs.control import PointGoal as PointGoal
+from dreamer4.envs.control import Reacher as Reacher
 from dreamer4.envs.counter import CounterEnvironment as CounterEnvironment
 from dreamer4.envs.fourrooms import FourRoomsPixels as FourRoomsPixels
 from dreamer4.envs.gymnax import GymnaxEnvironment as GymnaxEnvironment

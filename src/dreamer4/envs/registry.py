@@ -8,6 +8,7 @@ from typing import Any
 from dreamer4.config import EnvConfig
 from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.envs.cartpole import CartPolePixels
+from dreamer4.envs.control import CartPoleSwingup, PendulumSwingup, PointGoal, Reacher
 from dreamer4.envs.fourrooms import FourRoomsPixels
 from dreamer4.envs.gymnax import REFUSED, GymnaxEnvironment, usable_ids
 from dreamer4.envs.sticky import StickyActions
@@ -16,7 +17,11 @@ from dreamer4.errors import InputError, nearest
 
 ENVIRONMENTS: dict[str, Callable[..., AbstractEnvironment]] = {
     "CartPole-pixels": CartPolePixels,
+    "CartPoleSwingup-pixels": CartPoleSwingup,
     "FourRooms-pixels": FourRoomsPixels,
+    "PendulumSwingup-pixels": PendulumSwingup,
+    "PointGoal-pixels": PointGoal,
+    "Reacher-pixels": Reacher,
 }
 
 # What Python and `make` give to a class themselves, before any argument of a user.
@@ -43,13 +48,15 @@ def make(config: EnvConfig) -> AbstractEnvironment:
         if config.id not in known | REFUSED:
             raise InputError(f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)}")
         build = partial(GymnaxEnvironment, config.id)
-    _check(build, config.id, kwargs)
-    env = build(params=params, **kwargs)
+    _check(build, config.id, kwargs, has_params=params is not None)
+    env = build(**kwargs) if params is None else build(params=params, **kwargs)
     return StickyActions(env, config.sticky_actions) if config.sticky_actions else env
 
 
-def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[str, Any]) -> None:
+def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[str, Any], *, has_params: bool) -> None:
     arguments = dict(inspect.signature(build).parameters)
+    if has_params and "params" not in arguments:
+        raise InputError(f"env.kwargs: {env_id} has no argument 'params'. {nearest('params', arguments)}")
     # What it hands on, it lets another judge.
     hands_on = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
     for name, value in kwargs.items():
