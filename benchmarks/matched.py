@@ -122,10 +122,10 @@ def main() -> None:
     from dreamer4 import allocator
     from dreamer4.data import DeviceSource
     from dreamer4.data.episode import Episode
+    from dreamer4.run.facts import source_commit
     from dreamer4.training import build_optimizer, build_phase, draw_and_step, init_dreamer, init_state
     from dreamer4.training.flops import parameters, step_flops
     from dreamer4.types import Action, ActionSpec, DataSpec
-    from dreamer4_cli.pages import source_commit
 
     allocator.keep_freed()  # as the command line does
 

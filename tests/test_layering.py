@@ -22,7 +22,9 @@ LAYERS = [
     {"imagination"},
     {"worlds"},
     {"training", "evaluation", "baselines"},
-    {"reporting", "sharing"},
+    {"reporting"},
+    {"run"},
+    {"sharing"},
     {"serving"},
     {"dreamer4_cli"},
 ]

@@ -19,12 +19,12 @@ from dreamer4.checkpoint import Checkpoints
 from dreamer4.config import Config
 from dreamer4.dreamer import PHASES, read_description, spec_to_json
 from dreamer4.errors import InputError
+from dreamer4.run import lineage
+from dreamer4.run.folder import RunFolder, run_of
 from dreamer4.sharing import STARTS, export_agent, import_agent
 from dreamer4.training import build_phase, init_dreamer, stack_members
-from dreamer4.training.folder import RunFolder, run_of
 from dreamer4.training.trained import TRAINED
 from dreamer4_cli import run as commands
-from dreamer4_cli import takeover
 
 
 RESULTS = {
@@ -248,8 +248,8 @@ def test_an_import_and_a_start_from_the_run_are_the_same_experiment(dreamer, tmp
     end = build_phase(phase, own, TINY_SPEC).finish(dreamer)
     steps = getattr(own.train, phase).steps
     step = save(old.path, {"ema": end, "step": jnp.array(steps)}, own, phase, steps)
-    takeover.check(step, new, TINY_SPEC)
-    takeover.write(new, RunFolder(tmp_path / "from"), step, tmp_path / "data", "f00d", TINY_SPEC)
+    lineage.check(step, new, TINY_SPEC)
+    lineage.write(new, RunFolder(tmp_path / "from"), step, tmp_path / "data", "f00d", TINY_SPEC)
     later = save(tmp_path / "later", {"ema": eqx.tree_at(lambda d: d.policy, end, dreamer.policy)}, own)
     import_agent(later, tmp_path / "import", phase=phase, overrides=["seed=4"])
     assert equal(Dreamer.load(tmp_path / "from"), Dreamer.load(tmp_path / "import"))

@@ -170,9 +170,9 @@ def train(
     resolved, folder = options.resolve(
         preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run, origin=_existing_run(origin)
     )
-    from dreamer4_cli import processes as together
+    from dreamer4.run import processes as together
 
-    with together.joined(coordinator, processes, process):
+    with together.joined(coordinator, processes, process, complain=complain):
         from dreamer4_cli import run as work
 
         if dry_run:

@@ -29,7 +29,7 @@ def ppo(
     """Train PPO online in the real environment, from frames, and play it."""
     given = [f"ppo.steps={steps}"] if steps else []
     resolved, folder = options.resolve(preset, config, [*given, *(overrides or ())], env=env, seed=seed, seeds=seeds)
-    from dreamer4_cli import behaviour as work
+    from dreamer4_cli import run as work
 
     work.ppo(resolved, out or folder / "ppo")
 

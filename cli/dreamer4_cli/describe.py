@@ -3,48 +3,21 @@
 from pathlib import Path
 
 import equinox as eqx
-import jax.random as jr
 from rich.console import Console
 from rich.table import Table
 
-from dreamer4 import checkpoint, data, envs
+from dreamer4 import checkpoint, data
 from dreamer4.config import Config
-from dreamer4.dreamer import PHASES, Dreamer, read_description, weights_of
+from dreamer4.dreamer import PHASES, read_description, weights_of
 from dreamer4.errors import InputError
-from dreamer4.training import AbstractPhase, build_phase, trackers
+from dreamer4.run import trackers
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.sizes import check_sizes, data_spec
 from dreamer4.training.flops import parameters, step_flops
-from dreamer4.training.folder import RunFolder
-from dreamer4.types import ActionSpec, DataSpec
-from dreamer4_cli import behaviour
 
 
 console = Console()
 _READ = 256  # frames at a time
-
-
-def data_spec(config: Config) -> DataSpec:
-    """Returns what the data of a run looks like: as declared, as its data set says, or as its environment says."""
-    if config.data.spec is not None:
-        declared = config.data.spec
-        action = ActionSpec(declared.num_classes, declared.continuous_dim)
-        return DataSpec(declared.frame_shape, action, declared.num_tasks)
-    if config.data.path is not None:
-        return data.read_info(Path(config.data.path)).spec
-    env = envs.make(config.env)
-    behaviour.check(config, env)
-    return env.spec
-
-
-def check_sizes(config: Config, spec: DataSpec) -> tuple[Dreamer, list[AbstractPhase]]:
-    """Refuses sizes that do not fit each other or the data; returns the agent, in shapes, and its phases."""
-    phases = [build_phase(name, config, spec) for name in PHASES]
-    longest = config.dynamics.context_length
-    if longest is not None and config.train.imagination.length > longest:
-        raise InputError(
-            f"train.imagination.length: got {config.train.imagination.length}, more than the {longest} frames of "
-            "dynamics.transformer.context_length. A dream starts from a context that the dynamics can hold."
-        )
-    return eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0)), phases
 
 
 def dry_run(config: Config) -> None:

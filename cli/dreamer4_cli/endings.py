@@ -20,7 +20,7 @@ import typer
 import typer.core
 
 from dreamer4.errors import DivergenceError, InputError
-from dreamer4_cli import stopping
+from dreamer4.run import stopping
 
 
 # What a disk says that is full, closed or gone: nothing that a program could have known better.

@@ -10,8 +10,8 @@ from dreamer4.data.imports import Timing
 from dreamer4.errors import InputError
 from dreamer4.reporting.data_page import data_page
 from dreamer4.reporting.page import write_page
-from dreamer4.training.metrics import Progress
 from dreamer4.types import ActionSpec
+from dreamer4_cli.console import ProgressBar
 
 
 console = Console()
@@ -37,7 +37,7 @@ def import_data(
         "size": None if size is None else parse_size(size),
     }
     total = sum(not entry.name.startswith(".") for entry in source.iterdir()) if source.is_dir() else 0
-    with Progress("import", total=total, unit="episodes", console=console) as bar:
+    with ProgressBar("import", total=total, unit="episodes", console=console) as bar:
 
         def progress(done: int, episodes: int) -> None:
             bar.total = episodes  # sidecars are no episodes

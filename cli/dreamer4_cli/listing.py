@@ -13,8 +13,8 @@ from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
 from dreamer4.evaluation.results import Results
 from dreamer4.reporting.figures import percent, signed
-from dreamer4.training.folder import RunFolder
-from dreamer4_cli.pages import run_results
+from dreamer4.run.facts import run_results
+from dreamer4.run.folder import RunFolder
 
 
 console = Console()

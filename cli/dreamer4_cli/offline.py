@@ -18,9 +18,9 @@ from dreamer4.config import Config
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import play, summarise
+from dreamer4.run import facts, stopping
 from dreamer4.training import stream
-from dreamer4.training.metrics import Progress
-from dreamer4_cli import pages, stopping
+from dreamer4_cli.console import ProgressBar
 
 
 console = Console()
@@ -54,8 +54,8 @@ def offline(config: Config, path: Path, out: Path, names: Sequence[str], *, entr
         "settings": config.offline.model_dump(mode="json"),
         "episodes": config.evaluation.episodes,
         "seeds": [config.seed + i for i in range(config.seeds)],
-        "commit": pages.source_commit(),
-        "device": pages.device(),
+        "commit": facts.source_commit(),
+        "device": facts.device(),
         "baselines": rows,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     began, trained = time.monotonic(), []
     for i in range(config.seeds):
-        with Progress(name, total=config.offline.max_steps, console=console) as bar:
+        with ProgressBar(name, total=config.offline.max_steps, console=console) as bar:
 
             def tell(done: int, judged: float | None, bar=bar) -> None:
                 # Values and the policy after them are counted anew.

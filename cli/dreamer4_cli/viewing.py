@@ -19,9 +19,9 @@ def report(
     """Write a run's report again, as far as the run has come, or one page that compares runs."""
     for run in runs:
         existing(run)
-    from dreamer4_cli import pages
+    from dreamer4.run import pages
 
-    pages.report(runs, out)
+    typer.echo(f"report:  {pages.report(runs, out)}")
 
 
 def dream(

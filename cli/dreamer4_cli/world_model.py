@@ -21,11 +21,12 @@ from dreamer4.evaluation.ends import measure_ends
 from dreamer4.evaluation.return_gap import measure_return_gap
 from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.figures import percent
+from dreamer4.run.facts import device, source_commit
+from dreamer4.run.folder import RunFolder, run_of, steps_done
+from dreamer4.run.pages import CLIPS, REAL_EPISODES
 from dreamer4.training import encode_source, stream
-from dreamer4.training.folder import RunFolder, run_of, steps_done
-from dreamer4.training.metrics import Progress
 from dreamer4.worlds import RealWorld
-from dreamer4_cli.pages import CLIPS, REAL_EPISODES, device, source_commit
+from dreamer4_cli.console import ProgressBar
 
 
 console = Console()
@@ -83,7 +84,7 @@ def evaluate_world_model(
     for i in range(config.seeds):
         dreamer = Dreamer.load(step, member=i)
         latents = encode_source(dreamer, source)
-        with Progress("dream", total=len(starts.episode), unit="clips", console=console) as bar:
+        with ProgressBar("dream", total=len(starts.episode), unit="clips", console=console) as bar:
             quality, seen = measure_dreams(
                 dreamer,
                 source,

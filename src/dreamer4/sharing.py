@@ -23,7 +23,7 @@ from dreamer4.data import DatasetInfo, Episode, read_episodes, read_info, write_
 from dreamer4.dreamer import PHASES, find_checkpoint, read_description, spec_to_json, weights_of
 from dreamer4.errors import InputError
 from dreamer4.files import read_bytes
-from dreamer4.training.folder import RunFolder, run_of, steps_done
+from dreamer4.run.folder import RunFolder, run_of, steps_done
 from dreamer4.training.trained import load_trained
 
 

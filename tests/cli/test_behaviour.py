@@ -12,8 +12,10 @@ from dreamer4 import checkpoint, data, envs
 from dreamer4.config import load
 from dreamer4.dreamer import PHASES, spec_to_json
 from dreamer4.errors import InputError
-from dreamer4.training.folder import RunFolder
-from dreamer4_cli import behaviour, options, run
+from dreamer4.run import behaviour
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.stages import AbstractStage, execute
+from dreamer4_cli import options, run
 
 
 PPO = "ppo={steps: 2048, num_envs: 16, rollout_length: 16, hidden: 16}"
@@ -167,12 +169,18 @@ def clear(opened):
 
 
 @pytest.fixture
-def opened(monkeypatch):
+def opened():
     """Opens a run and trains nothing; returns whether it was begun."""
-    monkeypatch.setattr(run, "_train", lambda *_, **__: None)
+
+    class Idle(AbstractStage):
+        def trains(self):
+            return PHASES
+
+        def __call__(self, session):
+            pass
 
     def attempt(config, folder):
-        run.train(config, folder, PHASES, resume=False)
+        execute(config, folder, (Idle(),))
         begun = RunFolder(folder).is_run
         clear(RunFolder(folder))
         return begun

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from dreamer4_cli.pages import source_commit
+from dreamer4.run.facts import source_commit
 
 
 def test_a_commit_is_marked_by_changed_code_and_not_by_results(tmp_path):

@@ -14,11 +14,15 @@ from cli.test_stopping import configuration, described, trained
 from training.faults import STEPS, planted, source, world
 
 from dreamer4.config import load
+from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
-from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import MetricLog, read_metrics
-from dreamer4_cli import processes, run
-from dreamer4_cli.phase import Work, resume_command
+from dreamer4.run import processes
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import MetricLog, read_metrics
+from dreamer4.run.phase import Work
+from dreamer4.run.reporter import SILENT
+from dreamer4.run.stages import Session, resume_command
+from dreamer4_cli.invocation import invoked
 
 
 TESTS = Path(__file__).parents[1]
@@ -54,7 +58,7 @@ def test_alone_nothing_is_waited_for():
 def test_several_do_not_collect(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "several", lambda: True)
     with pytest.raises(InputError, match="dreamer4 collect --out"):
-        run._dataset(load("tiny"), RunFolder(tmp_path))
+        Session(load("tiny"), RunFolder(tmp_path), SILENT, "again", PHASES, seconds=float).dataset()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -63,10 +67,10 @@ def test_the_command_to_go_on_is_called_as_this_one_was_and_names_the_hardware(t
     folder.open(load("tiny"))
     monkeypatch.setattr("sys.argv", ["elsewhere/.venv/bin/dreamer4"])  # of no shell's path
     line = f"elsewhere/.venv/bin/dreamer4 train agent --run {tmp_path} --resume"
-    assert resume_command("train agent", folder, load("tiny")) == line
+    assert resume_command(f"{invoked()} train agent", folder, load("tiny")) == line
     monkeypatch.setattr("shutil.which", lambda name: f"elsewhere/.venv/bin/{name}")
     moved = load("tiny", overrides=["train.mesh.data=4", "dynamics.transformer.remat=true"])
-    assert resume_command("train all", folder, moved) == (
+    assert resume_command(f"{invoked()} train all", folder, moved) == (
         f"dreamer4 train all --run {tmp_path} --resume --set dynamics.transformer.remat=true --set train.mesh.data=4"
     )
 

@@ -15,11 +15,12 @@ from dreamer4.checkpoint import Checkpoints
 from dreamer4.config import load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import InputError
+from dreamer4.run import lineage, pages, stages, stopping
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import read_metrics
 from dreamer4.sharing import import_agent
 from dreamer4.training import init_dreamer
-from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import read_metrics
-from dreamer4_cli import describe, pages, run, stopping, takeover, world_model
+from dreamer4_cli import describe, run, world_model
 from dreamer4_cli.world_model import evaluate_world_model
 
 
@@ -141,7 +142,9 @@ def test_evaluation_needs_only_the_folder(folder, capsys):
 
 def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_nothing(folder, capsys, monkeypatch):
     played = []
-    monkeypatch.setattr(run, "_play", lambda _, agent, __, count, head, *___: played.append(head) or np.zeros(count))
+    monkeypatch.setattr(
+        run, "play_agent", lambda _, agent, __, count, head, *___: played.append(head) or np.zeros(count)
+    )
     run.evaluate(folder / "checkpoints" / "agent" / "2", episodes=16, seed=0)
     told = capsys.readouterr().out
     assert "step 2 of 4" in told and "cloned policy" in told and "imagination policy" not in told
@@ -231,7 +234,7 @@ def stopped(monkeypatch):
     def stop(*_):
         raise stopping.Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(run, "_encode", stop)
+    monkeypatch.setattr(stages, "_encode", stop)
     return pytest.raises(stopping.Stopped)
 
 
@@ -403,7 +406,7 @@ def test_what_was_taken_from_another_run_stays_is_mended_and_is_not_replaced_by_
     info = data.read_info(folder / "data")
 
     def take(end):
-        takeover.write(config, own, end, folder / "data", info.fingerprint, info.spec)
+        lineage.write(config, own, end, folder / "data", info.fingerprint, info.spec)
         return own.checkpoints("agent").path(config.train.agent.steps)
 
     taken = take(end)

@@ -20,12 +20,12 @@ from dreamer4 import checkpoint
 from dreamer4.config import load
 from dreamer4.data import DatasetInfo
 from dreamer4.errors import DivergenceError, InputError
+from dreamer4.run import phase, stopping
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import MetricLog, read_metrics
+from dreamer4.run.phase import Work, mean_over
 from dreamer4.training import init_state, loop, stream
-from dreamer4.training.folder import RunFolder
 from dreamer4.training.loop import step_keys
-from dreamer4.training.metrics import MetricLog, read_metrics
-from dreamer4_cli import phase, stopping
-from dreamer4_cli.phase import Work, mean_over
 
 
 TERM = signal.SIGTERM
@@ -109,7 +109,7 @@ class TestSignals:
 SCRIPT = """
     import hashlib, signal, sys, time, types
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from dreamer4_cli import stopping
+    from dreamer4.run import stopping
     run = types.ModuleType("dreamer4_cli.run")
     def demo(*args, **kwargs):
         stopping.note("Go on.")
@@ -231,7 +231,7 @@ class TestTraining:
         monkeypatch.setattr(MetricLog, "append", append)
         end = trained(work("train.save_every=100"), planted({0: 0}), small, saved=25)
         assert equal(jnp.asarray(end.step), whole.step) and equal(end.guard, whole.guard)
-        assert equal(end.model.dynamics.gain, whole.model.dynamics.gain)
+        assert equal(end.model.dynamics.network.gain, whole.model.dynamics.network.gain)
         assert equal(end.ema.dynamics.gain, whole.ema.dynamics.gain)
         again = read_metrics(work().run.metrics_file)
         assert [r["step"] for r in again] == sorted({*range(4, STEPS + 1, 4), 10, 25})

@@ -12,9 +12,10 @@ from dreamer4 import data
 from dreamer4.config import Config, to_yaml
 from dreamer4.dreamer import read_description
 from dreamer4.errors import InputError
+from dreamer4.run import pages
 from dreamer4.sharing import export_agent
 from dreamer4.types import ActionSpec
-from dreamer4_cli import dreaming, listing, pages
+from dreamer4_cli import dreaming, listing
 
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "v1"

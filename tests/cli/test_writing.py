@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from dreamer4.config import load
-from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
-from dreamer4.training.folder import RunFolder
-from dreamer4_cli import run, writing
+from dreamer4.run import writing
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.stages import AbstractStage, execute
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def clock(monkeypatch):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dreamer4.training.folder import RunFolder
-from dreamer4_cli import writing
+from dreamer4.run.folder import RunFolder
+from dreamer4.run import writing
 with writing.alone(RunFolder(Path(sys.argv[1]))):
     print("writing", flush=True)
     time.sleep(600)
@@ -71,14 +71,16 @@ def test_where_there_are_no_locks_a_run_goes_on_without(folder, monkeypatch, lac
         pass
 
 
-@pytest.mark.parametrize("work", ["train", "demo"])
-def test_a_second_process_is_refused_before_it_writes(folder, monkeypatch, work):
+class Refused(AbstractStage):
+    def __call__(self, session):
+        pytest.fail("began")
+
+
+def test_a_second_process_is_refused_before_it_writes(folder):
     config = load("tiny")
     folder.open(config)
-    monkeypatch.setattr(run, "_train", lambda *_, **__: pytest.fail("trained"))
-    more = (PHASES,) if work == "train" else ()
     with writing.alone(folder), pytest.raises(InputError, match="another process writes to this run"):
-        getattr(run, work)(config, folder.path, *more, resume=True)
+        execute(config, folder.path, (Refused(),), resume=True)
     assert sorted(file.name for file in folder.path.iterdir()) == ["config.yaml", "lock"]
 
 

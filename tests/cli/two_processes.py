@@ -9,7 +9,7 @@ from pathlib import Path
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
 
-from dreamer4_cli import processes, stopping  # noqa: E402
+from dreamer4.run import processes, stopping  # noqa: E402
 
 
 FOLDER, PORT, NUMBER = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -20,10 +20,10 @@ def work(folder, asked=None, gone=None):
     from cli.test_stopping import configuration, described
     from training.faults import source
 
-    from dreamer4.training.folder import RunFolder
-    from dreamer4.training.metrics import MetricLog
+    from dreamer4.run.folder import RunFolder
+    from dreamer4.run.metrics import MetricLog
+    from dreamer4.run.phase import Work
     from dreamer4.training.placement import build_mesh
-    from dreamer4_cli.phase import Work
 
     class Log(MetricLog):
         def append(self, phase, step, metrics):

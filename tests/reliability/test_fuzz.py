@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from dreamer4 import checkpoint, config, data
 from dreamer4.checkpoint import manifest, tensors
 from dreamer4.errors import InputError
-from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import read_metrics
-from dreamer4_cli import pages
+from dreamer4.run import pages
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import read_metrics
 
 
 FUZZ = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

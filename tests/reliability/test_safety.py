@@ -15,7 +15,7 @@ import pytest
 from dreamer4 import checkpoint, config, data
 from dreamer4.checkpoint import manifest, tensors
 from dreamer4.errors import InputError
-from dreamer4.training.metrics import MetricLog, read_metrics
+from dreamer4.run.metrics import MetricLog, read_metrics
 
 
 ROOT = Path(__file__).parents[2]

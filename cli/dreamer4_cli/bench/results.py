@@ -15,11 +15,11 @@ from rich.table import Table
 from dreamer4 import data
 from dreamer4.errors import InputError, nearest
 from dreamer4.reporting.ledger import Entry, data_sets, improvement, page, read_entries, rows, write_entry
-from dreamer4.training.metrics import Progress
-from dreamer4_cli import behaviour, stopping
+from dreamer4.run import behaviour, stopping
 from dreamer4_cli.bench.plan import DATA_SEED, EVALUATION_SEED, ON_A_WORLD_MODEL, UNITS, Plan
 from dreamer4_cli.bench.units import ONE_THREAD, collect, run_unit
 from dreamer4_cli.bench.workers import Workers
+from dreamer4_cli.console import ProgressBar
 
 
 console = Console()
@@ -151,7 +151,7 @@ def _run(plan: Plan, workers: int, out: Path) -> None:
     todo = plan.units()
     total = len(plan.wanted())
     with (
-        Progress(plan.name, total=total, completed=total - len(todo), unit="runs", console=console) as bar,
+        ProgressBar(plan.name, total=total, completed=total - len(todo), unit="runs", console=console) as bar,
         Workers(workers) as at_work,
     ):
         while todo or at_work.names:

@@ -19,15 +19,16 @@ from dreamer4.data import AbstractPolicy, DeviceSource, random_policy
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.evaluation import DreamerPolicy, play
 from dreamer4.files import write_atomically
+from dreamer4.run import behaviour, stopping, writing
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import MetricLog
+from dreamer4.run.phase import mean_over
 from dreamer4.serving.dream import DreamWorld
 from dreamer4.training import CloningPhase, init_dreamer, init_state, member, stack_members, stream
 from dreamer4.training import train as train_phase
-from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import MetricLog, Progress
-from dreamer4_cli import behaviour, stopping, writing
 from dreamer4_cli import run as work
 from dreamer4_cli.bench.plan import DATA_SEED, EVALUATION_SEED, Plan
-from dreamer4_cli.phase import mean_over
+from dreamer4_cli.console import ConsoleReporter, ProgressBar, console
 
 
 # A dream costs a hundred times a step of the games it stands for, so PPO gets fewer of them.
@@ -129,7 +130,7 @@ def _cloning(plan: Plan, seeds: tuple[int, ...], folder: Path) -> Found:
     phase, settings = CloningPhase(), config.train.agent.model_copy(update={"steps": steps})
     log = MetricLog(folder / "metrics.jsonl")
     log.truncate(phase.name, 0)
-    with _clock(folder) as minutes, Progress(phase.name, total=steps, console=work.console) as bar:
+    with _clock(folder) as minutes, ProgressBar(phase.name, total=steps, console=console) as bar:
         state = init_state(phase, init_dreamer(config, spec), settings, count)
         training = train_phase(phase, settings, state, source, seed=seeds[0], seeds=count)
         for state, metrics in training:  # noqa: B007
@@ -143,7 +144,7 @@ def _cloning(plan: Plan, seeds: tuple[int, ...], folder: Path) -> Found:
 def _ppo(plan: Plan, seeds: tuple[int, ...], folder: Path) -> Found:
     config = plan.config(seeds[0])
     with _clock(folder) as minutes:
-        trained = behaviour.train(config, envs.make(config.env), len(seeds))
+        trained = behaviour.train(config, envs.make(config.env), len(seeds), ConsoleReporter())
     returns = _play(config, [run.policy() for run in trained])
     each = minutes() / len(seeds)
     return [{"returns": {"ppo": value}, "minutes": {"ppo": each}} for value in returns]
@@ -157,7 +158,7 @@ def _dream_ppo(plan: Plan, seeds: tuple[int, ...], folder: Path) -> Found:
     run, place = plan.world(seed)
     world = DreamWorld.load(run, member=place, seed=seed)
     with _clock(folder) as minutes:
-        (trained,) = behaviour.train(config, world, 1)
+        (trained,) = behaviour.train(config, world, 1, ConsoleReporter())
     (mean,) = _play(config, [trained.policy()])
     known = [value for value in trained.returns if not np.isnan(value)]
     notes = {"return_in_the_dream": round(known[-1], 4)} if known else {}

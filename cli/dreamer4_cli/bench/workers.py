@@ -13,7 +13,7 @@ from typing import Any
 
 from dreamer4 import allocator
 from dreamer4.errors import InputError
-from dreamer4_cli import stopping
+from dreamer4.run import stopping
 
 
 class Workers:

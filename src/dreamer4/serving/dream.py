@@ -23,9 +23,9 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.nn import Stream, cast_weights
 from dreamer4.precision import in_32_bits
+from dreamer4.run.folder import run_of
 from dreamer4.sharing import STARTS
 from dreamer4.training import encode_source
-from dreamer4.training.folder import run_of
 from dreamer4.types import Action, DataSpec, TimeStep, Trajectory, to_uint8
 
 

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from dreamer4_cli import stopping
+from dreamer4.run import stopping
 
 
 def note(folder: Path, name: str, text: str) -> None:

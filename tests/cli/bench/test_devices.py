@@ -8,8 +8,8 @@ import pytest
 
 from dreamer4.config import load
 from dreamer4.dreamer import PHASES
-from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import MetricLog, read_metrics
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import MetricLog, read_metrics
 from dreamer4_cli.bench.reliability import devices
 from dreamer4_cli.bench.reliability.devices import Place, checkpoint_of, virtual
 from dreamer4_cli.bench.reliability.lab import Lab

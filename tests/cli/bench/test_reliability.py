@@ -17,10 +17,10 @@ from dreamer4.config import load
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import MetricLog
 from dreamer4.training import stream
-from dreamer4.training.folder import RunFolder
 from dreamer4.training.loop import step_keys
-from dreamer4.training.metrics import MetricLog
 from dreamer4_cli.bench.reliability import endurance
 from dreamer4_cli.bench.reliability import suite as reliability
 from dreamer4_cli.bench.reliability.lab import Lab, Result, batches

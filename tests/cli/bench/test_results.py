@@ -15,8 +15,8 @@ from dreamer4.config import EnvConfig, load
 from dreamer4.data import collect, random_policy, read_info, write_dataset
 from dreamer4.errors import InputError
 from dreamer4.reporting.ledger import read_entries
+from dreamer4.run import behaviour
 from dreamer4.training import init_dreamer, stream
-from dreamer4_cli import behaviour
 from dreamer4_cli.bench import results as bench
 from dreamer4_cli.bench import units
 from dreamer4_cli.bench.workers import Workers
@@ -336,7 +336,7 @@ def test_what_builds_on_a_world_model_finds_it_where_its_seeds_trained(plan, joi
 
 def test_minutes_of_interrupted_attempts_add_up(tmp_path, monkeypatch):
     now = iter([0.0, 60.0, 100.0, 220.0])
-    monkeypatch.setattr("dreamer4_cli.writing.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("dreamer4.run.writing.time.monotonic", lambda: next(now))
     with pytest.raises(KeyboardInterrupt), units._clock(tmp_path):
         raise KeyboardInterrupt
     with units._clock(tmp_path) as minutes:

@@ -86,7 +86,7 @@ def test_leaving_ends_what_has_only_just_begun(tmp_path):
 def bench(folder):
     """Begins a long piece of work as a command of a terminal would, in a process group of its own."""
     code = (
-        "import signal, sys; from pathlib import Path; from bench import pieces; from dreamer4_cli import stopping\n"
+        "import signal, sys; from pathlib import Path; from bench import pieces; from dreamer4.run import stopping\n"
         "from dreamer4_cli.bench.workers import Workers\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"

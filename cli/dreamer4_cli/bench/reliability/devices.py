@@ -26,6 +26,8 @@ from dreamer4 import checkpoint, data, envs
 from dreamer4.config import MeshConfig, load
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import PHASES
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import MetricLog, read_metrics
 from dreamer4.training import (
     build_phase,
     encode_source,
@@ -35,8 +37,6 @@ from dreamer4.training import (
     placement,
     stream,
 )
-from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import MetricLog, read_metrics
 from dreamer4_cli.bench.reliability.lab import Lab, Result, leaves
 
 

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dreamer4 import data, envs
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer, Memory, find_checkpoint, read_description
+from dreamer4.run.metrics import read_metrics
 from dreamer4.serving.play.stage import find_agent
 from dreamer4.training import encode_source, stream
-from dreamer4.training.metrics import read_metrics
 from dreamer4.types import Action, to_float
 
 

@@ -31,9 +31,9 @@ from dreamer4.training import (
     stream,
     train,
 )
-from dreamer4.training.metrics import Progress
 from dreamer4.training.phases import Metrics
 from dreamer4.types import DataSpec, Trajectory
+from dreamer4_cli.console import ProgressBar
 
 
 console = Console()
@@ -148,7 +148,7 @@ def clean(steps: int) -> dict[str, Any]:
     for name in PHASES:
         phase, settings = build_phase(name, config, spec), getattr(config.train, name)
         state, told = init_state(phase, dreamer, settings), []
-        with Progress(name, total=steps, console=console) as bar:
+        with ProgressBar(name, total=steps, console=console) as bar:
             for state, metrics in train(phase, settings, state, source, seed=0, latents=latents):  # noqa: B007
                 told.append(metrics)
                 bar.advance()

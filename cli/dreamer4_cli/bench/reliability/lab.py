@@ -19,10 +19,10 @@ import numpy as np
 from dreamer4 import checkpoint, data
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import PHASES
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import read_metrics
 from dreamer4.training import build_phase, stream
-from dreamer4.training.folder import RunFolder
 from dreamer4.training.loop import draws_from, step_keys
-from dreamer4.training.metrics import read_metrics
 
 
 SAVE_EVERY = 2

@@ -25,12 +25,13 @@ from dreamer4 import checkpoint
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
 from dreamer4.files import read_bytes, write_atomically
-from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import Progress, read_metrics
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import read_metrics
 from dreamer4_cli import run as work
 from dreamer4_cli.bench.reliability import devices as other_devices
 from dreamer4_cli.bench.reliability import endurance, faults
 from dreamer4_cli.bench.reliability.lab import SAVE_EVERY, Lab, Result, batches, leaves, lines
+from dreamer4_cli.console import ProgressBar
 
 
 console = Console()
@@ -72,7 +73,7 @@ def kills(lab: Lab, seed: int) -> Result:
     life = time.monotonic() - began  # of a run that compiles too; the first that ends tells better
     saved: list[int] = []
     path: Path | None = None
-    with Progress("kill", total=wanted, unit="kills", console=console) as bar:
+    with ProgressBar("kill", total=wanted, unit="kills", console=console) as bar:
         while bar.completed < wanted or path is not None:
             fresh = path is None
             path = path or lab.folder()

@@ -16,10 +16,10 @@ from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.nn import cast_weights
+from dreamer4.run.folder import cloned_head
 from dreamer4.serving.dream import own_dataset
 from dreamer4.serving.play import worlds
 from dreamer4.serving.play.controls import Controls, find_controls
-from dreamer4.training.folder import cloned_head
 from dreamer4.training.phases import freeze_prior
 from dreamer4.types import Action, DataSpec
 

@@ -8,19 +8,20 @@ heartbeat, and they end.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from dreamer4.config import Config
 from dreamer4.errors import InputError
-from dreamer4_cli import endings, stopping
+from dreamer4.run import stopping
 
 
 AUTO = "auto"
@@ -33,7 +34,9 @@ _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "oordination")
 
 
 @contextlib.contextmanager
-def joined(coordinator: str | None, count: int | None, index: int | None) -> Iterator[None]:
+def joined(
+    coordinator: str | None, count: int | None, index: int | None, *, complain: Callable[[str], Any] | None = None
+) -> Iterator[None]:
     """Makes this process one of several, until the block ends. To be entered before anything is computed.
 
     Args:
@@ -41,6 +44,7 @@ def joined(coordinator: str | None, count: int | None, index: int | None) -> Ite
             knows (Slurm, Open MPI, Kubernetes) has started the processes. None: this process is alone.
         count: number of processes.
         index: which of them this is, from 0.
+        complain: tells a person why the process ends, where the others are gone. None: a line on stderr.
 
     Raises:
         InputError: if the three do not fit together, or the others cannot be reached.
@@ -61,7 +65,7 @@ def joined(coordinator: str | None, count: int | None, index: int | None) -> Ite
         if not any(sign in str(error) for sign in _LOST):
             raise
         # Leaving in order would wait for the one that is gone.
-        endings.complain(
+        (complain or functools.partial(print, file=sys.stderr))(
             f"Error: process {jax.process_index()} of {jax.process_count()} lost touch with the others: "
             f"{str(error).splitlines()[0][:200]} {stopping.message(0)}"
         )

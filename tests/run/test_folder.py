@@ -7,7 +7,7 @@ from dreamer4 import checkpoint
 from dreamer4.config import Config, override
 from dreamer4.dreamer import spec_to_json
 from dreamer4.errors import InputError
-from dreamer4.training.folder import RunFolder, cloned_head, steps_done
+from dreamer4.run.folder import RunFolder, cloned_head, steps_done
 from dreamer4.types import ActionSpec, DataSpec
 
 

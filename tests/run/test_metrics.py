@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from dreamer4.errors import InputError
-from dreamer4.training import metrics
-from dreamer4.training.metrics import MetricLog, Progress, read_metrics
+from dreamer4.run import metrics
+from dreamer4.run.metrics import MetricLog, read_metrics
+from dreamer4_cli.console import ProgressBar
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_truncating_a_log_that_is_not_there_is_nothing(log):
 
 def test_where_there_is_no_terminal_a_phase_is_two_lines():
     out = io.StringIO()
-    with Progress("tokenizer", total=100, completed=40, console=Console(file=out)) as progress:
+    with ProgressBar("tokenizer", total=100, completed=40, console=Console(file=out)) as progress:
         for _ in range(3):
             progress.advance(20, text="loss 0.031 [x]")
     first, last = out.getvalue().splitlines()
@@ -105,8 +106,8 @@ def test_where_there_is_no_terminal_a_phase_is_two_lines():
 
 def test_where_there_is_no_terminal_a_long_phase_says_each_minute_how_far_it_is(monkeypatch):
     out, clock = io.StringIO(), iter([0.0, 0.0, 59.0, 60.0, 90.0, 150.0, 200.0])
-    monkeypatch.setattr("dreamer4.training.metrics.time.monotonic", lambda: next(clock))
-    with Progress("agent", total=4100, completed=100, console=Console(file=out, width=60)) as progress:
+    monkeypatch.setattr("dreamer4.run.metrics.time.monotonic", lambda: next(clock))
+    with ProgressBar("agent", total=4100, completed=100, console=Console(file=out, width=60)) as progress:
         for _ in range(4):
             progress.advance(1000, text="loss 0.5")
     assert out.getvalue().splitlines() == [
@@ -119,7 +120,10 @@ def test_where_there_is_no_terminal_a_long_phase_says_each_minute_how_far_it_is(
 
 def test_a_phase_that_fails_says_how_far_it_came():
     out = io.StringIO()
-    with pytest.raises(RuntimeError), Progress("agent", total=9, unit="frames", console=Console(file=out)) as progress:
+    with (
+        pytest.raises(RuntimeError),
+        ProgressBar("agent", total=9, unit="frames", console=Console(file=out)) as progress,
+    ):
         progress.advance(4)
         raise RuntimeError
     assert "agent: stopped at 4/9 frames" in out.getvalue()
@@ -128,7 +132,7 @@ def test_a_phase_that_fails_says_how_far_it_came():
 def test_on_a_terminal_there_are_a_bar_a_rate_and_times():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=140)
-    with Progress("dynamics", total=10, console=console) as progress:
+    with ProgressBar("dynamics", total=10, console=console) as progress:
         progress.advance(5, text="loss [bold]")
         progress.advance(5)
     shown = out.getvalue()

@@ -12,8 +12,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from dreamer4.errors import InputError
-from dreamer4.training import trackers
-from dreamer4.training.metrics import MetricLog, read_metrics
+from dreamer4.run import trackers
+from dreamer4.run.metrics import MetricLog, read_metrics
 
 
 def events(folder):

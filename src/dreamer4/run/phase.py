@@ -1,7 +1,6 @@
 """One phase of training at work: steps, metrics, checkpoints, what is left when it is stopped or comes to nothing."""
 
 import json
-import shlex
 import warnings
 from collections import deque
 from dataclasses import dataclass
@@ -11,30 +10,17 @@ import equinox as eqx
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.console import Console
 
 from dreamer4.checkpoint import Checkpoints, whole
-from dreamer4.config import Config, PhaseConfig, diff
+from dreamer4.config import Config, PhaseConfig
 from dreamer4.data import DatasetInfo, DeviceSource
 from dreamer4.errors import DivergenceError, InputError
+from dreamer4.run import processes, stopping
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import MetricLog
+from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.training import AbstractPhase, TrainState, stream, train
-from dreamer4.training.folder import RunFolder
 from dreamer4.training.loop import draws_from, step_keys
-from dreamer4.training.metrics import MetricLog, Progress
-from dreamer4_cli import processes, stopping
-from dreamer4_cli.invocation import invoked
-
-
-console = Console()
-
-
-def resume_command(what: str, run: RunFolder, config: Config) -> str:
-    """Returns what a person types to go on with a run, on other devices than it was begun with if it is on such now."""
-    parts = [invoked(), what, "--run", shlex.quote(str(run.path)), "--resume"]
-    for change in diff(run.read_config(), config):
-        key, _, value = change.replace(": ", "=", 1).partition("=")
-        parts += ["--set", f"{key}={value.rpartition(' -> ')[2]}"]
-    return " ".join(parts)
 
 
 def save(steps: Checkpoints, done: int, state: TrainState, meta: dict[str, Any]) -> None:
@@ -68,6 +54,7 @@ class Work:
         meta: what every checkpoint tells about itself.
         command: what a person types to go on with the run.
         mesh: the devices; None: one.
+        report: is told how far it has come.
     """
 
     config: Config
@@ -78,6 +65,7 @@ class Work:
     meta: dict[str, Any]
     command: str
     mesh: Mesh | None = None
+    report: Reporter = SILENT
 
     def train(
         self, phase: AbstractPhase, settings: PhaseConfig, state: TrainState, latents: Any, steps: Checkpoints
@@ -99,7 +87,7 @@ class Work:
         due: tuple[int, list[dict[str, Any]]] | None = None
         vote = processes.Vote()
         recent: deque[tuple[int, dict[str, Any]]] = deque(maxlen=settings.guard.abort_after + 1)
-        with Progress(phase.name, total=settings.steps, completed=done, console=console) as bar:
+        with self.report.progress(phase.name, total=settings.steps, completed=done) as bar:
             stopping.losing(False)
             training = train(
                 phase,

@@ -1,16 +1,16 @@
 """What a process does for a run as long as it writes to it: it keeps others out, and counts the time."""
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dreamer4.errors import InputError
-from dreamer4.training.folder import RunFolder
-from dreamer4_cli import processes
-from dreamer4_cli.pages import run_results
+from dreamer4.files import write_atomically
+from dreamer4.run import processes
+from dreamer4.run.facts import run_results
+from dreamer4.run.folder import RunFolder
 
 
 try:
@@ -77,9 +77,7 @@ def seconds(file: Path, before: float = 0.0) -> Iterator[Callable[[], float]]:
         # A disk that takes no more has a message of its own, which this must not hide.
         with contextlib.suppress(OSError):
             if processes.first():
-                partial = file.with_suffix(".tmp")
-                partial.write_text(f"{total():.1f}\n")
-                os.replace(partial, file)
+                write_atomically(file, f"{total():.1f}\n")
 
 
 def _read(file: Path) -> float:

@@ -11,8 +11,6 @@ from typing import Any
 
 import jax.random as jr
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from dreamer4 import data, envs
 from dreamer4.baselines import STAGES, PPORun, is_policy, load_policy, save_policy, steps_taken, train_ppo
@@ -25,20 +23,20 @@ from dreamer4.evaluation import DreamerPolicy, play, summarise
 from dreamer4.files import new_folder, read_bytes
 from dreamer4.reporting.data_page import data_page
 from dreamer4.reporting.page import write_page
+from dreamer4.run import stopping
+from dreamer4.run.folder import RunFolder, cloned_head
+from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.training import stream
-from dreamer4.training.folder import RunFolder, cloned_head
-from dreamer4.training.metrics import Progress
 from dreamer4.types import DataSpec
-from dreamer4_cli import stopping
 
-
-console = Console()
 
 # Beside the data set in the folder of a run: the PPO policies that made it, and where `baseline ppo` writes to.
 BEHAVIOUR, PPO = "behaviour", "ppo"
 
 
-def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -> DatasetInfo:
+def collect(
+    config: Config, env: AbstractEnvironment, out: Path, agents: Path, report: Reporter = SILENT
+) -> DatasetInfo:
     """Plays the episodes that a configuration describes and writes them to a new data set.
 
     Args:
@@ -46,6 +44,7 @@ def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -
         env: its environment.
         out: the data set; it must not exist.
         agents: folder of the PPO policies, trained there if one is named and the folder does not exist.
+        report: is told how it goes.
 
     Raises:
         InputError: if a policy is not what its name says, before any of them plays.
@@ -53,7 +52,7 @@ def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -
     parts, counts = config.data.behaviours, _counts(config)
     check(config, env)
     if any(_stage(part.policy) for part in parts):
-        _ppo(config, env, agents)
+        _ppo(config, env, agents, report)
     players = [_policy(part.policy, env, agents) for part in parts]
     told = [
         Behaviour(policy=part.policy, epsilon=part.epsilon, episodes=count, about=about)
@@ -61,7 +60,7 @@ def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -
     ]
 
     def episodes() -> Iterator[Episode]:
-        with Progress("collect", total=config.data.episodes, unit="episodes", console=console) as bar:
+        with report.progress("collect", total=config.data.episodes, unit="episodes") as bar:
             for i, (part, count, (policy, _)) in enumerate(zip(parts, counts, players, strict=True)):
                 if part.epsilon:
                     policy = EpsilonPolicy(policy, part.epsilon, env.spec.action)
@@ -86,7 +85,7 @@ def collect(config: Config, env: AbstractEnvironment, out: Path, agents: Path) -
         held_out=config.data.held_out,
     )
     write_page(out / data.SUMMARY, data_page(info))
-    summary(info)
+    report.collected(info)
     return info
 
 
@@ -167,30 +166,6 @@ def _refuse_unlike(folder: Path, found: dict[str, Any], wanted: dict[str, Any], 
         raise InputError(
             f"{folder} is not what this run would make (the folder's -> yours):\n{''.join(unlike)}{advice}"
         )
-
-
-def summary(info: DatasetInfo) -> None:
-    """Prints the returns of each policy of a data set, and how often each action was taken."""
-    table = Table("policy", "epsilon", "episodes", "mean return", "quartiles", "least", "most")
-    begin = 0
-    for part in info.behaviour:
-        returns = np.array(info.returns[begin : begin + part.episodes])
-        table.add_row(part.policy, f"{part.epsilon:g}", *_spread(returns))
-        begin += part.episodes
-    if len(info.behaviour) != 1:
-        table.add_row("all", "", *_spread(np.array(info.returns)), style="bold")
-    console.print(table)
-    for i, counts in enumerate(info.action_counts):
-        shares = "  ".join(f"{n}: {count / max(sum(counts), 1):.1%}" for n, count in enumerate(counts))
-        name = "actions" if len(info.action_counts) == 1 else f"actions, component {i}"
-        console.print(f"{name}  {shares}", highlight=False)
-
-
-def _spread(returns: np.ndarray) -> tuple[str, ...]:
-    low, middle, high = np.percentile(returns, [25, 50, 75])
-    numbers = (returns.mean(), returns.min(), returns.max())
-    mean, least, most = (f"{x:.2f}" for x in numbers)
-    return str(len(returns)), mean, f"{low:.2f}  {middle:.2f}  {high:.2f}", least, most
 
 
 def _counts(config: Config) -> list[int]:
@@ -283,11 +258,11 @@ def _from_file(name: str, env: AbstractEnvironment) -> AbstractPolicy:
     return policy
 
 
-def _ppo(config: Config, env: AbstractEnvironment, folder: Path) -> None:
+def _ppo(config: Config, env: AbstractEnvironment, folder: Path, report: Reporter) -> None:
     """Trains the PPO policies of a run into `folder`, unless they are there."""
     if not folder.exists():
         with new_folder(folder) as hidden:  # before the training, which would be lost where it cannot be made
-            (run,) = train(config, env, 1)
+            (run,) = train(config, env, 1, report)
             _write(hidden, config, env, run, config.seed)
     _check_ppo(config, folder)
 
@@ -320,9 +295,9 @@ def _facts(config: Config) -> dict[str, Any]:
     }
 
 
-def train(config: Config, env: AbstractEnvironment, seeds: int) -> list[PPORun]:
+def train(config: Config, env: AbstractEnvironment, seeds: int, report: Reporter) -> list[PPORun]:
     """Trains PPO with the given number of seeds side by side, from the configuration's seed on."""
-    with Progress("ppo", total=steps_taken(config.ppo), unit="steps", console=console) as bar:
+    with report.progress("ppo", total=steps_taken(config.ppo)) as bar:
 
         def tell(done: int, returns: list[float]) -> None:
             known = ("-" if math.isnan(r) else f"{r:.2f}" for r in returns)  # unknown before an episode has ended
@@ -348,15 +323,19 @@ def _known(name: str, value: float) -> dict[str, float]:
     return {} if math.isnan(value) else {name: value}
 
 
-def ppo(config: Config, out: Path) -> None:
-    """Trains PPO alone, plays it, and writes its stages, its learning curve and `results.json` to a new folder."""
+def ppo(config: Config, out: Path, report: Reporter = SILENT) -> list[dict[str, Any]]:
+    """Trains PPO alone, plays it, and writes its stages, its learning curve and `results.json` to a new folder.
+
+    Returns:
+        What the policy of each training seed came to, one row each.
+    """
     if os.path.lexists(out):
         raise InputError(f"{out} exists, and results are never overwritten. Choose another folder with --out.")
     env = envs.make(config.env)
     stopping.note(f"Nothing was written to {out}.")
     rows = []
     with new_folder(out) as hidden:  # before the training, which would be lost where it cannot be made
-        runs = train(config, env, config.seeds)
+        runs = train(config, env, config.seeds, report)
         for i, run in enumerate(runs):
             seed = config.seed + i
             _write(hidden / f"seed{seed}", config, env, run, seed)
@@ -377,9 +356,4 @@ def ppo(config: Config, out: Path) -> None:
             "returns": rows,
         }
         (hidden / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    table = Table("seed", "return", "95 % interval", "episodes", title=f"PPO on {config.env.id}, sampled actions")
-    for row in rows:
-        interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
-        table.add_row(str(row["seed"]), f"{row['mean']:+.3f}", interval, str(row["episodes"]))
-    console.print(table)
-    console.print(f"results: {out / 'results.json'}", markup=False, highlight=False, soft_wrap=True)
+    return rows

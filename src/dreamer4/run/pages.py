@@ -1,18 +1,16 @@
-"""`dreamer4 report`, and the end of a demo: a run folder as a page, several of them as another."""
+"""A run folder as a page, and several of them as another."""
 
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-from rich.console import Console
 
-import dreamer4
 from dreamer4 import checkpoint, data
 from dreamer4.config import Config, to_yaml
 from dreamer4.data import DeviceSource
@@ -20,26 +18,23 @@ from dreamer4.dreamer import Dreamer, find_checkpoint
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import first_frames
 from dreamer4.evaluation.dreams import NO_FRAMES, DreamFrames, DreamQuality, measure_dreams
-from dreamer4.evaluation.results import Results, read_results
+from dreamer4.evaluation.results import Results
 from dreamer4.evaluation.stills import reconstructions
-from dreamer4.files import read_bytes
 from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.comparison import ComparedRun, comparison_page
 from dreamer4.reporting.page import write_page
+from dreamer4.run.facts import run_results
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.metrics import read_metrics
 from dreamer4.training import encode_source, stream
 from dreamer4.training.flops import parameters
-from dreamer4.training.folder import RunFolder
-from dreamer4.training.metrics import read_metrics
 
-
-console = Console()
 
 CLIPS, REAL_EPISODES = 200, 50
-_MAX_RESULTS = 10**7  # bytes
 
 
-def report(paths: Sequence[Path], out: Path | None) -> None:
-    """Writes the page of one run, or one page that compares several.
+def report(paths: Sequence[Path], out: Path | None) -> Path:
+    """Writes the page of one run, or one page that compares several, and returns its file.
 
     Args:
         paths: run folders.
@@ -58,7 +53,7 @@ def report(paths: Sequence[Path], out: Path | None) -> None:
         write_report(place, _page_of(runs[0]))
     else:
         write_page(place, comparison_page([_compared(run) for run in runs]))
-    console.print(f"report:  {place}", markup=False, highlight=False, soft_wrap=True)
+    return place
 
 
 def _page_of(run: RunFolder) -> Report:
@@ -93,17 +88,6 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for name, value in tree.items():
         found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, str(value))]
     return found
-
-
-def run_results(run: RunFolder) -> Results | None:
-    """Returns a run's `results.json`; None if it has none.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    if not run.results_file.exists():
-        return None
-    return read_results(read_bytes(run.results_file, limit=_MAX_RESULTS), name=str(run.results_file))
 
 
 def measure(
@@ -190,29 +174,8 @@ def _provenance(run: RunFolder, config: Config, results: Results | None) -> dict
 
 def _packages() -> dict[str, str]:
     return {
-        "dreamer4": dreamer4.__version__,
+        "dreamer4": metadata.version("dreamer4-eqx"),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "equinox": eqx.__version__,
     }
-
-
-def device() -> str:
-    """Returns what computes, as people call it."""
-    device = jax.devices()[0]
-    return device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores"
-
-
-def source_commit(root: Path = Path(__file__).parents[2]) -> str | None:
-    """Returns the commit of a source checkout, marked if its code has changes; None for an installed package."""
-    if not (root / ".git").exists():
-        return None
-    try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603
-        # Results are what code made, not code: the first entry of a ledger must not mark the second.
-        status = [*git, "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results"]
-        changes = subprocess.run(status, capture_output=True, text=True, check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")

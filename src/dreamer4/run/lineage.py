@@ -8,10 +8,10 @@ from dreamer4 import checkpoint
 from dreamer4.config import Config
 from dreamer4.dreamer import spec_to_json
 from dreamer4.errors import InputError
-from dreamer4.training.folder import RunFolder
+from dreamer4.run import processes
+from dreamer4.run.folder import RunFolder
 from dreamer4.training.trained import TRAINED, check_trained, load_trained
 from dreamer4.types import DataSpec
-from dreamer4_cli import processes
 
 
 _TAKEN_TO = "taken_to"  # in the meta of a checkpoint from another run: the fingerprint of the data set it now serves

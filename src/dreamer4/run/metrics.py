@@ -1,11 +1,10 @@
-"""What a run says about itself while it trains: a log for programs and a progress bar for people.
+"""What a run says about itself while it trains: a log for programs.
 
-The log is the contract for tests and reports: one JSON object per line, with `phase`, `step` (training step), `time`
+It is the contract for tests and reports: one JSON object per line, with `phase`, `step` (training step), `time`
 (seconds since 1970) and the metrics by name. A line is written at once and whole lines only are kept, so the log of a
 run that was killed can be read, and continued without a gap or a step told twice.
 """
 
-import datetime
 import errno
 import itertools
 import json
@@ -16,25 +15,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
-from rich.text import Text
 
 from dreamer4.errors import InputError
-from dreamer4.training.trackers import AbstractTracker
+from dreamer4.run.trackers import AbstractTracker
 
 
 # JSON has no number for these; as strings they stay what they are, and the line stays JSON.
@@ -42,7 +28,6 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _MAX_LINE = 1024 * 1024  # bytes; a line has some 300
 _SHOWN_BYTES = 64 * 1024 * 1024  # of a log that is read whole; of a longer one every so many lines are
 _RESERVED = ("phase", "step", "time")
-_LINE_EVERY = 60.0  # seconds between the lines of a log: it tells that work goes on, and stays readable after days
 
 
 class MetricLog:
@@ -136,101 +121,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     every = 1 + (path.stat().st_size // _SHOWN_BYTES if path.is_file() else 0)
     return [_record(path, number, line) for number, line in _lines(path) if number % every == 0 or number == 1]
-
-
-class Progress:
-    """A progress bar of one phase: what, how far, how fast, how long, and one short text.
-
-    Where the output is not a terminal there is one line at the start, one at the end, and one a minute between them.
-
-        with Progress("tokenizer", total=1000) as progress:
-            progress.advance(20, text="loss 0.031")
-
-    Args:
-        description: name of the phase.
-        total: number of units to do, those already done included.
-        completed: number of units done before, by the run that this one continues.
-        unit: what is counted, in the plural.
-        console: where to print; None is the standard output.
-    """
-
-    def __init__(
-        self, description: str, *, total: int, completed: int = 0, unit: str = "steps", console: Console | None = None
-    ):
-        self.description = description
-        self.total = total
-        self.completed = completed
-        self.unit = unit
-        self.text = ""
-        self._console = console or Console()
-        self._before = completed
-        self._started = self._told = time.monotonic()
-        self._bar: RichProgress | None = None
-
-    def __enter__(self) -> "Progress":
-        self._started = self._told = time.monotonic()
-        if self._console.is_terminal:
-            self._bar = RichProgress(
-                TextColumn("[bold]{task.description:<12}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                _RateColumn(self.unit),
-                TimeElapsedColumn(),
-                TextColumn("[dim]left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}", style="dim", markup=False),
-                console=self._console,
-            )
-            self._bar.add_task(self.description, total=self.total, completed=self.completed, text="")
-            self._bar.start()
-        else:
-            self._print(f"{self.description}: {self.completed}/{self.total} {self.unit}")
-        return self
-
-    def advance(self, count: int = 1, text: str | None = None) -> None:
-        """Counts `count` more units as done, and shows `text` from now on if one is given."""
-        self.completed += count
-        if text is not None:
-            self.text = text
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.completed, text=self.text)
-        elif (now := time.monotonic()) >= self._told + _LINE_EVERY:
-            self._told = now
-            pace = (now - self._started) / max(self.completed - self._before, 1)
-            left = datetime.timedelta(seconds=round(pace * max(self.total - self.completed, 0)))
-            self._print_state(now, f", {left} left")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            return
-        self._print_state(time.monotonic(), stopped="" if kind is None else "stopped at ")
-
-    def _print_state(self, now: float, left: str = "", stopped: str = "") -> None:
-        seconds = now - self._started
-        rate = _rate((self.completed - self._before) / max(seconds, 1e-9), self.unit)
-        text = f", {self.text}" if self.text else ""
-        done = f"{self.completed}/{self.total} {self.unit}"
-        self._print(f"{self.description}: {stopped}{done} in {seconds:.1f} s ({rate}{left}){text}")
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-class _RateColumn(ProgressColumn):
-    def __init__(self, unit: str):
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(_rate(speed, self._unit) if speed else f"- {self._unit}/s", style="cyan")
-
-
-def _rate(speed: float, unit: str) -> str:
-    return f"{speed:,.1f} {unit}/s" if speed < 100 else f"{speed:,.0f} {unit}/s"
 
 
 def _to_json(value: Any) -> Any:

@@ -1,0 +1,164 @@
+"""What a person sees of a run: progress bars, lines, tables of what was collected."""
+
+import datetime
+import time
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from dreamer4.data import DatasetInfo
+from dreamer4.run.reporter import Progress, Reporter
+
+
+console = Console()
+
+_LINE_EVERY = 60.0  # seconds between the lines of a log: it tells that work goes on, and stays readable after days
+
+
+def say(line: str) -> None:
+    """Prints one line as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class ConsoleReporter(Reporter):
+    """Prints how a run goes."""
+
+    def say(self, line: str) -> None:
+        say(line)
+
+    def progress(self, description: str, *, total: int, completed: int = 0, unit: str = "steps") -> Progress:
+        return ProgressBar(description, total=total, completed=completed, unit=unit, console=console)
+
+    def collected(self, info: DatasetInfo) -> None:
+        summary(info)
+
+
+class ProgressBar(Progress):
+    """A progress bar of one phase: what, how far, how fast, how long, and one short text.
+
+    Where the output is not a terminal there is one line at the start, one at the end, and one a minute between them.
+
+        with ProgressBar("tokenizer", total=1000) as progress:
+            progress.advance(20, text="loss 0.031")
+
+    Args:
+        description: name of the phase.
+        total: number of units to do, those already done included.
+        completed: number of units done before, by the run that this one continues.
+        unit: what is counted, in the plural.
+        console: where to print; None is the standard output.
+    """
+
+    def __init__(
+        self, description: str, *, total: int, completed: int = 0, unit: str = "steps", console: Console | None = None
+    ):
+        super().__init__(total=total, completed=completed)
+        self.description = description
+        self.unit = unit
+        self.text = ""
+        self._console = console or Console()
+        self._before = completed
+        self._started = self._told = time.monotonic()
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> "ProgressBar":
+        self._started = self._told = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("[bold]{task.description:<12}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                _RateColumn(self.unit),
+                TimeElapsedColumn(),
+                TextColumn("[dim]left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}", style="dim", markup=False),
+                console=self._console,
+            )
+            self._bar.add_task(self.description, total=self.total, completed=self.completed, text="")
+            self._bar.start()
+        else:
+            self._print(f"{self.description}: {self.completed}/{self.total} {self.unit}")
+        return self
+
+    def advance(self, count: int = 1, text: str | None = None) -> None:
+        """Counts `count` more units as done, and shows `text` from now on if one is given."""
+        self.completed += count
+        if text is not None:
+            self.text = text
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.completed, text=self.text)
+        elif (now := time.monotonic()) >= self._told + _LINE_EVERY:
+            self._told = now
+            pace = (now - self._started) / max(self.completed - self._before, 1)
+            left = datetime.timedelta(seconds=round(pace * max(self.total - self.completed, 0)))
+            self._print_state(now, f", {left} left")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            return
+        self._print_state(time.monotonic(), stopped="" if kind is None else "stopped at ")
+
+    def _print_state(self, now: float, left: str = "", stopped: str = "") -> None:
+        seconds = now - self._started
+        rate = _rate((self.completed - self._before) / max(seconds, 1e-9), self.unit)
+        text = f", {self.text}" if self.text else ""
+        done = f"{self.completed}/{self.total} {self.unit}"
+        self._print(f"{self.description}: {stopped}{done} in {seconds:.1f} s ({rate}{left}){text}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _RateColumn(ProgressColumn):
+    def __init__(self, unit: str):
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(_rate(speed, self._unit) if speed else f"- {self._unit}/s", style="cyan")
+
+
+def _rate(speed: float, unit: str) -> str:
+    return f"{speed:,.1f} {unit}/s" if speed < 100 else f"{speed:,.0f} {unit}/s"
+
+
+def summary(info: DatasetInfo) -> None:
+    """Prints the returns of each policy of a data set, and how often each action was taken."""
+    table = Table("policy", "epsilon", "episodes", "mean return", "quartiles", "least", "most")
+    begin = 0
+    for part in info.behaviour:
+        returns = np.array(info.returns[begin : begin + part.episodes])
+        table.add_row(part.policy, f"{part.epsilon:g}", *_spread(returns))
+        begin += part.episodes
+    if len(info.behaviour) != 1:
+        table.add_row("all", "", *_spread(np.array(info.returns)), style="bold")
+    console.print(table)
+    for i, counts in enumerate(info.action_counts):
+        shares = "  ".join(f"{n}: {count / max(sum(counts), 1):.1%}" for n, count in enumerate(counts))
+        name = "actions" if len(info.action_counts) == 1 else f"actions, component {i}"
+        console.print(f"{name}  {shares}", highlight=False)
+
+
+def _spread(returns: np.ndarray) -> tuple[str, ...]:
+    low, middle, high = np.percentile(returns, [25, 50, 75])
+    numbers = (returns.mean(), returns.min(), returns.max())
+    mean, least, most = (f"{x:.2f}" for x in numbers)
+    return str(len(returns)), mean, f"{low:.2f}  {middle:.2f}  {high:.2f}", least, most

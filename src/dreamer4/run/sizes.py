@@ -1,0 +1,69 @@
+"""What the data of a run looks like, and whether everything fits it; nothing is computed and nothing is written."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax.random as jr
+
+from dreamer4 import data, envs
+from dreamer4.config import Config
+from dreamer4.dreamer import PHASES, Dreamer
+from dreamer4.envs import AbstractEnvironment
+from dreamer4.errors import InputError
+from dreamer4.run import behaviour, trackers
+from dreamer4.training import AbstractPhase, build_phase
+from dreamer4.training.placement import build_mesh
+from dreamer4.types import ActionSpec, DataSpec
+
+
+def data_spec(config: Config) -> DataSpec:
+    """Returns what the data of a run looks like: as declared, as its data set says, or as its environment says."""
+    if config.data.spec is not None:
+        declared = config.data.spec
+        action = ActionSpec(declared.num_classes, declared.continuous_dim)
+        return DataSpec(declared.frame_shape, action, declared.num_tasks)
+    if config.data.path is not None:
+        return data.read_info(Path(config.data.path)).spec
+    env = envs.make(config.env)
+    behaviour.check(config, env)
+    return env.spec
+
+
+def check_sizes(config: Config, spec: DataSpec) -> tuple[Dreamer, list[AbstractPhase]]:
+    """Refuses sizes that do not fit each other or the data; returns the agent, in shapes, and its phases."""
+    phases = [build_phase(name, config, spec) for name in PHASES]
+    longest = config.dynamics.context_length
+    if longest is not None and config.train.imagination.length > longest:
+        raise InputError(
+            f"train.imagination.length: got {config.train.imagination.length}, more than the {longest} frames of "
+            "dynamics.transformer.context_length. A dream starts from a context that the dynamics can hold."
+        )
+    return eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0)), phases
+
+
+def check_paths(config: Config) -> DataSpec:
+    """Refuses what can be refused before anything is written: the environment, the data set, the sizes, the tracker.
+
+    Returns what the data is, or will be.
+    """
+    trackers.check(config.train.tracker)
+    build_mesh(config.train.mesh)
+    if config.data.path is None:
+        env = envs.make(config.env)
+        behaviour.check(config, env)
+        spec = env.spec
+    else:
+        spec = data.read_info(Path(config.data.path)).spec
+    check_sizes(config, spec)
+    return spec
+
+
+def environment(config: Config, spec: DataSpec) -> AbstractEnvironment:
+    """Returns the real environment, in which an agent of such data can play."""
+    env = envs.make(config.env)
+    if (env.spec.frame_shape, env.spec.action) != (spec.frame_shape, spec.action):
+        raise InputError(
+            f"env.id: {config.env.id} looks like {env.spec}, but the data like {spec}, so what learns from it cannot "
+            "play there. Name the environment of the data with --env and env.kwargs; dreamer4 train all needs none."
+        )
+    return env
