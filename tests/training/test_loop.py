@@ -25,7 +25,6 @@ from dreamer4.dynamics.shortcut import ShortcutForcing
 from dreamer4.training import (
     AbstractPhase,
     TokenizerPhase,
-    encode_source,
     init_dreamer,
     init_state,
     loop,
@@ -369,59 +368,6 @@ def test_teachers_take_their_share_of_the_rows_that_teach_the_world(source, frac
     forcing = ShortcutForcing(ShortcutConfig(bootstrap_fraction=fraction), context_signal=0.9)
     batch = BalancedSource(source).sample(16, 2, key=jr.key(0))
     assert batch.uniform[: forcing.bootstrap_rows(16)].sum() == fraction * batch.uniform.sum()
-
-
-# The data set in latents.
-
-
-def test_a_data_set_is_encoded_episode_by_episode_from_its_start(tiny, source, episodes, monkeypatch):
-    monkeypatch.setattr(loop, "EPISODES_AT_ONCE", 4)  # two batches, the second filled up
-    monkeypatch.setattr(loop, "FRAMES_AT_ONCE", 3)  # the last frames of a call lie beyond the end
-    calls, encode_frames = [], loop._encode_frames
-    monkeypatch.setattr(loop, "_encode_frames", lambda *args: calls.append(args[2].shape) or encode_frames(*args))
-    stats = tiny.tokenizer.stats
-    shifted = dataclasses.replace(stats, mean=stats.mean + 0.3, std=2.0 * stats.std)
-    dreamer = eqx.tree_at(lambda d: d.tokenizer.stats, tiny, shifted)
-    tokenizer, latents = dreamer.tokenizer, encode_source(dreamer, source)
-
-    padded = np.stack([np.resize(e.frame, (max(LENGTHS), *TINY_SPEC.frame_shape)) for e in episodes])
-    video = jnp.asarray(padded, jnp.float32) / 255.0
-
-    def kept(rows):
-        return np.concatenate([rows[i, :length] for i, length in enumerate(LENGTHS)])
-
-    # What each episode gives alone, frame by frame from its start. They are two programs, in which sums may be taken in
-    # another order: by some compilers and processors the same bit by bit, by others up to some roundings of 6e-8.
-    step = eqx.filter_jit(lambda tokenizer, frame, stream: jax.vmap(tokenizer.encode_step)(frame, stream))
-    stream = jax.tree.map(lambda x: jnp.stack([x] * len(LENGTHS)), tokenizer.init_encoder())
-    rows = []
-    for t in range(max(LENGTHS)):
-        latent, stream = step(tokenizer, video[:, t], stream)
-        rows.append(latent)
-    np.testing.assert_allclose(latents, kept(np.stack(rows, 1)), rtol=0, atol=4e-6)
-    # The order of sums differs between the frame-by-frame and the parallel pass.
-    whole = eqx.filter_jit(lambda tokenizer, video: jax.vmap(tokenizer.encode)(video))(tokenizer, video)
-    np.testing.assert_allclose(latents, kept(whole), rtol=1e-4, atol=1e-5)
-    # Lengths 3 4 5 6 take two calls, 8 8 three: 60 frames where padding to the longest took 64, all of one shape.
-    assert calls == [(4, 3, *TINY_SPEC.frame_shape)] * 5
-
-
-def test_unlike_lengths_are_encoded_without_padding_each_to_the_longest(tiny, episodes, monkeypatch):
-    monkeypatch.setattr(loop, "EPISODES_AT_ONCE", 4)
-    calls = []
-
-    def count(tokenizer, stream, frames):
-        calls.append(frames.shape[0] * frames.shape[1])
-        return stream, jnp.zeros((*frames.shape[:2], tokenizer.num_spatial, tokenizer.spatial_dim))
-
-    monkeypatch.setattr(loop, "_encode_frames", count)
-    monkeypatch.setattr(loop, "FRAMES_AT_ONCE", 8)
-    parts = ("frame", "discrete", "continuous", "action_mask", "reward")
-    long = dataclasses.replace(
-        episodes[0], **{name: np.concatenate([getattr(episodes[0], name)] * 5) for name in parts}
-    )
-    encode_source(tiny, DeviceSource.from_episodes([*episodes[1:4], long, *episodes[1:4], episodes[4]]))
-    assert sum(calls) == 4 * 8 + 4 * 40  # one of eight episodes is long: not all of them cost as much
 
 
 # Beginnings.

@@ -25,6 +25,7 @@ from dreamer4.data.imports import import_folder as import_folder
 from dreamer4.data.info import Behaviour as Behaviour
 from dreamer4.data.info import DatasetInfo as DatasetInfo
 from dreamer4.data.info import Shard as Shard
+from dreamer4.data.latents import LatentStore as LatentStore
 from dreamer4.data.policy import AbstractPolicy as AbstractPolicy
 from dreamer4.data.policy import EpsilonPolicy as EpsilonPolicy
 from dreamer4.data.policy import RandomPolicy as RandomPolicy
@@ -34,6 +35,7 @@ from dreamer4.data.readers import AbstractReader as AbstractReader
 from dreamer4.data.readers import OwnReader as OwnReader
 from dreamer4.data.readers import VideoReader as VideoReader
 from dreamer4.data.readers import VptReader as VptReader
+from dreamer4.data.readers import Window as Window
 from dreamer4.data.readers import format_of as format_of
 from dreamer4.data.readers import open_reader as open_reader
 from dreamer4.data.replay import Place as Place

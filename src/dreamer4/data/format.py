@@ -13,6 +13,7 @@ written beside its place under a hidden name, then renamed.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from pydantic import ValidationError
 
 from dreamer4.data.episode import Episode, find_problems
 from dreamer4.data.info import Behaviour, DatasetInfo, Shard
-from dreamer4.data.record import pack, unpack
+from dreamer4.data.record import pack, read_header, unpack
 from dreamer4.errors import InputError
 from dreamer4.files import new_folder
 from dreamer4.types import DataSpec
@@ -178,10 +179,11 @@ def read_episodes(path: str | Path, split: str = "all") -> list[Episode]:
     """
     path = Path(path)
     info = read_info(path)
-    episodes, problems = walk(path, info, lambda episode: episode)
+    wanted, number = set(info.indices(split)), itertools.count()
+    episodes, problems = walk(path, info, lambda episode: episode if next(number) in wanted else None)
     if problems:
-        raise InputError(f"{path}: {problems[0]}. Copy or collect the data set again; `check` lists every problem.")
-    return [episodes[i] for i in info.indices(split)]
+        raise _unsound(path, problems)
+    return [episode for episode in episodes if episode is not None]
 
 
 def check(path: str | Path) -> list[str]:
@@ -371,15 +373,49 @@ def walk(path: Path, info: DatasetInfo, keep: Callable[[Episode], Kept]) -> tupl
     return kept, problems
 
 
-def _read_shard(path: Path, shard: Shard) -> tuple[list[bytes], list[str]]:
-    """Returns the records of a shard whose bytes are those it was written with."""
+def read_flags(path: Path, info: DatasetInfo) -> list[tuple[bool, int, bool]]:
+    """Returns of each episode whether it ended by termination, its task, and whether it is relevant.
+
+    The bytes of every shard are checked; of the records only those that begin an episode are read.
+
+    Raises:
+        InputError: if a file is not what was written, or disagrees with the description.
+    """
+    starts = iter(np.cumsum([0, *(pieces(length, info.chunk) for length in info.lengths)]).tolist())
+    flags, first, start = [], 0, next(starts)
+    for shard in info.shards:
+        wanted = []
+        while start < first + shard.episodes and len(flags) + len(wanted) < info.num_episodes:
+            wanted.append(start - first)
+            start = next(starts)
+        records, problems = _read_shard(path, shard, wanted)
+        if problems:
+            raise _unsound(path, problems)
+        for record in records:
+            header, _ = read_header(record)
+            length = info.lengths[len(flags)]
+            if header["fields"][0][2] != [min(length, info.chunk or length), *info.frame_shape]:
+                raise _unsound(path, [f"episode {len(flags)} disagrees with {_DESCRIPTION}"])
+            flags.append((header["is_terminal"], header["task"], header["relevant"]))
+        first += shard.episodes
+    if (len(flags), start) != (info.num_episodes, first):
+        raise _unsound(path, [f"the shards hold {first} records, but its lengths ask for {start}"])
+    return flags
+
+
+def _unsound(path: Path, problems: list[str]) -> InputError:
+    return InputError(f"{path}: {problems[0]}. Copy or collect the data set again; `check` lists every problem.")
+
+
+def _read_shard(path: Path, shard: Shard, wanted: list[int] | None = None) -> tuple[list[bytes], list[str]]:
+    """Returns the records of a shard whose bytes are those it was written with; all, or those of some numbers."""
     try:
-        return _read_records(path / shard.name, shard)
+        return _read_records(path / shard.name, shard, wanted)
     except OSError as error:
         return [], [f"{shard.name} cannot be read: {error.strerror}"]
 
 
-def _read_records(file: Path, shard: Shard) -> tuple[list[bytes], list[str]]:
+def _read_records(file: Path, shard: Shard, wanted: list[int] | None) -> tuple[list[bytes], list[str]]:
     if not _SHARD.fullmatch(shard.name) or file.is_symlink():
         return [], [f"shard {shard.name!r} leaves the folder"]
     if not file.is_file():
@@ -389,14 +425,18 @@ def _read_records(file: Path, shard: Shard) -> tuple[list[bytes], list[str]]:
         return [], [f"{shard.name} has {file.stat().st_size} bytes, expected {shard.size}"]
     if _measure(file)[1] != shard.sha256:
         return [], [f"{shard.name} does not match its SHA-256"]
+    if wanted == []:
+        return [], []
     try:
         reader = ArrayRecordReader(str(file))
-        records = [bytes(record) for record in reader.read_all()]
+        held = reader.num_records()
+        if held == shard.episodes:
+            records = [bytes(record) for record in (reader.read_all() if wanted is None else reader.read(wanted))]
         reader.close()
     except (RuntimeError, ValueError, OSError) as error:
         return [], [f"{shard.name} cannot be read as ArrayRecord: {error}"]
-    if len(records) != shard.episodes:
-        return [], [f"{shard.name} holds {len(records)} episodes, expected {shard.episodes}"]
+    if held != shard.episodes:
+        return [], [f"{shard.name} holds {held} episodes, expected {shard.episodes}"]
     return records, []
 
 

@@ -1,5 +1,6 @@
 """What `dataset.json` tells about a data set, and what of it is checked when it is read."""
 
+import hashlib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
@@ -99,6 +100,10 @@ class DatasetInfo(_Closed):
     def spec(self) -> DataSpec:
         """The data set as a model sees it."""
         return DataSpec(self.frame_shape, ActionSpec(self.num_classes, self.continuous_dim), self.num_tasks)
+
+    def part(self, split: str) -> str:
+        """Returns the fingerprint of a split."""
+        return hashlib.sha256(f"{self.fingerprint} {split}".encode()).hexdigest()
 
     def indices(self, split: str) -> tuple[int, ...]:
         """Returns the indices of the episodes of a split, ascending.

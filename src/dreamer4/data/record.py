@@ -84,10 +84,7 @@ def unpack(record: bytes) -> Episode:
         raise InputError(f"it has {len(record)} bytes, more than {_MAX_RECORD}")
     if zlib.crc32(record[:-4]) != struct.unpack("<I", record[-4:])[0]:
         raise InputError("its checksum does not match")
-    (header_size,) = struct.unpack("<I", record[4:8])
-    if header_size > min(_MAX_HEADER, len(record) - 12):
-        raise InputError(f"its header claims {header_size} bytes")
-    header = _header(record[8 : 8 + header_size])
+    header, header_size = read_header(record)
     sizes = [math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in header["fields"]]
     if 12 + header_size + sum(sizes) != len(record):
         raise InputError(f"it has {len(record)} bytes, but its header describes {12 + header_size + sum(sizes)}")
@@ -100,6 +97,18 @@ def unpack(record: bytes) -> Episode:
         arrays[name] = flat.view(dtype).reshape(shape).astype(native)
         begin += size
     return Episode(**arrays, is_terminal=header["is_terminal"], task=header["task"], relevant=header["relevant"])
+
+
+def read_header(record: bytes) -> tuple[dict[str, Any], int]:
+    """Returns what a record says of its arrays (`fields`) and of its episode, and how many bytes say it.
+
+    Raises:
+        InputError: if the bytes do not say it; whether they are whole is not looked at.
+    """
+    size = int.from_bytes(record[4:8], "little")
+    if size > min(_MAX_HEADER, len(record) - 12):
+        raise InputError(f"its header claims {size} bytes")
+    return _header(record[8 : 8 + size]), size
 
 
 def _header(text: bytes) -> dict[str, Any]:

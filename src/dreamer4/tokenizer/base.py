@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dreamer4.nn import Stream
@@ -33,7 +34,13 @@ class LatentStats(eqx.Module):
     @classmethod
     def measure(cls, latent: Float[Array, "N Nz Dz"]) -> "LatentStats":
         """Measures the statistics of raw latents."""
-        return cls(latent.mean(0), jnp.maximum(latent.std(0), MIN_STD), jnp.array(True))
+        return cls.of(latent.mean(0), latent.std(0))
+
+    @classmethod
+    def of(cls, mean: Float[Array | np.ndarray, "Nz Dz"], std: Float[Array | np.ndarray, "Nz Dz"]) -> "LatentStats":
+        """Returns statistics that were measured."""
+        mean, std = (jnp.asarray(x, jnp.float32) for x in (mean, std))
+        return cls(mean, jnp.maximum(std, MIN_STD), jnp.array(True))
 
     def standardise(self, latent: Float[Array, "*T Nz Dz"]) -> Float[Array, "*T Nz Dz"]:
         """Maps raw latents to zero mean and unit variance."""

@@ -11,8 +11,11 @@ devices it is the same function; `placement.py` says where its arrays lie.
 """
 
 from dreamer4.training.cloning import CloningPhase as CloningPhase
+from dreamer4.training.encoding import encode_source as encode_source
+from dreamer4.training.encoding import encode_store as encode_store
+from dreamer4.training.encoding import fingerprint as fingerprint
+from dreamer4.training.encoding import measure_store as measure_store
 from dreamer4.training.loop import draw_and_step as draw_and_step
-from dreamer4.training.loop import encode_source as encode_source
 from dreamer4.training.loop import init_dreamer as init_dreamer
 from dreamer4.training.loop import init_state as init_state
 from dreamer4.training.loop import member as member

@@ -19,21 +19,19 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.config import Config, PhaseConfig
-from dreamer4.data import AbstractDataSource, AbstractEpisodeSource, BalancedSource, DeviceSource, feed
+from dreamer4.data import AbstractDataSource, AbstractEpisodeSource, BalancedSource, feed
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import DivergenceError, InputError
 from dreamer4.precision import in_32_bits
 from dreamer4.training.guard import Guard, all_finite, choose, loss_size
 from dreamer4.training.phases import AbstractPhase, Metrics
-from dreamer4.training.placement import replicate, replicate_here, rows_layout, split_rows, spread, spread_here
+from dreamer4.training.placement import bound, replicate, replicate_here, rows_layout, split_rows, spread, spread_here
 from dreamer4.training.state import RunningRMS, TrainState, build_optimizer, ema_decay
-from dreamer4.types import DataSpec, Trajectory, to_float
+from dreamer4.types import DataSpec, Trajectory
 
 
 # Streams of randomness below a seed's root key. Appending is safe; reordering changes every run.
 STREAMS = ("init", *PHASES, "collect", "evaluate", "cloning", "behaviour", "offline")
-
-EPISODES_AT_ONCE, FRAMES_AT_ONCE = 128, 32  # encoded side by side, and in one call
 
 
 def stream(seed: int | Int[Array, ""], name: str) -> PRNGKeyArray:
@@ -203,7 +201,7 @@ def train(
     key = keys[0] if seeds == 1 else jnp.stack(keys)
     late: Float[Array, "*seeds"] | None = None
     if mesh is None:
-        state = _bound(state)  # as every later state is where weights or latents were loaded
+        state = bound(state)  # as every later state is where weights or latents were loaded
     else:
         state = spread(state, mesh)
         phase, key = replicate((phase, key), mesh)
@@ -286,54 +284,3 @@ def _compiled_step_on(given, state):
     optimizer = build_optimizer(config.optimizer, config.steps)
     state, metrics = train_step(phase, optimizer, config, state, split_rows(batch), key)
     return spread_here(state), replicate_here(metrics)
-
-
-def _bound(tree: PyTree) -> PyTree:
-    """Binds arrays to the devices they lie on, as loaded ones are: jit tells them from others and compiles for both."""
-    return jax.tree.map(lambda x: jax.device_put(x, x.sharding) if eqx.is_array(x) else x, tree)
-
-
-@eqx.filter_jit
-def _encode_frames(tokenizer, stream, frames):
-    def encode(stream, frames):
-        def body(stream, frame):
-            latent, stream = tokenizer.encode_step(to_float(frame), stream)
-            return stream, latent
-
-        return jax.lax.scan(body, stream, frames)
-
-    return jax.vmap(encode)(stream, frames)
-
-
-@partial(jax.jit, donate_argnums=0)
-def _put_rows(latents, row, encoded):
-    return latents.at[row].set(encoded, mode="drop")
-
-
-@in_32_bits
-def encode_source(dreamer: Dreamer, source: DeviceSource) -> Float[Array, "N Nz Dz"]:
-    """Encodes every frame of a data set, each episode from its start, as an acting agent would.
-
-    Episodes of about one length go side by side, so many frames at a time. All calls have one shape, and little is
-    computed beyond the end of an episode, however unlike the lengths are.
-    """
-    tokenizer = _bound(dreamer.tokenizer)
-    beginning = _bound(
-        jax.tree.map(lambda x: jnp.broadcast_to(x, (EPISODES_AT_ONCE, *x.shape)), tokenizer.init_encoder())
-    )
-    latents = jnp.zeros((source.num_frames, tokenizer.num_spatial, tokenizer.spatial_dim))
-    lengths = np.asarray(source.length)
-    order = np.argsort(lengths, kind="stable")
-    count = min(FRAMES_AT_ONCE, source.max_length)
-    for first in range(0, source.num_episodes, EPISODES_AT_ONCE):
-        # The last batch repeats the last episode, so that every batch has one shape.
-        index = order[np.minimum(np.arange(first, first + EPISODES_AT_ONCE), source.num_episodes - 1)]
-        stream = beginning
-        for begin in range(0, int(lengths[index].max()), count):
-            frames = source.stretches(jnp.asarray(index), jnp.full(EPISODES_AT_ONCE, begin), count).frame
-            stream, encoded = _encode_frames(tokenizer, stream, frames)
-            time = jnp.arange(begin, begin + count)
-            row = source.start[index][:, None] + time
-            row = jnp.where(time < source.length[index][:, None], row, source.num_frames)  # beyond the end: dropped
-            latents = _put_rows(latents, row, encoded)
-    return latents

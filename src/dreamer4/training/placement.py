@@ -67,6 +67,11 @@ def _meet(mesh: Mesh) -> None:
     jax.block_until_ready(jax.jit(jax.shard_map(count, mesh=mesh, in_specs=(), out_specs=P(), check_vma=False))())
 
 
+def bound(tree: PyTree) -> PyTree:
+    """Binds arrays to the devices they lie on, as loaded ones are: jit tells them from others and compiles for both."""
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding) if eqx.is_array(x) else x, tree)
+
+
 def spread(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Lays a state out on a mesh, if there is one."""
     return tree if mesh is None else _put(tree, lambda x: _layout(x.shape, mesh))

@@ -11,7 +11,7 @@ from dreamer4.types import DataSpec
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A stretch of one episode on the host; the arrays are those of an `Episode`, or latents in place of its frames."""
+    """A stretch of one episode on the host: the arrays of an `Episode`, with frames, latents or neither."""
 
     frame: UInt8[np.ndarray, "T H W C"] | None
     latent: Float32[np.ndarray, "T Nz Dz"] | None
@@ -49,13 +49,14 @@ class AbstractReader(ABC):
         return len(self.lengths)
 
     @abstractmethod
-    def window(self, episode: int, start: int, length: int) -> Window:
+    def window(self, episode: int, start: int, length: int, *, frames: bool = True) -> Window:
         """Reads a stretch of an episode.
 
         Args:
             episode: its number, 0 to `len(self) - 1`.
             start: first frame.
             length: number of frames, which the episode has from there on.
+            frames: whether the frames are wanted; what is not wanted is not decoded.
 
         Raises:
             InputError: if it cannot be read, or is not what it was when the reader was opened.

@@ -33,7 +33,8 @@ class LatentReader(AbstractReader):
         self._reader, self._latent = reader, latent
         self._start = np.cumsum(reader.lengths) - reader.lengths
 
-    def window(self, episode: int, start: int, length: int) -> Window:
+    def window(self, episode: int, start: int, length: int, *, frames: bool = True) -> Window:
+        del frames  # there are none
         row = int(self._start[episode]) + start
         latent = np.asarray(self._latent[row : row + length], np.float32)
-        return dataclasses.replace(self._reader.window(episode, start, length), frame=None, latent=latent)
+        return dataclasses.replace(self._reader.window(episode, start, length, frames=False), latent=latent)

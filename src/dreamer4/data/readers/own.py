@@ -7,14 +7,14 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from dreamer4.data.episode import Episode
-from dreamer4.data.format import pieces, read_info, walk
+from dreamer4.data.format import pieces, read_flags, read_info
 from dreamer4.data.readers.base import AbstractReader, Window
 from dreamer4.data.record import unpack
 from dreamer4.errors import InputError
 
 
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
-_ARRAYS = ("frame", "discrete", "continuous", "action_mask", "reward")
+_LABELS = ("discrete", "continuous", "action_mask", "reward")
 
 
 class _Files(threading.local):
@@ -28,7 +28,7 @@ class OwnReader(AbstractReader):
     """Reads the records that a window lies in: pieces of a long episode, or a short one as a whole."""
 
     def __init__(self, path: str | Path, split: str = "train"):
-        """Opens a data set and looks through all of it once, a shard at a time, as `check` does.
+        """Opens a data set, a shard at a time: checks its bytes, and reads what each episode says of itself.
 
         Args:
             path: the folder.
@@ -38,13 +38,11 @@ class OwnReader(AbstractReader):
             InputError: if there is no such split, or anything is wrong with the data.
         """
         self._path, info = Path(path), read_info(path)
-        flags, problems = walk(self._path, info, lambda e: (e.is_terminal, e.task, e.relevant))
-        if problems:
-            raise InputError(f"{path}: {problems[0]}. Copy or collect the data set again; `check` lists every problem.")
+        flags = read_flags(self._path, info)
         index = np.array(info.indices(split), int)
         if not len(index):
             raise InputError(f"{path}: its {split} part has no episodes. Make the data set with more of them.")
-        self.spec, self.fingerprint = info.spec, info.fingerprint
+        self.spec, self.fingerprint = info.spec, info.part(split)
         self.lengths = np.array(info.lengths, np.int64)[index]
         self.is_terminal, self.task, self.relevant = (
             np.array([flags[i][at] for i in index], kind) for at, kind in enumerate((bool, np.int32, bool))
@@ -55,17 +53,18 @@ class OwnReader(AbstractReader):
         self._first = np.cumsum([0, *(shard.episodes for shard in info.shards)])
         self._open = _Files()
 
-    def window(self, episode: int, start: int, length: int) -> Window:
+    def window(self, episode: int, start: int, length: int, *, frames: bool = True) -> Window:
         chunk = self._chunk or int(self.lengths[episode])
         first, last = start // chunk, (start + length - 1) // chunk
         read = [self._read(int(self._record[episode]) + number) for number in range(first, last + 1)]
         begin = start - first * chunk
-        arrays = {}
-        for name in _ARRAYS:
+
+        def joined(name: str) -> np.ndarray:
             parts = [getattr(piece, name) for piece in read]
-            whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            arrays[name] = whole[begin : begin + length]
-        return Window(latent=None, **arrays)
+            return (parts[0] if len(parts) == 1 else np.concatenate(parts))[begin : begin + length]
+
+        frame = joined("frame") if frames else None
+        return Window(frame=frame, latent=None, **{name: joined(name) for name in _LABELS})
 
     def _read(self, number: int) -> Episode:
         shard = int(np.searchsorted(self._first, number, side="right")) - 1

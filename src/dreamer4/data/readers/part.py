@@ -25,5 +25,4 @@ class PartReader(AbstractReader):
         self.fingerprint = hashlib.sha256(named.encode()).hexdigest()
 
     def window(self, episode: int, start: int, length: int, *, frames: bool = True) -> Window:
-        del frames
-        return self._reader.window(int(self._episodes[episode]), start, length)
+        return self._reader.window(int(self._episodes[episode]), start, length, frames=frames)

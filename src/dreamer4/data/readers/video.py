@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from dreamer4.data.film import VIDEOS, Film, shown
 from dreamer4.data.order import in_natural_order
@@ -57,7 +58,18 @@ class VideoReader(AbstractReader):
         self.relevant = np.ones(len(self.lengths), bool)
         self.fingerprint = digest.hexdigest()
 
-    def window(self, episode: int, start: int, length: int) -> Window:
+    def window(self, episode: int, start: int, length: int, *, frames: bool = True) -> Window:
+        components, dims = len(self.spec.action.num_classes), self.spec.action.continuous_dim
+        return Window(
+            frame=self._frames(episode, start, length) if frames else None,
+            latent=None,
+            discrete=np.zeros((length, components), np.int32),
+            continuous=np.zeros((length, dims), np.float32),
+            action_mask=np.zeros(length, bool),
+            reward=np.zeros(length, np.float32),
+        )
+
+    def _frames(self, episode: int, start: int, length: int) -> UInt8[np.ndarray, "T H W C"]:
         times = self._times[episode]
         first, last = times[start], times[start + length - 1]
         key = self._keys[episode][np.searchsorted(self._keys[episode], first, side="right") - 1]
@@ -76,15 +88,7 @@ class VideoReader(AbstractReader):
                 f"{self._paths[episode]}: {len(frames)} frames could be decoded from frame {start} on, expected "
                 f"{length}. It is damaged; convert it again, or remove it."
             )
-        components, dims = len(self.spec.action.num_classes), self.spec.action.continuous_dim
-        return Window(
-            frame=np.stack(frames),
-            latent=None,
-            discrete=np.zeros((length, components), np.int32),
-            continuous=np.zeros((length, dims), np.float32),
-            action_mask=np.zeros(length, bool),
-            reward=np.zeros(length, np.float32),
-        )
+        return np.stack(frames)
 
 
 @contextmanager
