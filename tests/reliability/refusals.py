@@ -111,7 +111,7 @@ REFUSED_WITH_ENVIRONMENT = [
     (TRAIN, ["--set", "imagination.objective.kind=pmp"], ["imagination.objective.kind", "pmp", "pmpo"]),
     (TRAIN, ["--set", "dynamics.transformer.attention=groupd_query"], ["attention", "groupd_query", "grouped_query"]),
     (TRAIN, ["--set", "env.kwargs={rows: 3, colums: 2}"], ["env.kwargs", "colums"]),
-    (TRAIN, ["--set", "tokenizer.patch=[4, 5]"], ["tokenizer.patch", "4 x 5", "10 x 5", "divisors"]),
+    (TRAIN, ["--set", "tokenizer.patch=[4, 6]"], ["tokenizer.patch", "4 x 6", "10 x 5", "within the frame"]),
     (TRAIN, ["--set", "train.imagination.length=9"], ["train.imagination.length", "9", "context_length"]),
     (COLLECT, ["--policy", "nowhere.py:Agent"], ["nowhere.py"]),
     ("train agent --preset tiny --run new", [], ["new", "agent", "Train tokenizer first"]),

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, PRNGKeyArray, UInt8
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
 from dreamer4.evaluation.clips import Clips
+from dreamer4.tokenizer import patch_grid
 from dreamer4.types import to_float, to_uint8
 
 
@@ -45,6 +46,7 @@ def _grey_out(frames, hidden, dreamer):
     patch = getattr(dreamer.tokenizer, "patch", None)
     if patch is None:
         return frames
-    rows, columns = frames.shape[2] // patch[0], frames.shape[3] // patch[1]
-    mask = hidden.reshape(*frames.shape[:2], rows, columns).repeat(patch[0], axis=2).repeat(patch[1], axis=3)
+    height, width = frames.shape[2:4]
+    grid = hidden.reshape(*frames.shape[:2], *patch_grid(frames.shape[2:], patch))
+    mask = grid.repeat(patch[0], axis=2).repeat(patch[1], axis=3)[:, :, :height, :width]
     return np.where(mask[..., None], np.uint8(127), frames)

@@ -22,6 +22,7 @@ from dreamer4.tokenizer.base import AbstractTokenizer as AbstractTokenizer
 from dreamer4.tokenizer.base import LatentStats as LatentStats
 from dreamer4.tokenizer.causal import CausalTokenizer as CausalTokenizer
 from dreamer4.tokenizer.causal import build_causal as build_causal
+from dreamer4.tokenizer.causal import patch_grid as patch_grid
 from dreamer4.tokenizer.causal import patchify as patchify
 from dreamer4.tokenizer.causal import unpatchify as unpatchify
 from dreamer4.tokenizer.loss import RandomFeatures as RandomFeatures

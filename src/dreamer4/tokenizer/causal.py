@@ -14,10 +14,18 @@ from dreamer4.tokenizer.base import AbstractTokenizer, LatentStats
 from dreamer4.types import DataSpec
 
 
+def patch_grid(frame_shape: tuple[int, int, int], patch: tuple[int, int]) -> tuple[int, int]:
+    """Returns how many patches high and wide a frame is, the last ones perhaps reaching beyond it."""
+    return -(-frame_shape[0] // patch[0]), -(-frame_shape[1] // patch[1])
+
+
 def patchify(video: Float[Array, "T H W C"], patch: tuple[int, int]) -> Float[Array, "T P Dp"]:
-    """Cuts frames into patches, row by row."""
+    """Cuts frames into patches, row by row; below and to the right, a frame's edge is repeated up to whole patches."""
     frames, height, width, channels = video.shape
-    rows, columns = height // patch[0], width // patch[1]
+    rows, columns = patch_grid((height, width, channels), patch)
+    spare = rows * patch[0] - height, columns * patch[1] - width
+    if any(spare):
+        video = jnp.pad(video, ((0, 0), (0, spare[0]), (0, spare[1]), (0, 0)), mode="edge")
     grid = video.reshape(frames, rows, patch[0], columns, patch[1], channels)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(frames, rows * columns, -1)  # (T r ph c pw C) -> (T r c ph pw C)
 
@@ -25,11 +33,12 @@ def patchify(video: Float[Array, "T H W C"], patch: tuple[int, int]) -> Float[Ar
 def unpatchify(
     patches: Float[Array, "T P Dp"], patch: tuple[int, int], frame_shape: tuple[int, int, int]
 ) -> Float[Array, "T H W C"]:
-    """Inverts `patchify`."""
+    """Inverts `patchify`; what lies beyond the frame is cut off, so no loss asks for it."""
     height, width, channels = frame_shape
-    rows, columns = height // patch[0], width // patch[1]
+    rows, columns = patch_grid(frame_shape, patch)
     grid = patches.reshape(-1, rows, columns, patch[0], patch[1], channels)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, channels)
+    whole = grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * patch[0], columns * patch[1], channels)
+    return whole[:, :height, :width]
 
 
 def encoder_layout(num_patches: int, num_latents: int, time_tokens: str) -> TokenLayout:
@@ -57,7 +66,8 @@ class CausalTokenizer(AbstractTokenizer):
 
     Encoder and decoder are block-causal transformers, so both run frame by frame. Each image hides its patches with a
     probability drawn from U(0, mask_max); the hidden ones are replaced by a learned embedding. The `Nb x Db` bottleneck
-    is regrouped, row by row, into the `Nz x Dz` tokens the dynamics sees.
+    is regrouped, row by row, into the `Nz x Dz` tokens the dynamics sees. Frames that patches do not tile are padded
+    before they are encoded, and cut to their size when they are decoded.
     """
 
     patch_in: Linear
@@ -96,7 +106,7 @@ class CausalTokenizer(AbstractTokenizer):
             encoder: over the slots of `encoder_layout`.
             decoder: over the slots of `decoder_layout`.
             frame_shape: height, width, channels.
-            patch: height and width of a patch; they divide the frame's.
+            patch: height and width of a patch.
             latent_dim: channels of a latent token, Db.
             num_spatial: tokens after regrouping, Nz; divides `Nb * Db`.
             mask_max: upper end of the mask rate.
@@ -182,13 +192,13 @@ class CausalTokenizer(AbstractTokenizer):
 def build_causal(config: TokenizerConfig, spec: DataSpec, *, key: PRNGKeyArray) -> CausalTokenizer:
     """Builds the tokenizer that a configuration describes, for the frames of `spec`."""
     height, width, _ = spec.frame_shape
-    if height % config.patch[0] or width % config.patch[1]:
+    if height < config.patch[0] or width < config.patch[1]:
         raise InputError(
-            f"tokenizer.patch: got {config.patch[0]} x {config.patch[1]}, which does not tile frames of "
-            f"{height} x {width}. Choose divisors, such as "
-            f"--set 'tokenizer.patch=[{_divisor(height)}, {_divisor(width)}]'."
+            f"tokenizer.patch: got {config.patch[0]} x {config.patch[1]}, larger than frames of {height} x {width}. "
+            "Choose a patch that lies within the frame; it need not divide it."
         )
-    num_patches = height * width // (config.patch[0] * config.patch[1])
+    rows, columns = patch_grid(spec.frame_shape, config.patch)
+    num_patches = rows * columns
     key_encoder, key_decoder, key_rest = jr.split(key, 3)
     layout_in = encoder_layout(num_patches, config.num_latents, config.time_tokens)
     layout_out = decoder_layout(num_patches, config.num_latents, config.time_tokens)
@@ -203,8 +213,3 @@ def build_causal(config: TokenizerConfig, spec: DataSpec, *, key: PRNGKeyArray) 
         pixel_zero=config.pixel_zero,
         key=key_rest,
     )
-
-
-def _divisor(size):
-    # The divisor closest to a fifth of the side: a handful of patches in each direction.
-    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: abs(d - max(1, size / 5)))
