@@ -278,6 +278,7 @@ def info(
 app.command()(viewing.report)
 app.command()(viewing.dream)
 app.command()(viewing.runs)
+data_app.command()(viewing.plan)
 
 
 @bench_app.command()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dreamer4.errors import InputError
+from dreamer4_cli import options
 
 
 def report(
@@ -84,6 +85,33 @@ def runs(
     from dreamer4_cli import listing
 
     listing.runs(folder)
+
+
+def plan(
+    sample: Annotated[
+        Path, typer.Argument(help="Data to measure, or a part of it, read in place.", show_default=False)
+    ],
+    preset: options.Preset = "paper",
+    config: options.File = None,
+    overrides: options.Overrides = None,
+    hours: Annotated[
+        float | None, typer.Option("--hours", min=0, help="Of all of the data. Default: the sample's.")
+    ] = None,
+    rate: Annotated[float, typer.Option("--rate", min=0.1, help="Frames per second of the data.")] = 20.0,
+    tflops: Annotated[
+        float, typer.Option("--tflops", min=0.001, help="What a device does in fact, as `bench speed` measures it.")
+    ] = 300.0,
+    cores: Annotated[int, typer.Option("--cores", min=1, help="Cores that read and decode.")] = 16,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Devices that encode and train.")] = 8,
+    shard: Annotated[float, typer.Option("--shard", min=1, help="Megabytes of a shard of latents.")] = 1024.0,
+) -> None:
+    """Tell what much data takes: bytes, hours of each stage, shards; by the rates of a sample on this machine."""
+    existing(sample)
+    resolved, _ = options.resolve(preset if config is None else None, config, overrides)
+    from dreamer4_cli import data_plan
+
+    sizes = {"cores": cores, "devices": devices, "shard": shard * 1e6}
+    data_plan.plan(sample, resolved, hours=hours, rate=rate, tflops=tflops, **sizes)
 
 
 def existing(path: Path | None) -> Path:
