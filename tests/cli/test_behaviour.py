@@ -12,7 +12,7 @@ from dreamer4 import checkpoint, data, envs
 from dreamer4.config import load
 from dreamer4.dreamer import PHASES, spec_to_json
 from dreamer4.errors import InputError
-from dreamer4.run import behaviour
+from dreamer4.run import behaviour, stages
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.stages import AbstractStage, execute
 from dreamer4_cli import options, run
@@ -193,7 +193,7 @@ def test_what_was_collected_beforehand_is_what_a_run_of_the_same_settings_begins
     run.collect(config("random"), folder / "data")
     assert opened(config("random"), folder)
     with monkeypatch.context() as patched, pytest.raises(KeyError, match="trained"):
-        patched.setattr(run, "_train", lambda *_, **__: {}["trained"])
+        patched.setattr(stages.Session, "work", lambda _: {}["trained"])
         run.demo(config("random"), folder, resume=False)
     clear(RunFolder(folder))
     others = {

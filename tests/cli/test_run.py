@@ -356,9 +356,9 @@ def test_a_start_from_another_run_that_was_stopped_before_its_first_save_can_be_
     def stop(*_):
         raise stopping.Stopped(signal.SIGTERM)
 
-    for place, taken in (("_dataset", []), ("_encode", [4])):
+    for holder, place, taken in ((stages.Session, "dataset", []), (stages, "_encode", [4])):
         with monkeypatch.context() as patched, pytest.raises(stopping.Stopped):
-            patched.setattr(run, place, stop)
+            patched.setattr(holder, place, stop)
             run.train(other, path, ("imagination",), resume=False, origin=folder)
         assert RunFolder(path).checkpoints("agent").steps() == taken
         assert stopping.message(0).endswith(f"--resume --from {folder}" if not taken else "--resume")
