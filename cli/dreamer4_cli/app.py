@@ -278,6 +278,7 @@ def info(
 app.command()(viewing.report)
 app.command()(viewing.dream)
 app.command()(viewing.runs)
+data_app.command()(viewing.check)
 data_app.command()(viewing.plan)
 
 
@@ -369,15 +370,6 @@ def show(
 
     reasons = presets.description(resolved.preset).splitlines() if run is None else []
     typer.echo("".join(f"# {line}".strip() + "\n" for line in reasons) + to_yaml(resolved), nl=False)
-
-
-@data_app.command()
-def check(path: Annotated[Path, typer.Argument(help="The data set's folder.", show_default=False)]) -> None:
-    """Read a whole data set and name every broken file."""
-    existing = viewing.existing(path)
-    from dreamer4_cli import run as work
-
-    work.check_data(existing)
 
 
 @data_app.command("import")

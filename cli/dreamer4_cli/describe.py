@@ -1,6 +1,7 @@
 """Telling what something is without training it: a configuration, a run, a checkpoint, a data set."""
 
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 from rich.console import Console
@@ -135,13 +136,17 @@ def _run_info(run: RunFolder) -> None:
     _facts(f"run {run.path}", rows)
 
 
-def check_data(path: Path) -> None:
+def check_data(path: Path, options: dict[str, Any]) -> None:
     """Reads a whole data set; raises with the list of problems if there are any.
 
     Of data of another format it is told what was repaired or left out.
+
+    Args:
+        path: of the data.
+        options: of the format's reader.
     """
-    if data.format_of(path) is not None:
-        reader = data.open_reader(path, "all")
+    if not data.is_dataset(path) and data.format_of(path) is not None:
+        reader = data.open_reader(path, "all", **options)
         for episode, length in enumerate(reader.lengths):
             for start in range(0, int(length), _READ):
                 reader.window(episode, start, min(_READ, int(length) - start))

@@ -1,5 +1,6 @@
 """The commands that show what is there: their options; the work is in `pages`, `dreaming` and `listing`."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -85,6 +86,31 @@ def runs(
     from dreamer4_cli import listing
 
     listing.runs(folder)
+
+
+def check(
+    path: Annotated[Path, typer.Argument(help="A data set, or data that is read in place.", show_default=False)],
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="What the reader of the format takes; repeat for more."),
+    ] = None,
+) -> None:
+    """Read a whole data set and name every broken file, or tell what was repaired in data of another format."""
+    existing(path)
+    from dreamer4_cli import run as work
+
+    work.check_data(path, dict(map(_option, option or ())))
+
+
+def _option(text: str) -> tuple[str, object]:
+    """Returns name and value of an option; a value that is no JSON is text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--option: got {text!r}, expected NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def plan(

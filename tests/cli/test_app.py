@@ -206,13 +206,20 @@ class TestCalls:
         ]
 
     def test_paths(self, calls):
-        for line in ("evaluate .", "evaluate --run . --episodes 5 --seed 2", "info .", "data check ."):
+        for line in (
+            "evaluate .",
+            "evaluate --run . --episodes 5 --seed 2",
+            "info .",
+            "data check .",
+            "data check . --option camera=top --option size=[4,6]",
+        ):
             assert invoke(*line.split()).exit_code == 0
         assert calls == [
             ("evaluate", (Path(),), {"episodes": None, "seed": 0, "plan": None}),
             ("evaluate", (Path(),), {"episodes": 5, "seed": 2, "plan": None}),
             ("info", (Path(),), {}),
-            ("check_data", (Path(),), {}),
+            ("check_data", (Path(), {}), {}),
+            ("check_data", (Path(), {"camera": "top", "size": [4, 6]}), {}),
         ]
 
     def test_a_run_folder_knows_its_configuration(self, calls, tmp_path):

@@ -206,14 +206,14 @@ def test_a_world_model_is_measured_on_its_own_data_and_never_over_old_results(fo
 
 
 def test_data_can_be_checked_and_is_not_overwritten(folder, config):
-    run.check_data(folder / "data")
+    run.check_data(folder / "data", {})
     with pytest.raises(InputError, match="never overwritten"):
         run.collect(config, folder / "data")
     shard = next((folder / "data").glob("shard-*"))
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-20])
     with pytest.raises(InputError, match="problems"):
-        run.check_data(folder / "data")
+        run.check_data(folder / "data", {})
     shard.write_bytes(whole)
 
 

@@ -85,6 +85,17 @@ def test_a_film_out_of_step_with_its_rows_is_refused(tmp_path, lag):
         VptReader(tmp_path)
 
 
+def test_a_film_that_cannot_be_decoded_is_left_out(tmp_path):
+    write_vpt(tmp_path, segments=2, rows=120)
+    film = sorted(tmp_path.rglob("*.mp4"))[0]
+    data = bytearray(film.read_bytes())
+    at = data.index(b"mdat") + 400
+    data[at : at + 3000] = bytes(3000)
+    film.write_bytes(data)
+    reader = VptReader(tmp_path)
+    assert len(reader) == 1 and any(film.stem in line for line in reader.findings)
+
+
 def test_a_view_that_never_turns_tells_no_lag():
     frames = np.random.default_rng(0).integers(0, 256, (41, 8, 16, 3), np.uint8)
     assert find_lag(frames, np.zeros(40), np.zeros(40, bool)) is None
@@ -116,9 +127,9 @@ def test_an_index_is_data_and_its_text_tells_what_was_repaired(tmp_path, capsys)
     from dreamer4_cli import describe
 
     write_vpt(tmp_path, segments=2, rows=50, defects={0: ["scroll"], 1: ["wrong_fps"]})
-    describe.check_data(tmp_path / "all_10xx.json")
+    describe.check_data(tmp_path / "all_10xx.json", {"size": [18, 32]})
     told = " ".join(capsys.readouterr().out.split())
-    assert "1 x slot changed without a key" in told and "30 frames a second" in told
+    assert "(18, 32, 3)" in told and "1 x slot changed without a key" in told and "30 frames a second" in told
     (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
     with pytest.raises(InputError, match="no format"):
         open_reader(tmp_path / "other.json")

@@ -37,6 +37,7 @@ from dreamer4.data.readers import VideoReader as VideoReader
 from dreamer4.data.readers import VptReader as VptReader
 from dreamer4.data.readers import Window as Window
 from dreamer4.data.readers import format_of as format_of
+from dreamer4.data.readers import is_dataset as is_dataset
 from dreamer4.data.readers import open_reader as open_reader
 from dreamer4.data.replay import Place as Place
 from dreamer4.data.replay import replay as replay

@@ -42,7 +42,7 @@ class FlatReader(AbstractReader):
     between -1 and 1, or between the least and the greatest that occur.
     """
 
-    def __init__(self, path: str | Path, *, size: tuple[int, int] | None = None, led_to: Sequence[str] = ()):
+    def __init__(self, path: str | Path, *, size: Sequence[int] | None = None, led_to: Sequence[str] = ()):
         """Reads what is not frames; those of HDF5 stay in the file.
 
         Args:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ class LeRobotReader(AbstractReader):
         path: str | Path,
         *,
         camera: str | None = None,
-        size: tuple[int, int] | None = None,
+        size: Sequence[int] | None = None,
         quantiles: bool = False,
     ):
         """Reads the tables and lists the frames of the films.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def is_minari(path: Path) -> bool:
 class MinariReader(AbstractReader):
     """Reads each episode's pictures, actions and rewards; there is one observation more than actions."""
 
-    def __init__(self, path: str | Path, *, camera: str | None = None, size: tuple[int, int] | None = None):
+    def __init__(self, path: str | Path, *, camera: str | None = None, size: Sequence[int] | None = None):
         """Reads actions and rewards; pictures stay in the file.
 
         Args:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ class VptReader(AbstractReader):
         self,
         path: str | Path,
         *,
-        size: tuple[int, int] | None = None,
+        size: Sequence[int] | None = None,
         task: str | None = None,
         max_degrees: float = 10.0,
         mu: float = 10.0,
@@ -183,14 +183,21 @@ def _other_shape(film: IndexedFilm, shape: tuple[int, ...]) -> str | None:
 
 
 def _lags(opened: list[_Opened]) -> dict[Path, str]:
-    """Returns the films of every version whose films and rows do not keep step, with what to say of them."""
-    wrong = {}
+    """Returns the films of every version whose films and rows do not keep step, with what to say of them.
+
+    A film that is looked at and cannot be decoded is among them.
+    """
+    wrong: dict[Path, str] = {}
     for version in sorted({segment.version for segment, *_ in opened}):
         same = [(film, labels) for segment, film, _, labels in opened if segment.version == version]
         found: list[int] = []
         for film, labels in same[:_TRIED]:
-            lag = _lag(film, labels) if len(found) < _TELLING else None
-            found += [] if lag is None else [lag]
+            try:
+                lag = _lag(film, labels) if len(found) < _TELLING else None
+            except InputError as error:
+                wrong[film.path] = str(error).removeprefix(f"{film.path}: ")
+            else:
+                found += [] if lag is None else [lag]
         if found and (lag := int(np.median(found))):
             told = f"{abs(lag)} ticks {'behind' if lag > 0 else 'before'} its rows"
             wrong |= {film.path: f"its film is {told}, as others of version {version} are." for film, _ in same}
