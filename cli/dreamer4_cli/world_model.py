@@ -12,7 +12,7 @@ from rich.table import Table
 from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config, to_yaml
 from dreamer4.data import DeviceSource
-from dreamer4.dreamer import Dreamer, find_checkpoint
+from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import anywhere

@@ -60,8 +60,8 @@ class NormalActions(AbstractContinuous):
 
 
 CONTINUOUS: dict[str, Callable[[ContinuousConfig], AbstractContinuous]] = {
-    "bins": lambda config: BinnedActions(config.bins),
-    "normal": lambda config: NormalActions(config.least_scale),
+    "bins": lambda config: BinnedActions(size=config.bins),
+    "normal": lambda config: NormalActions(least_scale=config.least_scale),
 }
 
 

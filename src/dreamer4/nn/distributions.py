@@ -292,7 +292,8 @@ class ActionDistribution(AbstractDistribution):
 
     def kl(self, other: "ActionDistribution") -> Float[Array, "*batch"]:
         parts = [d.kl(o) for d, o in zip(self.discrete, other.discrete, strict=True)]
-        return self._sum(parts, self.continuous.kl(other.continuous))
+        theirs: Any = other.continuous  # of the same kind
+        return self._sum(parts, self.continuous.kl(theirs))
 
 
 def _joined(discrete: list[Int[Array, "*batch"]], continuous: Float[Array, "*batch D"]) -> Action:
