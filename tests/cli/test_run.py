@@ -28,7 +28,9 @@ pytestmark = pytest.mark.slow
 
 
 # As many episodes as the data has: random play is then collected by one compiled program, here and there.
-SETTINGS = ["train.save_every=2", "evaluation.episodes=32"]
+# The tokenizer learns nothing, and is found out at its second step.
+STILL = ["steps=6", "patience=1", "look_every=1", "optimizer.learning_rate=1e-30"]
+SETTINGS = ["train.save_every=2", "evaluation.episodes=32", *(f"train.tokenizer.{setting}" for setting in STILL)]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,15 @@ def test_every_phase_left_metrics_and_a_last_checkpoint(folder, config):
         steps = getattr(config.train, phase).steps
         assert [line["step"] for line in metrics if line["phase"] == phase][-1] == steps
         assert checkpoint.read_meta(folder / "checkpoints" / phase / str(steps))["phase"] == phase
+
+
+def test_a_phase_that_held_out_episodes_end_leaves_out_steps_and_the_heads_are_trained_to_the_end(folder):
+    metrics = read_metrics(folder / "metrics.jsonl")
+    tokenizer, heads = ([line for line in metrics if line["phase"] == phase] for phase in ("tokenizer", "heads"))
+    assert [line["step"] for line in tokenizer] == [4, 6], "step 2 led to step 3"
+    assert tokenizer[-1]["held_out"] > 0
+    assert [line["step"] for line in heads] == [0, 2]
+    assert "A fresh, wide one" in (folder / "report.html").read_text()
 
 
 def test_each_phase_starts_from_the_average_of_the_one_before(folder, config):
@@ -234,7 +245,7 @@ def stopped(monkeypatch):
     def stop(*_):
         raise stopping.Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(stages, "_encode", stop)
+    monkeypatch.setattr(stages, "encode_members", stop)
     return pytest.raises(stopping.Stopped)
 
 
@@ -356,7 +367,7 @@ def test_a_start_from_another_run_that_was_stopped_before_its_first_save_can_be_
     def stop(*_):
         raise stopping.Stopped(signal.SIGTERM)
 
-    for holder, place, taken in ((stages.Session, "dataset", []), (stages, "_encode", [4])):
+    for holder, place, taken in ((stages.Session, "dataset", []), (stages, "encode_members", [4])):
         with monkeypatch.context() as patched, pytest.raises(stopping.Stopped):
             patched.setattr(holder, place, stop)
             run.train(other, path, ("imagination",), resume=False, origin=folder)

@@ -13,6 +13,7 @@ from .data import OfflineConfig as OfflineConfig
 from .data import PPOConfig as PPOConfig
 from .presets import PRESETS as PRESETS
 from .training import GuardConfig as GuardConfig
+from .training import HeadsConfig as HeadsConfig
 from .training import MeshConfig as MeshConfig
 from .training import OptimizerConfig as OptimizerConfig
 from .training import PhaseConfig as PhaseConfig

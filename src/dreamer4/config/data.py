@@ -89,6 +89,13 @@ class DataConfig(Branch):
     )
     mixture: tuple[BehaviourConfig, ...] = Field(default=(), description="mixture: its policies")
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of episodes kept for evaluation")
+    relevant: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the training episodes, the best by return, that cloning learns from (agent.balanced); "
+        "the paper clones successful ones alone",
+    )
     spec: SpecConfig | None = Field(
         default=None, description="shapes for a dry run without data; training reads the data's own"
     )

@@ -55,12 +55,32 @@ class PhaseConfig(Branch):
     ema: float = Field(
         default=0.02, ge=0, lt=1, description="half-life of the weight average, share of the run; 0: none"
     )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="looks at held-out episodes without a lower loss, after which the phase goes on where its learning "
+        "rate falls; 0: it takes all its steps",
+    )
+    look_every: int = Field(default=250, gt=0, description="steps between two looks")
     warm_heads: float = Field(
         default=0.0, ge=0, le=1, description="agent: share of the run in which the heads do not train the transformer"
     )
     warm_value: float = Field(
         default=0.0, ge=0, lt=1, description="imagination: share of the run that trains the value alone"
     )
+
+
+class HeadsConfig(Branch):
+    """Policy, reward and continuation heads trained to the end behind the agent phase, on read-outs computed once."""
+
+    patience: int = Field(
+        default=4, ge=0, description="looks at held-out episodes without a better one that end it; 0: it is left out"
+    )
+    every: int = Field(default=250, gt=0, description="steps between two looks")
+    looks: int = Field(default=40, gt=0, description="most looks")
+    batch_size: int = Field(default=64, gt=0, description="clips of a step")
+    length: int = Field(default=8, gt=1, description="frames of a clip")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam, constant")
 
 
 class MeshConfig(Branch):
@@ -78,12 +98,13 @@ class MeshConfig(Branch):
 
 
 class TrainConfig(Branch):
-    """The four phases."""
+    """The four phases, and the end of the agent's heads."""
 
     mesh: MeshConfig = MeshConfig()
     tokenizer: PhaseConfig = PhaseConfig()
     dynamics: PhaseConfig = PhaseConfig()
     agent: PhaseConfig = PhaseConfig()
+    heads: HeadsConfig = HeadsConfig()
     imagination: PhaseConfig = PhaseConfig()
     log_every: int = Field(default=20, gt=0, description="steps between two lines of metrics")
     save_every: int = Field(default=500, gt=0, description="steps between two checkpoints")
@@ -105,6 +126,8 @@ class TrainConfig(Branch):
                     f"{name}.batch_size {phase.batch_size} is not divisible by mesh.data {self.mesh.data} * "
                     f"mesh.fsdp {self.mesh.fsdp} * {name}.accumulate {phase.accumulate}"
                 )
+        if self.imagination.patience:
+            raise ValueError("imagination.patience is set, but the loss of a policy does not tell when it is good")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamer4.reporting.figures import SERIES, Line, line_chart, number
-from dreamer4.reporting.page import Block, Chart, Charts, Heading
+from dreamer4.reporting.page import Block, Chart, Charts, Heading, Table
 
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -23,6 +23,22 @@ def training_blocks(metrics: Metrics) -> list[Block]:
         charts = [chart for name in names if (chart := _curve(phase, name, records)) is not None]
         blocks += [Heading(phase), Charts(charts, shown=_OPEN_CHARTS)]
     return blocks
+
+
+def heads_blocks(metrics: Metrics) -> list[Block]:
+    """Returns what training the heads to the end, behind the agent phase, came to; nothing if a run left it out."""
+    looks = [record for record in metrics if record["phase"] == "heads"]
+    if not looks:
+        return []
+
+    def nats(term: str) -> tuple[str, str]:
+        values = np.array([np.atleast_1d(np.asarray(look[term], np.float64)) for look in looks])
+        return number(values[0].mean()), number(values.min(axis=0).mean())
+
+    head = ("Nats on held-out episodes", "Agent phase", "Trained to the end", "A fresh, wide one on the same read-out")
+    names = {"Policy": "cloning", "Reward": "reward", "Continuation": "continuation"}
+    rows = [(name, *nats(term), nats("probe")[1] if name == "Policy" else "") for name, term in names.items()]
+    return [Heading("The agent's heads"), Table(head, rows)]
 
 
 def compared_blocks(metrics: Sequence[Metrics]) -> list[Block]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from dreamer4.evaluation.dreams import NO_FRAMES, DreamFrames, DreamQuality, Grid
 from dreamer4.evaluation.statistics import Estimate
 from dreamer4.reporting import media
-from dreamer4.reporting.curves import training_blocks
+from dreamer4.reporting.curves import heads_blocks, training_blocks
 from dreamer4.reporting.figures import percent, signed
 from dreamer4.reporting.page import (
     Block,
@@ -102,7 +102,7 @@ def report_page(report: Report) -> Page:
             "The tokenizer learns to restore frames of which it sees only a part.",
             _reconstructions(report.frames.reconstructions),
         ),
-        Section("Training", training + "mean.", training_blocks(report.metrics)),
+        Section("Training", training + "mean.", [*heads_blocks(report.metrics), *training_blocks(report.metrics)]),
         Section("Notes", "", [Text(note) for note in report.notes]),
         Section("To run it again", "", _details(report)),
     ]

@@ -55,6 +55,8 @@ class Work:
         command: what a person types to go on with the run.
         mesh: the devices; None: one.
         report: is told how far it has come.
+        held_out: held-out episodes, if there are any.
+        held_out_latents: theirs, where they decide when a phase that trains on latents is over.
     """
 
     config: Config
@@ -66,6 +68,8 @@ class Work:
     command: str
     mesh: Mesh | None = None
     report: Reporter = SILENT
+    held_out: DeviceSource | None = None
+    held_out_latents: Any = None
 
     def train(
         self, phase: AbstractPhase, settings: PhaseConfig, state: TrainState, latents: Any, steps: Checkpoints
@@ -99,6 +103,7 @@ class Work:
                 latents=latents,
                 balanced=config.agent.balanced,
                 mesh=self.mesh,
+                held_out=None if self.held_out is None else (self.held_out, self.held_out_latents),
             )
             try:
                 for state, metrics in training:
@@ -106,7 +111,9 @@ class Work:
                     text = self._report(phase, due)
                     due = None
                     stopping.losing(True)
-                    done += 1
+                    before, done = done, done + 1
+                    if settings.patience and done % settings.look_every == 0:
+                        done = int(np.max(state.step))  # a look may have moved it on
                     waiting.append(metrics)
                     recent.append((done, metrics))
                     last, asked = done == settings.steps, vote.any(stopping.requested())
@@ -116,7 +123,7 @@ class Work:
                         due, waiting = (done, waiting), []
                     if last or saving:
                         text, due = self._report(phase, due), None
-                    bar.advance(1, text)
+                    bar.advance(done - before, text)
                     if saving and self._save(steps, done, state, phase.name):
                         stopping.losing(False)
                         self._note(phase.name, done, settings.steps, steps)

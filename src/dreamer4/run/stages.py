@@ -38,17 +38,13 @@ from dreamer4.run.metrics import MetricLog
 from dreamer4.run.phase import Work, save
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.training import (
-    TrainState,
     build_phase,
-    encode_source,
     init_dreamer,
     init_state,
-    measure_latents,
-    member,
-    stack_members,
     stream,
 )
-from dreamer4.training.placement import bring_home, build_mesh, spread
+from dreamer4.training.finish import encode_members, finish
+from dreamer4.training.placement import build_mesh, spread
 from dreamer4.training.state import ADDED
 from dreamer4.types import DataSpec
 
@@ -117,8 +113,17 @@ class Session(contextlib.ExitStack):
             processes.wait("taken over")
             stopping.note(f"Go on with: {self.command}")
         _check_data_unchanged(run, info.fingerprint, self.report, accept=self.changed_data)
-        episodes = data.read_episodes(path, "train")
-        source = DeviceSource.from_episodes(episodes)
+        episodes, held_out = (data.read_episodes(path, split) for split in ("train", "held_out"))
+        at_least = data.return_of_best(episodes, config.data.relevant)
+        episodes, held_out = (data.flag_relevant(part, at_least) for part in (episodes, held_out))
+        source, judged = DeviceSource.from_episodes(episodes), None
+        if held_out:
+            judged = DeviceSource.from_episodes(held_out)
+        elif waiting := [name for name in self.phases if getattr(config.train, name).patience]:
+            raise InputError(
+                f"train.{waiting[0]}.patience: {path} holds no episodes out to stop by. Set it to 0, or import the "
+                "data again with --held-out 0.1."
+            )
         # Before the first trains, lest the last be refused.
         self.sources = {name: build_phase(name, config, info.spec).prepare(source, episodes) for name in self.phases}
         log = None
@@ -127,7 +132,7 @@ class Session(contextlib.ExitStack):
             log = self.enter_context(contextlib.closing(MetricLog(run.metrics_file, tracker)))
         meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(info.spec), "data": info.fingerprint}
         mesh = build_mesh(config.train.mesh)
-        self._work = Work(config, run, source, info, log, meta, self.command, mesh, self.report)
+        self._work = Work(config, run, source, info, log, meta, self.command, mesh, self.report, judged)
         return self._work
 
     def release(self) -> None:
@@ -193,14 +198,19 @@ class Train(AbstractStage):
         if newest is not None:
             state = checkpoint.load(newest, state, added=ADDED)
         if name != "tokenizer" and session.latents is None:
-            session.latents = _encode(config, start, work.source)
+            session.latents = encode_members(config, start, work.source)
         with stopping.hold():
             latents = None if name == "tokenizer" else session.latents
             work = replace(work, source=session.sources[name])
+            if settings.patience and work.held_out is not None and latents is not None:
+                work = replace(work, held_out_latents=encode_members(config, start, work.held_out))
             state = work.train(phase, settings, state, latents, steps)
-            save(
-                steps, settings.steps, _finish(config, phase, state, session.work().source), work.meta | {"phase": name}
-            )
+            state, looks = finish(config, phase, state, session.work().source, latents, work.held_out)
+            if work.log is not None and looks:
+                work.log.truncate("heads", -1)
+                for number, figures in enumerate(looks):
+                    work.log.append("heads", number * config.train.heads.every, figures)
+            save(steps, settings.steps, state, work.meta | {"phase": name})
             stopping.note(f"{name}: done. Go on with: {session.command}")
 
 
@@ -383,17 +393,6 @@ def play_agent(
     return np.asarray(played.returns)
 
 
-def _finish(config: Config, phase, state: TrainState, source: DeviceSource) -> TrainState:
-    """Returns the last state of a phase, with the averaged weights as the phase leaves them."""
-    agents, ema = [], state.ema if config.train.mesh.size == 1 else bring_home(state.ema)
-    for i in range(config.seeds):
-        dreamer = phase.finish(member(ema, i, config.seeds))
-        if phase.name == "tokenizer":
-            dreamer, _ = measure_latents(dreamer, lambda d: encode_source(d, source))
-        agents.append(dreamer)
-    return eqx.tree_at(lambda s: s.ema, state, stack_members(agents))
-
-
 def _start(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer:
     """Returns the agent that a phase starts from: untrained, or the averaged weights of the phase before."""
     if name == PHASES[0]:
@@ -408,13 +407,6 @@ def _start(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer
             f"Run: dreamer4 train {before} --run {shlex.quote(str(run.path))} --resume"
         )
     return checkpoint.load(path, eqx.filter_eval_shape(init_dreamer, config, spec), at="ema")
-
-
-def _encode(config: Config, dreamer: Dreamer, source: DeviceSource):
-    agents = [member(dreamer, i, config.seeds) for i in range(config.seeds)]
-    if not all(bool(agent.tokenizer.stats.measured) for agent in agents):
-        raise InputError("The tokenizer's latent statistics were never measured. Train the tokenizer phase to its end.")
-    return stack_members([encode_source(agent, source) for agent in agents])
 
 
 def _check_data_unchanged(run: RunFolder, fingerprint: str, report: Reporter, *, accept: bool) -> None:

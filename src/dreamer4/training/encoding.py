@@ -130,7 +130,8 @@ def encoded(
 
 
 @partial(jax.jit, donate_argnums=0)
-def _put_rows(latents, row, encoded):
+def put_rows(latents: Array, row: Int[Array, "*rows"], encoded: Array) -> Array:
+    """Returns latents, whose buffer it takes, with some rows put in; those beyond the end are dropped."""
     return latents.at[row].set(encoded, mode="drop")
 
 
@@ -147,7 +148,7 @@ def encode_source(dreamer: Dreamer, source: DeviceSource) -> Float[Array, "N Nz 
         time = jnp.arange(begin, begin + latent.shape[1])
         row = source.start[index][:, None] + time
         row = jnp.where(time < source.length[index][:, None], row, source.num_frames)  # beyond the end: dropped
-        latents = _put_rows(latents, row, latent)
+        latents = put_rows(latents, row, latent)
     return latents
 
 

@@ -26,12 +26,13 @@ from dreamer4.precision import in_32_bits
 from dreamer4.training.guard import Guard, all_finite, choose, loss_size
 from dreamer4.training.phases import AbstractPhase, Metrics
 from dreamer4.training.placement import bound, replicate, replicate_here, rows_layout, split_rows, spread, spread_here
-from dreamer4.training.state import RunningRMS, TrainState, build_optimizer, ema_decay
+from dreamer4.training.state import RunningRMS, TrainState, Watch, build_optimizer, ema_decay
+from dreamer4.training.watch import look
 from dreamer4.types import DataSpec, Trajectory
 
 
 # Streams of randomness below a seed's root key. Appending is safe; reordering changes every run.
-STREAMS = ("init", *PHASES, "collect", "evaluate", "cloning", "behaviour", "offline")
+STREAMS = ("init", *PHASES, "collect", "evaluate", "cloning", "behaviour", "offline", "heads")
 
 
 def stream(seed: int | Int[Array, ""], name: str) -> PRNGKeyArray:
@@ -79,7 +80,7 @@ def init_state(phase: AbstractPhase, dreamer: Dreamer, config: PhaseConfig, seed
         # Training donates the state's buffers, so it shares none: not between its parts, nor with the caller.
         model, ema = (jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, dreamer) for _ in range(2))
         guard = Guard.init(config.guard)
-        return TrainState(model, ema, optimizer.init(trained), scales, jnp.zeros((), jnp.int32), guard)
+        return TrainState(model, ema, optimizer.init(trained), scales, jnp.zeros((), jnp.int32), guard, Watch.init())
 
     return over_seeds(init, seeds, (eqx.if_array(0),))(dreamer)
 
@@ -141,7 +142,7 @@ def train_step(
     old = (trained, averaged, state.opt_state, state.loss_scale)
     trained, averaged, opt_state, scales = choose(good, (updated, followed, opt_state, scales), old)
     model, ema = eqx.combine(trained, frozen), eqx.combine(averaged, rest)
-    return TrainState(model, ema, opt_state, scales, state.step + 1, guard), metrics
+    return TrainState(model, ema, opt_state, scales, state.step + 1, guard, state.watch), metrics
 
 
 def draw_and_step(
@@ -175,6 +176,7 @@ def train(
     latents: Float[Array, "*seeds N Nz Dz"] | None = None,
     balanced: bool = True,
     mesh: Mesh | None = None,
+    held_out: tuple[DeviceSource, Float[Array, "*seeds M Nz Dz"] | None] | None = None,
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Yields the state and the metrics after each step, until the phase is done.
 
@@ -192,6 +194,8 @@ def train(
         latents: the data set's latents, where the phase trains on latents; one set per seed.
         balanced: whether half the rows are drawn from relevant episodes, if only some are relevant.
         mesh: the devices to train on; None: the one that the arrays lie on.
+        held_out: held-out episodes and their latents, if those are to end the phase (`config.patience`); a look leaves
+            `held_out`, the loss there, in the metrics of its step and of all that follow.
 
     Raises:
         DivergenceError: if as many steps in a row were left out as `guard.abort_after` says.
@@ -205,22 +209,27 @@ def train(
     else:
         state = spread(state, mesh)
         phase, key = replicate((phase, key), mesh)
-    if data.on_device:
-        data, latents = (data, latents) if mesh is None else replicate((data, latents), mesh)
-        batches = None
-    else:
-        batches = _batches(phase, config, data, seed, seeds, range(int(jnp.max(state.step)), config.steps), mesh)
-    for step_before in range(int(jnp.max(state.step)), config.steps):
+    if mesh is not None:
+        held_out = replicate(held_out, mesh)
+        data, latents = replicate((data, latents), mesh) if data.on_device else (data, latents)
+    step, batches, seen = int(jnp.max(state.step)), None, {}
+    while step < config.steps:
+        if batches is None and not data.on_device:
+            batches = _batches(phase, config, data, seed, seeds, range(step, config.steps), mesh)
         batch = None if batches is None else next(batches)
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
             if batch is None:
                 state, metrics = _compiled_step((phase, config, seeds, data, latents, key), state)
             else:
                 state, metrics = _compiled_step_on((phase, config, batch, key), state)
-        # Of the step before, so that the device never waits for us.
-        _check_progress(late, step_before, config)
-        late = metrics["skipped_in_a_row"]
-        yield state, metrics
+            # Of the step before, so that the device never waits for us.
+            _check_progress(late, step, config)
+            late, step = metrics["skipped_in_a_row"], step + 1
+            if held_out is not None and config.patience and step % config.look_every == 0:
+                state, loss = look((phase, config, seeds, *held_out, key), state)
+                seen, at = {"held_out": loss}, int(jnp.max(state.step))
+                step, batches = at, batches if at == step else None
+        yield state, metrics | seen
     _check_progress(late, config.steps, config)
 
 

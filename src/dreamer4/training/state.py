@@ -44,6 +44,27 @@ class RunningRMS(eqx.Module):
         return jnp.sqrt(self.mean_square / weight + RMS_FLOOR**2)
 
 
+class Watch(eqx.Module):
+    """What looks at held-out episodes have shown.
+
+    Attributes:
+        best: the least loss; infinite before the first look.
+        waited: looks since.
+    """
+
+    best: Float[Array, "*seeds"]
+    waited: Int[Array, "*seeds"]
+
+    @classmethod
+    def init(cls) -> "Watch":
+        """Returns the state before the first look."""
+        return cls(jnp.full((), jnp.inf), jnp.zeros((), jnp.int32))
+
+    def take(self, loss: Float[Array, ""]) -> "Watch":
+        """Returns the state after a look; a loss that is no number is no better."""
+        return Watch(jnp.fmin(self.best, loss), jnp.where(loss < self.best, 0, self.waited + 1))
+
+
 class TrainState(eqx.Module):
     """The state of one phase.
 
@@ -54,6 +75,7 @@ class TrainState(eqx.Module):
         loss_scale: running RMS per named loss term.
         step: training steps done.
         guard: what a step is judged by before it is taken.
+        watch: what held-out episodes have told, where they decide when the phase is over.
     """
 
     model: Dreamer
@@ -62,10 +84,11 @@ class TrainState(eqx.Module):
     loss_scale: dict[str, RunningRMS]
     step: Int[Array, ""]
     guard: Guard
+    watch: Watch
 
 
-# What a checkpoint of an earlier version lacks: it begins anew in a run that goes on from one.
-ADDED = ("guard",)
+# What a checkpoint of an earlier version lacks: they begin anew in a run that goes on from one.
+ADDED = ("guard", "watch")
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
