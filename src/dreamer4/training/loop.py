@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.config import Config, PhaseConfig
-from dreamer4.data import AbstractDataSource, AbstractEpisodeSource, BalancedSource, feed
+from dreamer4.data import AbstractDataSource, AbstractEpisodeSource, BalancedSource, DeviceSource, feed
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import DivergenceError, InputError
 from dreamer4.precision import in_32_bits
