@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dreamer4.agent import ContinuationHead, PolicyHead, ScalarHead
-from dreamer4.config import HeadsConfig
+from dreamer4.agent.heads import build_continuous
+from dreamer4.config import ContinuousConfig, HeadsConfig
 from dreamer4.data import BalancedSource, DeviceSource, Episode
 from dreamer4.dynamics import AbstractDynamics
 from dreamer4.training.heads import TERMS, finish_heads, read_out, told
@@ -40,7 +41,8 @@ def source(count, *, seed, right=True, relevant=True):
 @pytest.fixture(scope="module")
 def heads():
     keys, size = jr.split(jr.key(0), 4), {"hidden": 8, "layers": 1, "length": 1}
-    policy, probe = (PolicyHead(2, ActionSpec((2,)), **size, key=key) for key in keys[2:])
+    continuous = build_continuous(ContinuousConfig())
+    policy, probe = (PolicyHead(2, ActionSpec((2,)), continuous=continuous, **size, key=key) for key in keys[2:])
     reward = ScalarHead(2, **size, num_bins=5, limit=1.0, key=keys[0])
     return policy, reward, ContinuationHead(2, **size, key=keys[1]), probe
 

@@ -158,7 +158,9 @@ def finish_agent(
     judged = read_out(dreamer.dynamics, held_out.with_latents(encode_source(dreamer, held_out)), key=key_held_out)
     balanced = config.agent.balanced and not bool(jnp.all(source.relevant))
     size = {"hidden": _PROBE, "layers": 1, "length": dreamer.policy.length}
-    probe = PolicyHead(dreamer.dynamics.agent_dim, dreamer.policy.spec, **size, key=key_probe)
+    probe = PolicyHead(
+        dreamer.dynamics.agent_dim, dreamer.policy.spec, continuous=dreamer.policy.continuous, **size, key=key_probe
+    )
     heads = (dreamer.policy, dreamer.reward, dreamer.continuation, probe)
     drawn = BalancedSource(source) if balanced else source
     finished, looks = finish_heads(heads, drawn, judged, config.train.heads, key=key_fit)
