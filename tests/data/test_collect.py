@@ -1,5 +1,6 @@
 """Collection: whole episodes, aligned by the clock, none favoured."""
 
+import dataclasses
 import sys
 
 import equinox as eqx
@@ -23,6 +24,7 @@ from dreamer4.data import (
 )
 from dreamer4.envs import AbstractEnvironment, CounterEnvironment, GymnaxEnvironment
 from dreamer4.errors import InputError
+from dreamer4.evaluation import play
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
 
 
@@ -228,3 +230,59 @@ def test_random_actions_are_uniform_over_every_factor():
     np.testing.assert_allclose(action.continuous.mean(axis=0), 0, atol=0.05)
     np.testing.assert_allclose(action.continuous.var(axis=0), 1 / 3, atol=0.03)
     assert np.abs(action.continuous).max() <= 1
+
+
+class Slip(Coin):
+    """A coin with a slip of its author's."""
+
+    slip: str = eqx.field(default="", static=True)
+
+    def step(self, state, action, *, key):
+        if self.slip == "auto-reset":  # the end is told with the next episode's first frame
+            limit, time = state
+            after = limit, time + 1
+            told = self._time_step(after)
+            fresh, _ = self.reset(key=key)
+            state = jax.tree.map(lambda a, b: jnp.where(told.is_last, a, b), fresh, after)
+            return state, dataclasses.replace(told, frame=self._time_step(state).frame, is_first=jnp.zeros((), bool))
+        return super().step(state, action, key=key)
+
+    def _time_step(self, state):
+        step = super()._time_step(state)
+        limit, time = state
+        change = {
+            "always first": {"is_first": jnp.ones((), bool)},
+            "never first": {"is_first": jnp.zeros((), bool)},
+            "terminal, not last": {"is_last": jnp.zeros((), bool), "is_terminal": time == limit},
+            "no number": {"reward": jnp.where(time == 1, jnp.nan, 0.0)},
+            "float frame": {"frame": step.frame / 255},
+            "no channel": {"frame": step.frame[..., 0]},
+            "no number at reset": {"reward": jnp.where(time == 0, jnp.nan, 1.0)},
+        }
+        return dataclasses.replace(step, **change.get(self.slip, {}))
+
+
+@pytest.mark.parametrize(
+    ("slip", "told"),
+    [
+        *((slip, "order of an episode") for slip in ("always first", "never first", "terminal, not last", "no number")),
+        ("auto-reset", "auto-reset"),
+        ("float frame", r"reset: frame is float32 of shape \(2, 2, 1\), expected uint8"),
+        ("no channel", r"reset: frame is uint8 of shape \(2, 2\)"),
+    ],
+)
+def test_an_environment_that_breaks_the_contract_is_refused_wherever_it_is_played(slip, told):
+    env = Slip(slip=slip)
+    with pytest.raises(InputError, match=told):
+        collect(env, random_policy(env.spec), episodes=4, key=jr.key(0), num_envs=2)
+    if slip != "auto-reset":  # which only the episode behind another one shows
+        with pytest.raises(InputError, match=told):
+            play(random_policy(env.spec), env, episodes=4, key=jr.key(0))
+
+
+def test_a_reward_before_anything_was_done_means_nothing_and_is_no_fault():
+    env = Slip(slip="no number at reset")
+    episodes = collect(env, random_policy(env.spec), episodes=4, key=jr.key(0), num_envs=2)
+    assert all(e.reward[0] == 0 and e.total == e.length - 1 for e in episodes)
+    played = play(random_policy(env.spec), env, episodes=4, key=jr.key(0))
+    assert (np.asarray(played.returns) == np.asarray(played.length) - 1).all()

@@ -23,7 +23,7 @@ from dreamer4 import checkpoint
 from dreamer4.baselines.actor_critic import ActorCritic, NetworkPolicy
 from dreamer4.config import PPOConfig
 from dreamer4.dreamer import spec_from_json, spec_to_json
-from dreamer4.envs import AbstractEnvironment
+from dreamer4.envs import AbstractEnvironment, check_environment
 from dreamer4.errors import InputError
 from dreamer4.types import Action, DataSpec, TimeStep, within_bounds
 
@@ -279,6 +279,7 @@ def train_ppo(
     Returns:
         One run for each key, in their order.
     """
+    check_environment(env)
     stacked = jnp.stack(list(keys))
     states = _start(config, env, stacked)
     chunk = _chunk(config)

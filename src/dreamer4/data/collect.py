@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, UInt32
 
 from dreamer4.data.episode import Episode
 from dreamer4.data.policy import AbstractPolicy
-from dreamer4.envs.base import AbstractEnvironment
+from dreamer4.envs.base import AbstractEnvironment, broken, check_environment, is_sound
 from dreamer4.errors import InputError
 from dreamer4.precision import in_32_bits
 from dreamer4.types import Action, TimeStep
@@ -63,10 +63,12 @@ def collect(
         The episodes; the first of every environment, then the second of every environment, and so on.
 
     Raises:
-        InputError: if a number is below 1, or if an episode outlasts the `max_steps` of the environment.
+        InputError: if a number is below 1, an episode outlasts the `max_steps` of the environment, or it breaks the
+            contract of `AbstractEnvironment` in another way.
     """
     if episodes < 1 or num_envs < 1:
         raise InputError(f"collect: got episodes={episodes} and num_envs={num_envs}, expected at least 1 of each.")
+    check_environment(env)
     num_envs = min(num_envs, episodes)
     quota = [episodes // num_envs + (slot < episodes % num_envs) for slot in range(num_envs)]
     longest = quota[0] * (env.max_steps + 1)
@@ -75,9 +77,13 @@ def collect(
     pieces: list[list[_Piece]] = [[] for _ in quota]
 
     reset_key, step_key = jr.split(key)
-    stream = _start(env, policy, num_envs, key=reset_key)
+    stream, behind = _start(env, policy, num_envs, key=reset_key), jnp.ones(num_envs, bool)
     for done in range(0, longest, chunk):
         stream, record = _advance(env, policy, stream, jnp.asarray(done), chunk, num_envs, key=step_key)
+        follows_last = jnp.concatenate([behind[None], record.time_step.is_last[:-1]])
+        if not bool(is_sound(record.time_step, follows_last=follows_last).all()):
+            raise broken(env)
+        behind = record.time_step.is_last[-1]
         _cut(jax.device_get(record), pieces, finished, quota)
         total = sum(map(len, finished))
         if progress is not None:
@@ -119,7 +125,7 @@ def _advance(
         memory = jax.tree.map(lambda fresh, old: jnp.where(is_first, fresh, old), policy.init(), stream.memory)
         action, memory = policy(memory, stream.time_step, stream.action, stream.action_mask, key=policy_key)
         state, time_step = env.step(stream.state, action, key=env_key)
-        # The step behind a last frame ignores its action, so none led to a first frame.
+        # What came before a first frame, action and reward, belongs to another episode or to none.
         known = ~time_step.is_first
         action = jax.tree.map(lambda x: jnp.where(known, x, 0), action)
         return _Stream(state, memory, time_step, action, known, jr.key_data(env_key))
@@ -140,7 +146,7 @@ def _cut(record: _Stream, pieces: list[list[_Piece]], finished: list[list[Episod
         "discrete": np.asarray(record.action.discrete, np.int32),
         "continuous": np.asarray(record.action.continuous, np.float32),
         "action_mask": np.asarray(record.action_mask),
-        "reward": np.asarray(record.time_step.reward, np.float32),
+        "reward": np.where(record.time_step.is_first, 0, record.time_step.reward).astype(np.float32),
         "key": np.asarray(record.key),
     }
     is_last, is_terminal = np.asarray(record.time_step.is_last), np.asarray(record.time_step.is_terminal)

@@ -16,6 +16,9 @@ answers, for tests and for finding faults; `render` draws frames for people.
 """
 
 from dreamer4.envs.base import AbstractEnvironment as AbstractEnvironment
+from dreamer4.envs.base import broken as broken
+from dreamer4.envs.base import check_environment as check_environment
+from dreamer4.envs.base import is_sound as is_sound
 from dreamer4.envs.cartpole import CartPolePixels as CartPolePixels
 from dreamer4.envs.control import AbstractControl as AbstractControl
 from dreamer4.envs.control import CartPoleSwingup as CartPoleSwingup

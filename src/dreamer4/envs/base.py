@@ -3,8 +3,12 @@
 from abc import abstractmethod
 
 import equinox as eqx
-from jaxtyping import PRNGKeyArray, PyTree
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
+from dreamer4.errors import InputError
 from dreamer4.types import Action, DataSpec, TimeStep
 
 
@@ -52,3 +56,60 @@ class AbstractEnvironment(eqx.Module):
             The next state, and the time step the action led to. `is_last` marks the end of an episode for whatever
             reason, `is_terminal` only an end that cuts the return (a goal, a death), never a time limit.
         """
+
+
+def check_environment(env: AbstractEnvironment) -> None:
+    """Refuses an environment whose time steps or states are not of the kinds that the contract tells; plays nothing.
+
+    Raises:
+        InputError: the message names what differs. What an environment raises itself is passed on.
+    """
+    key, action = jr.key(0), Action.null(env.spec.action)
+    state, first = eqx.filter_eval_shape(lambda: env.reset(key=key))
+    after, later = eqx.filter_eval_shape(lambda state: env.step(state, action, key=key), _arrays(state))
+    wanted = {"frame": (jnp.uint8, env.spec.frame_shape), "reward": (None, ())}
+    wanted |= dict.fromkeys(("is_first", "is_last", "is_terminal"), (jnp.bool_, ()))
+    for place, step in (("reset", first), ("step", later)):
+        for name, (dtype, shape) in wanted.items():
+            found = _arrays(getattr(step, name))
+            if found.shape != shape or (found.dtype != dtype if dtype else jnp.issubdtype(found.dtype, jnp.bool_)):
+                kind = "a number" if dtype is None else jnp.dtype(dtype).name
+                raise InputError(
+                    f"{type(env).__name__}.{place}: {name} is {found.dtype} of shape {found.shape}, expected {kind} of "
+                    f"shape {shape}, as its spec and the contract of AbstractEnvironment say."
+                )
+    before, behind = (jax.tree.map(_kind, tree) for tree in (state, after))
+    if jax.tree.flatten(before) != jax.tree.flatten(behind):
+        raise InputError(
+            f"{type(env).__name__}: the state of reset is {before}, but that of step {behind}. Both must have one "
+            "structure, with the same shapes and dtypes."
+        )
+
+
+def is_sound(step: TimeStep, *, follows_last: Bool[Array, "*batch"] | bool) -> Bool[Array, "*batch"]:
+    """Tells whether a time step keeps the order of an episode.
+
+    Args:
+        step: a time step, or a batch of them.
+        follows_last: whether the one before it was the last of its episode, or there was none.
+    """
+    earned = jnp.isfinite(step.reward) | step.is_first
+    return (step.is_first == follows_last) & (step.is_last | ~step.is_terminal) & earned
+
+
+def broken(env: AbstractEnvironment) -> InputError:
+    """Returns the error to raise where a time step is not sound."""
+    return InputError(
+        f"{type(env).__name__} does not keep the order of an episode: is_first must be True at the first time step and "
+        "at the one behind a last one, nowhere else; is_last wherever is_terminal; and rewards finite. The frame that "
+        "ends an episode comes before the next one's first: leave auto-reset to the step behind it."
+    )
+
+
+def _arrays(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jax.eval_shape(lambda: jnp.asarray(x)), tree)
+
+
+def _kind(leaf: object) -> str:
+    kind = _arrays(leaf)
+    return f"{kind.dtype}{list(kind.shape)}"

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer, Memory, check_acting
-from dreamer4.envs import AbstractEnvironment
+from dreamer4.envs import AbstractEnvironment, broken, check_environment, is_sound
 from dreamer4.errors import InputError
 from dreamer4.nn import cast_weights
 from dreamer4.precision import in_32_bits
@@ -78,26 +78,30 @@ def begin_episode(env: AbstractEnvironment, *, key: PRNGKeyArray) -> tuple[PyTre
     return *env.reset(key=key_env), key_steps
 
 
-def play_episode(policy: AbstractPolicy, env: AbstractEnvironment, *, key: PRNGKeyArray) -> Played:
-    """Plays one episode to its end or the environment's step limit."""
+def play_episode(
+    policy: AbstractPolicy, env: AbstractEnvironment, *, key: PRNGKeyArray
+) -> tuple[Played, Bool[Array, ""]]:
+    """Plays one episode to its end or the environment's step limit; returns also whether all time steps are sound."""
     state, first, key_steps = begin_episode(env, key=key)
 
     def going(carry):
-        *_, length, finished = carry
+        *_, length, _, finished = carry
         return ~finished & (length <= env.max_steps)
 
     def body(carry):
-        state, memory, step, action, action_mask, total, length, _ = carry
+        state, memory, step, action, action_mask, total, length, sound, _ = carry
         key_policy, key_env = jr.split(jr.fold_in(key_steps, length))
         action, memory = policy(memory, step, action, action_mask, key=key_policy)
         state, step = env.step(state, action, key=key_env)
-        return state, memory, step, action, jnp.array(True), total + step.reward, length + 1, step.is_last
+        sound &= is_sound(step, follows_last=False)
+        return state, memory, step, action, jnp.array(True), total + step.reward, length + 1, sound, step.is_last
 
     # A loop with a condition, not a scan: a batch then stops at the end of its longest episode.
     nothing, no = Action.null(env.spec.action), jnp.array(False)
-    start = (state, policy.init(), first, nothing, no, jnp.zeros(()), jnp.ones((), jnp.int32), no)
-    *_, total, length, finished = jax.lax.while_loop(going, body, start)
-    return Played(total, length, finished)
+    sound = is_sound(first, follows_last=True)
+    start = (state, policy.init(), first, nothing, no, jnp.zeros(()), jnp.ones((), jnp.int32), sound, no)
+    *_, total, length, sound, finished = jax.lax.while_loop(going, body, start)
+    return Played(total, length, finished), sound
 
 
 @eqx.filter_jit
@@ -134,17 +138,20 @@ def play(
         key: randomness of everything.
 
     Raises:
-        InputError: a number is below 1.
+        InputError: a number is below 1, or the environment breaks the contract of `AbstractEnvironment`.
     """
     for name, value in (("episodes", episodes), ("batch_size", batch_size), ("members", members)):
         if value < 1:
             raise InputError(f"play: got {name}={value}, expected at least 1.")
+    check_environment(env)
     batch_size = min(batch_size, episodes)
     keys = episode_keys(key, episodes)
     batches = []
     for start in range(0, episodes, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), episodes - 1)  # one shape, one compilation
-        batch = _play_batch(policy, env, keys[index], members)
+        batch, sound = _play_batch(policy, env, keys[index], members)
+        if not bool(sound.all()):
+            raise broken(env)
         batches.append(jax.tree.map(lambda leaf: leaf[..., : min(batch_size, episodes - start)], batch))  # noqa: B023
         if progress is not None:
             progress(min(start + batch_size, episodes), episodes)
