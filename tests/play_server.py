@@ -13,6 +13,7 @@ from dreamer4.serving.play import protocol
 from dreamer4_cli.play import admit, server
 
 
+PREFIX = "/user/me/proxy/7860"
 TOKEN = "a-token-for-tests-0123"
 
 
@@ -28,7 +29,7 @@ class Running:
         self.port = self.listener.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         allow = ["Other.example:7000", "https://behind.example"]
-        self.server = server(stage(), admit("127.0.0.1", self.port, TOKEN, allow), self.limits)
+        self.server = server(stage(), admit("127.0.0.1", self.port, TOKEN, allow), self.limits, prefix=PREFIX)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
         while not self.server.started:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dreamer4.errors import InputError
-from dreamer4.files import new_folder, write_atomically
+from dreamer4.files import check_place, new_folder, write_atomically
 
 
 # What a process does that is killed in the middle, or waits there until it is told to go on.
@@ -114,3 +114,13 @@ def test_a_folder_that_another_took_for_a_leftover_is_made_anew(tmp_path, monkey
         with new_folder(tmp_path / "folder") as hidden:
             assert hidden != first[0]
     assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("place", ["file/within", "file/deep/within", "link/within", "x" * 250])
+def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path, place):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="cannot be written"):
+        check_place(tmp_path / place)
+    check_place(tmp_path / "new" / "deep")
+    assert names(tmp_path) == ["file", "link"]

@@ -11,7 +11,7 @@ import typer
 
 from dreamer4 import allocator
 from dreamer4.errors import InputError
-from dreamer4_cli import baseline_options, compile_cache, options, play_options, viewing
+from dreamer4_cli import baseline_options, compile_cache, data_options, options, play_options, viewing
 from dreamer4_cli.bench.speed import options as speed_options
 from dreamer4_cli.endings import Commands, complain
 
@@ -29,13 +29,6 @@ class Phases(enum.StrEnum):
     all = "all"
 
 
-class Timings(enum.StrEnum):
-    """What row t of imported actions belongs to."""
-
-    led_to = "led-to"
-    taken_at = "taken-at"
-
-
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -46,11 +39,10 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks, and the ledger of their results.")
 config_app = typer.Typer(no_args_is_help=True, help="Configurations.")
-data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(config_app, name="config")
 app.add_typer(baseline_options.app, name="baseline")
-app.add_typer(data_app, name="data")
+app.add_typer(data_options.app, name="data")
 
 
 def main() -> None:
@@ -175,10 +167,10 @@ def train(
     with together.joined(coordinator, processes, process, complain=complain):
         from dreamer4_cli import run as work
 
-        if dry_run:
-            work.dry_run(resolved)
-            return
         phases = _PHASES if phase is Phases.all else (phase.value,)
+        if dry_run:
+            work.dry_run(resolved, phases)
+            return
         go_on = {"resume": resume, "fallback": not no_fallback, "changed_data": changed_data}
         work.train(resolved, folder, phases, **go_on, origin=origin)
 
@@ -278,8 +270,6 @@ def info(
 app.command()(viewing.report)
 app.command()(viewing.dream)
 app.command()(viewing.runs)
-data_app.command()(viewing.check)
-data_app.command()(viewing.plan)
 
 
 @bench_app.command()
@@ -370,70 +360,6 @@ def show(
 
     reasons = presets.description(resolved.preset).splitlines() if run is None else []
     typer.echo("".join(f"# {line}".strip() + "\n" for line in reasons) + to_yaml(resolved), nl=False)
-
-
-@data_app.command("import")
-def import_data(
-    source: Annotated[Path, typer.Argument(help="Folder with one file or sub-folder per episode.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The data set, a new folder.")],
-    timing: Annotated[
-        Timings,
-        typer.Option(
-            "--action-timing",
-            help="What row t of actions and rewards belongs to: what led to frame t, or what was done at frame t. "
-            "Matters where there are as many rows as frames.",
-        ),
-    ] = Timings.led_to,
-    actions: Annotated[
-        str | None,
-        typer.Option(
-            "--actions",
-            metavar="SPEC",
-            help="Classes by component and continuous dimensions: 3 or 2,5,continuous:2. Default: what the data needs.",
-        ),
-    ] = None,
-    bounds: Annotated[
-        str | None,
-        typer.Option(
-            "--bounds",
-            metavar="LOW:HIGH",
-            help="Range of continuous actions, one or one each: -2:2 or -1:1,0:5; data: the range that occurs.",
-        ),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option("--size", metavar="HEIGHTxWIDTH", help="Resize frames, by area; the height comes first."),
-    ] = None,
-    ignore: Annotated[
-        str | None, typer.Option("--ignore", metavar="A,B", help="Labels and columns to pass over: timestamp,index.")
-    ] = None,
-    held_out: Annotated[float, typer.Option("--held-out", help="Share of the episodes kept for evaluation.")] = 0.1,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Draws the split.")] = 0,
-) -> None:
-    """Make a data set of your own episodes: .npz files, videos or folders of images.
-
-    An .npz file has `frame` [T H W] or [T H W C] as uint8, and any of `action` [T] or [T components], `continuous`
-    [T dims], `reward` [T], `is_terminal`, `action_mask` [T], `task` and `relevant`.
-
-    A video (.mp4 .m4v .mov .mkv .webm .avi .gif) has these labels in NAME.actions.csv, .json or .npz beside it, a
-    folder of images (.png .jpg .bmp .webp) in an actions.csv, .json or .npz within. Without them it is unlabelled.
-
-    docs/data.md describes all of it.
-    """
-    existing = viewing.existing(source)
-    from dreamer4_cli import imports as work
-
-    work.import_data(
-        existing,
-        out,
-        actions=actions,
-        bounds=bounds,
-        timing=timing.value,
-        size=size,
-        ignore=ignore,
-        held_out=held_out,
-        seed=seed,
-    )
 
 
 def _existing_run(path: Path | None) -> Path | None:

@@ -1,9 +1,12 @@
 """Telling what something is without training it: a configuration, a run, a checkpoint, a data set."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -13,22 +16,37 @@ from dreamer4.dreamer import PHASES, read_description, weights_of
 from dreamer4.errors import InputError
 from dreamer4.run import trackers
 from dreamer4.run.folder import RunFolder
-from dreamer4.run.sizes import check_sizes, data_spec
+from dreamer4.run.sizes import check_sizes, data_spec, is_to_come
 from dreamer4.training.flops import parameters, step_flops
 
 
-console = Console()
+console = Console(markup=False)  # names may hold brackets
 _READ = 256  # frames at a time
 
+_MOST_READ = 4 * 1024**3  # bytes of a data set whose labels are looked at to describe it
 
-def dry_run(config: Config) -> None:
+
+def dry_run(config: Config, wanted: Sequence[str] = PHASES) -> None:
     """Checks a configuration whole and prints parameters, operations and memory; trains nothing, writes nothing.
 
-    Only the devices are not looked at: a run may be planned on another machine.
+    Only the devices are not looked at: a run may be planned on another machine. A data set of one's own is read whole.
+
+    Args:
+        config: the configuration.
+        wanted: the phases that are to be trained on the data set.
     """
     trackers.check(config.train.tracker)
     spec = data_spec(config)
     dreamer, phases = check_sizes(config, spec)
+    pixels = ""
+    if config.data.path is not None and not is_to_come(config):
+        path = Path(config.data.path)
+        episodes = data.read_episodes(path, "train", frames=False)
+        for phase in phases:
+            if phase.name in wanted:
+                phase.check(episodes)
+        frames = sum(episode.length for episode in episodes)
+        pixels = f" The {frames:,} training frames of {path} take {frames * math.prod(spec.frame_shape) / 1e6:,.1f} MB."
     parts = Table("part", "parameters", title=f"{config.preset}: {config.env.id}, frames {spec.frame_shape}")
     for name in ("tokenizer", "dynamics", "policy", "reward", "continuation", "value"):
         parts.add_row(name, f"{parameters(getattr(dreamer, name)):,}")
@@ -47,7 +65,7 @@ def dry_run(config: Config) -> None:
             name, str(settings.steps), f"{trained:,}", f"{config.seeds * flops / 1e9:,.2f}", f"{megabytes:,.1f}"
         )
     console.print(table)
-    console.print("Operations count matrix products; memory is the training state without activations.")
+    console.print("Operations count matrix products; memory is the training state without activations." + pixels)
 
 
 def info(path: Path) -> None:
@@ -85,6 +103,7 @@ def _data_info(path: Path) -> None:
             "frames": f"{about.num_frames} of {about.frame_shape}",
             "actions": f"classes {about.num_classes}, {about.continuous_dim} continuous",
             "return": f"{about.return_mean:.3f} (from {about.return_min:.3f} to {about.return_max:.3f})",
+            **label_facts(path, about),
             "fingerprint": about.fingerprint[:16],
         },
     )
@@ -104,6 +123,28 @@ def _reader_info(path: Path, reader: data.AbstractReader) -> None:
     )
     for line in reader.findings:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def label_facts(path: Path, about: data.DatasetInfo) -> dict[str, str]:
+    """Returns what the labels of a data set span, which it reads whole; nothing of one that is larger than memory."""
+    if sum(shard.size for shard in about.shards) > _MOST_READ:
+        return {}
+    episodes = data.read_episodes(path, frames=False)
+    mask = np.concatenate([e.action_mask for e in episodes])
+    rewards = np.concatenate([e.reward[1:] for e in episodes])
+    facts = {"known actions": f"{mask.sum():,} of {len(mask) - len(episodes):,}"}
+    if rewards.any():
+        facts["rewards"] = f"{rewards.min():g} to {rewards.max():g}, {(rewards != 0).mean():.1%} of them not 0"
+    if about.continuous_dim and mask.any():
+        values = np.concatenate([e.continuous for e in episodes])[mask]
+        spans = np.stack([values.min(axis=0), values.max(axis=0)])
+        kwargs = about.environment.get("kwargs")
+        bounds = kwargs.get("bounds") if isinstance(kwargs, dict) else None
+        if bounds is not None:
+            low, high = np.asarray(bounds).T
+            spans = low + (spans + 1) / 2 * (high - low)
+        facts["continuous"] = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in spans.T)
+    return facts
 
 
 def _checkpoint_info(path: Path) -> None:
@@ -136,6 +177,12 @@ def _run_info(run: RunFolder) -> None:
     _facts(f"run {run.path}", rows)
 
 
+def print_labels(path: Path, about: data.DatasetInfo) -> None:
+    """Prints `label_facts`, a line each."""
+    for name, fact in label_facts(path, about).items():
+        console.print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)
+
+
 def check_data(path: Path, options: dict[str, Any]) -> None:
     """Reads a whole data set; raises with the list of problems if there are any.
 
@@ -157,3 +204,4 @@ def check_data(path: Path, options: dict[str, Any]) -> None:
         raise InputError(f"{path} has {len(problems)} problems:\n" + "\n".join(f"  {p}" for p in problems))
     about = data.read_info(path)
     console.print(f"{path}: {about.num_episodes} episodes, {about.num_frames} frames, no problems.", soft_wrap=True)
+    print_labels(path, about)

@@ -14,7 +14,7 @@ from dreamer4 import data
 from dreamer4.data import DeviceSource, Episode, random_action
 from dreamer4.dreamer import Memory, find_checkpoint, read_description
 from dreamer4.errors import InputError
-from dreamer4.files import write_atomically
+from dreamer4.files import check_place, write_atomically
 from dreamer4.reporting import media
 from dreamer4.serving.dream import DreamWorld, find_dataset, load_agent
 from dreamer4.types import Action, ActionSpec
@@ -54,6 +54,7 @@ def dream(
     """
     if out.suffix == ".mp4" and importlib.util.find_spec("av") is None:
         raise InputError(f"--out {out}: MP4 needs PyAV. Install dreamer4-eqx[video], or choose a .gif.")
+    check_place(out)
     step = find_checkpoint(path)
     config, spec = read_description(step)
     listed = None if actions in ("policy", "random", "data") else parse_actions(actions, spec.action)
@@ -78,7 +79,14 @@ def dream(
         key=jr.key(seed),
     )
     if actions == "data":
-        listed = Action(jnp.asarray(chosen.discrete[context:]), jnp.asarray(chosen.continuous[context:]))
+        known = int(np.cumprod(chosen.action_mask[context:]).sum())
+        if not known:
+            raise InputError(
+                f"--actions data: no action is known behind frame {context - 1} of episode {episode}, as in unlabelled "
+                "video. Choose other actions, another --episode or another --context."
+            )
+        rows = slice(context, context + known)
+        listed = Action(jnp.asarray(chosen.discrete[rows]), jnp.asarray(chosen.continuous[rows]))
     most = longest - context if listed is None else len(listed.discrete)
     count = most if length is None else length
     if listed is not None and count > most:

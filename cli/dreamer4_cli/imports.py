@@ -1,17 +1,20 @@
 """`dreamer4 data import`: what its options mean, and the work behind it."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from dreamer4.data import SUMMARY, import_folder
+from dreamer4.data import SUMMARY, import_folder, merge_datasets
 from dreamer4.data.imports import Timing
 from dreamer4.errors import InputError
+from dreamer4.files import check_place
 from dreamer4.reporting.data_page import data_page
 from dreamer4.reporting.page import write_page
 from dreamer4.types import ActionSpec
 from dreamer4_cli.console import ProgressBar
+from dreamer4_cli.describe import print_labels
 
 
 console = Console()
@@ -25,15 +28,20 @@ def import_data(
     bounds: str | None,
     timing: Timing,
     size: str | None,
+    fps: float | None,
+    cut: int | None,
     ignore: str | None,
     held_out: float,
     seed: int,
 ) -> None:
     """Imports a folder of episodes and tells what became of it."""
+    check_place(out)
     settings = {
         "actions": None if actions is None else parse_actions(actions),
         "bounds": bounds if bounds in (None, "data") else parse_bounds(bounds),
         "ignore": [name.strip() for name in (ignore or "").split(",")],
+        "fps": fps,
+        "cut": cut,
         "size": None if size is None else parse_size(size),
     }
     total = sum(not entry.name.startswith(".") for entry in source.iterdir()) if source.is_dir() else 0
@@ -52,6 +60,20 @@ def import_data(
     )
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_labels(out, info)
+
+
+def merge_data(sources: Sequence[Path], out: Path) -> None:
+    """Merges data sets and tells what became of them."""
+    check_place(out)
+    info = merge_datasets(sources, out)
+    write_page(out / SUMMARY, data_page(info))
+    console.print(
+        f"{out}: {info.num_episodes} episodes ({len(info.held_out)} held out), {info.num_frames} frames",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def parse_actions(text: str) -> ActionSpec:

@@ -17,7 +17,7 @@ from dreamer4.run.facts import run_results
 from dreamer4.run.folder import RunFolder
 
 
-console = Console()
+console = Console(markup=False)  # names may hold brackets
 
 _DEEPEST = 4  # levels below the folder that are searched
 _MISSING = "-"

@@ -18,6 +18,7 @@ from dreamer4.config import Config
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import play, summarise
+from dreamer4.files import check_place
 from dreamer4.run import facts, stopping
 from dreamer4.training import stream
 from dreamer4_cli.console import ProgressBar
@@ -38,6 +39,7 @@ def offline(config: Config, path: Path, out: Path, names: Sequence[str], *, entr
     """
     if os.path.lexists(out):
         raise InputError(f"{out} exists, and results are never overwritten. Choose another file with --out.")
+    check_place(out)
     if unknown := [name for name in names if name not in OFFLINE]:
         raise InputError(f"baseline offline: unknown {unknown[0]!r}. {nearest(unknown[0], OFFLINE)}")
     info, env = data.read_info(path), envs.make(config.env)

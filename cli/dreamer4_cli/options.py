@@ -102,8 +102,11 @@ def resolve(
         if path is not None:
             overrides = [f"data.path={json.dumps(path)}", *(overrides or ())]
     config = configuration.load(preset, file, overrides or (), env=env, seed=seed, seeds=seeds)
-    if (given := config.data.path) is not None and given.startswith("~"):
-        config = configuration.override(config, [f"data.path={json.dumps(os.path.expanduser(given))}"])
+    own = folder is not None and file == folder / "config.yaml"
+    # As it stands in the run, where it was found from another working folder; else so that it is found from any.
+    kept = [configuration.load(config.preset).data.path, configuration.load(file=file).data.path if own else None]
+    if (given := config.data.path) is not None and given not in kept:
+        config = configuration.override(config, [f"data.path={json.dumps(os.path.abspath(os.path.expanduser(given)))}"])
     return config, folder or default_folder(config)
 
 

@@ -23,6 +23,7 @@ console = Console()
 _SHORTEST_TOKEN = 16
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+")  # what a subprotocol and a link can both hold
 _NAME = re.compile(r"(https://)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~@%+-]+)+/?")
 _CONNECTIONS = 64
 
 
@@ -33,6 +34,7 @@ def play(
     port: int,
     token: str | None,
     allow: Sequence[str],
+    prefix: str,
     dataset: Path | None,
     member: int,
     show: bool,
@@ -45,12 +47,16 @@ def play(
         port: port to listen on; 0 for any free one.
         token: what lets a page in; None: a random one.
         allow: further names under which the server is reached.
+        prefix: path below which a proxy shows the page.
         dataset: where recorded starts come from; None: the agent's own.
         member: which of several training seeds.
         show: whether to open the page in a browser.
     """
     path = find_agent(name)
     _check_access(host, token, allow)
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise InputError(f"--root-path: got {prefix!r}, expected a path such as /user/me/proxy/absolute/7860.")
+    prefix = prefix.rstrip("/")
     listener = _listen(host, port)
     try:
         port = listener.getsockname()[1]
@@ -61,22 +67,24 @@ def play(
             _say(stage.absent)
         _say("compiling ...")
         warm_up(stage)
-        link = f"http://{_address(host)}:{port}/#token={admission.token}"
+        link = f"http://{_address(host)}:{port}{prefix}/#token={admission.token}"
         _say(f"\nPlay at  {link}\n")
         if not _is_loopback(host):
             _say(f"Others on the network reach this server at {host}, and whoever has the link may play.")
+        for name in allow if prefix else ():
+            _say(f"Behind the proxy: {name}{prefix}/#token={admission.token}")
         _say("Stop with Ctrl-C.")
         if show:
             webbrowser.open(link)
-        server(stage, admission).run(sockets=[listener])
+        server(stage, admission, prefix=prefix).run(sockets=[listener])
     finally:
         listener.close()
 
 
-def server(stage: Stage, admission: Admission, limits: Limits | None = None) -> uvicorn.Server:
+def server(stage: Stage, admission: Admission, limits: Limits | None = None, *, prefix: str = "") -> uvicorn.Server:
     """Returns the server of a stage, bounded in all that a stranger could make grow."""
     config = uvicorn.Config(
-        PlayServer(stage, admission, limits=limits),
+        PlayServer(stage, admission, limits=limits, prefix=prefix),
         log_level="warning",
         access_log=False,
         server_header=False,

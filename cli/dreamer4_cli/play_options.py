@@ -33,6 +33,14 @@ def play(
             "https://NAME:PORT if the proxy speaks HTTPS.",
         ),
     ] = None,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            "--root-path",
+            metavar="/PATH",
+            help="Path below which a proxy shows the page, such as JupyterHub's /user/me/proxy/absolute/7860.",
+        ),
+    ] = "",
     dataset: Annotated[
         Path | None,
         typer.Option("--data", metavar="DIR", help="Data set of recorded starts. Default: the agent's own."),
@@ -45,4 +53,14 @@ def play(
         viewing.existing(dataset)
     from dreamer4_cli import play as work
 
-    work.play(name, host=host, port=port, token=token, allow=allow or (), dataset=dataset, member=member, show=show)
+    work.play(
+        name,
+        host=host,
+        port=port,
+        token=token,
+        allow=allow or (),
+        prefix=root_path,
+        dataset=dataset,
+        member=member,
+        show=show,
+    )

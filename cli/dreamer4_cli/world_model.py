@@ -19,6 +19,7 @@ from dreamer4.evaluation.clips import anywhere
 from dreamer4.evaluation.dreams import NO_FRAMES, NOT_TRAINED, DreamFrames, DreamQuality, WorldModel, measure_dreams
 from dreamer4.evaluation.ends import measure_ends
 from dreamer4.evaluation.return_gap import measure_return_gap
+from dreamer4.files import check_place
 from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.figures import percent
 from dreamer4.run.facts import device, source_commit
@@ -56,6 +57,7 @@ def evaluate_world_model(
     done, run = steps_done(step), run_of(step)
     run = run if run is not None and run.is_run else None
     out = _free_file(out, run)
+    check_place(out)
     dataset = _dataset(config, run, meta["data"])
     info = data.read_info(dataset)
     if not info.held_out:

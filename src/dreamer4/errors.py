@@ -9,6 +9,9 @@ import difflib
 from collections.abc import Iterable
 
 
+_MOST_KNOWN = 12  # names that a sentence lists
+
+
 class InputError(ValueError):
     """Bad input, told in one message: what is wrong, the value received, the rule, and what to do."""
 
@@ -38,7 +41,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Returns a sentence that names the entries of `known` closest to a mistyped `name`."""
     known = sorted(set(known))
     lowered = {k.lower(): k for k in known}
-    close = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    close = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.65)]
     if close:
         return "Did you mean " + " or ".join(close) + "?"
-    return "Known: " + ", ".join(known) + "."
+    more = f" and {len(known) - _MOST_KNOWN} more" if len(known) > _MOST_KNOWN else ""
+    return "Known: " + ", ".join(known[:_MOST_KNOWN]) + more + "."

@@ -56,6 +56,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def check_place(path: Path) -> None:
+    """Refuses a place where no file or folder can be made, before the work for it is done; leaves nothing behind."""
+    folder = next(place for place in path.absolute().parents if os.path.lexists(place))
+    probe = folder / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {folder}: {error.strerror}. Choose another place.") from error
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Makes a folder that appears whole or not at all; missing parents are made.

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import dreamer4_cli
 from dreamer4.config import PRESETS, load, to_yaml
-from dreamer4.errors import InputError
-from dreamer4_cli import compile_cache, endings
+from dreamer4.errors import InputError, nearest
+from dreamer4_cli import compile_cache, endings, options
 from dreamer4_cli.app import app
 
 
@@ -32,6 +32,7 @@ LEAVES = [
     "baseline offline",
     "data check",
     "data import",
+    "data merge",
 ]
 ROOT = Path(__file__).parents[2]
 AFRESH = {"resume": False, "fallback": True, "changed_data": False}
@@ -499,3 +500,22 @@ def test_switches_that_would_change_a_run_are_put_aside(monkeypatch):
     monkeypatch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")
     assert compile_cache.settle() == {"JAX_DEFAULT_PRNG_IMPL": "rbg"}
     assert "JAX_DEFAULT_PRNG_IMPL" not in os.environ and not compile_cache.settle()
+
+
+def test_a_relative_data_set_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, _ = options.resolve("tiny", None, ["data.path=mine"], folder=Path("run"))
+    assert config.data.path == str(tmp_path / "mine")
+    # A run of an earlier version goes on with what it was begun with.
+    (tmp_path / "run").mkdir()
+    old = load("tiny", overrides=["data.path=mine"])
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(old))
+    assert options.resolve(None, None, [], folder=Path("run"))[0] == old
+
+
+def test_nonsense_is_not_suggested_and_long_lists_are_cut():
+    names = [f"name{n:02d}" for n in range(30)]
+    assert nearest("nam07", names).startswith("Did you mean name07")
+    assert nearest("timestamp", ["task", "reward"]) == "Known: reward, task."
+    told = nearest("Mine", names)
+    assert told.startswith("Known: name00, ") and told.endswith("name11 and 18 more.")

@@ -1,9 +1,16 @@
 """What is found out before any work is done: whether sizes fit, and what a run would cost."""
 
+import warnings
+
+import numpy as np
 import pytest
 
 from dreamer4.config import PRESETS, load
+from dreamer4.data import Episode, write_dataset
+from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
+from dreamer4.run.folder import RunFolder
+from dreamer4.types import ActionSpec, DataSpec
 from dreamer4_cli import run
 
 
@@ -42,3 +49,51 @@ def test_a_dry_run_of_the_full_size_prints_its_parameters(capsys):
     told = capsys.readouterr().out
     assert "1,67" in told  # 1.67 billion parameters of dynamics
     assert "imagination" in told
+
+
+def own_data(path, *, reward=1.0, known=True, shape=(9, 15, 3), dims=2):
+    spec = DataSpec(shape, ActionSpec((3, 5), dims))
+    one = Episode(
+        frame=np.zeros((6, *shape), np.uint8),
+        discrete=np.zeros((6, 2), np.int32),
+        continuous=np.zeros((6, dims), np.float32),
+        action_mask=np.arange(6) > (0 if known else 9),
+        reward=np.float32([0, 0, 0, 0, 0, reward]),
+        is_terminal=True,
+    )
+    write_dataset(path, [one] * 3, spec=spec, environment={"id": "Own"}, policy="own", seed=0)
+    return [f"data.path={path}", "env.id=Own", "tokenizer.patch=[3,5]"]
+
+
+def test_a_dry_run_of_ones_own_data_is_of_that_data(tmp_path, capsys):
+    own = own_data(tmp_path / "own")
+    run.dry_run(load("small", overrides=own))  # a preset that declares frames of its own
+    told = " ".join(capsys.readouterr().out.split())
+    assert "(9, 15, 3)" in told
+    # 9 x 15 x 3 bytes of two training episodes of 6 frames
+    assert "12 training frames" in told and "0.0 MB" in told
+    with pytest.raises(InputError, match="patch"):
+        run.dry_run(load("small", overrides=[*own, "tokenizer.patch=[64,64]"]))
+
+
+def test_rewards_beyond_the_bins_are_told_before_training(tmp_path):
+    # exp(4) - 1 = 53.6; behind four steps of discount 0.9 60 are worth 39.4 at the first frame.
+    bins = ["agent.bin_limit=4", "imagination.discount=0.9"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.dry_run(load("tiny", overrides=[*own_data(tmp_path / "fits", reward=53), *bins]))
+    with pytest.warns(UserWarning) as said:
+        run.dry_run(load("tiny", overrides=[*own_data(tmp_path / "beyond", reward=-60), *bins]))
+    told = [str(warning.message) for warning in said]
+    assert any("rewards of the data span -60 to 0" in t and "53.6" in t and "bin_limit=4.2" in t for t in told)
+    assert any("discounted returns of the data span -60 to 0" in t for t in told)
+
+
+def test_data_without_known_actions_trains_a_world_model_and_no_agent(tmp_path):
+    config = load("tiny", overrides=own_data(tmp_path / "video", known=False))
+    run.dry_run(config, ("tokenizer", "dynamics"))
+    with pytest.raises(InputError, match="no action is known in any relevant training episode"):
+        run.dry_run(config)
+    with pytest.raises(InputError, match="nothing to clone"):
+        run.train(config, tmp_path / "run", PHASES, resume=False)
+    assert not RunFolder(tmp_path / "run").checkpoints("tokenizer").steps()

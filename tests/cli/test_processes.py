@@ -161,3 +161,16 @@ def test_processes_of_different_settings_refuse_each_other(monkeypatch):
     theirs = lambda mine: other  # noqa: E731
     with pytest.raises(InputError, match="Processes 1 of 2 were started with other settings"):
         processes.agree(load("tiny"))
+
+
+def test_who_waits_in_vain_says_so():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = (
+        f"from dreamer4.run import processes\nprocesses.JOINING = 1\n"
+        f"with processes.joined('127.0.0.1:{port}', 2, 0): raise AssertionError('alone')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2, done.stderr
+    assert "did not find each other within 1 s" in done.stderr and "Traceback" not in done.stderr

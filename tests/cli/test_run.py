@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ from dreamer4 import checkpoint, data
 from dreamer4.checkpoint import Checkpoints
 from dreamer4.config import load
 from dreamer4.dreamer import PHASES, Dreamer
+from dreamer4.envs import make
 from dreamer4.errors import InputError
 from dreamer4.run import lineage, pages, stages, stopping
 from dreamer4.run.folder import RunFolder
@@ -57,6 +59,20 @@ def test_results_hold_what_is_promised(folder, config):
     world = results["world_model"]
     assert world["num_steps"] == config.sampler.num_steps
     assert world["psnr"].keys() >= {"1", "2"} and all(value > 0 for value in world["psnr"].values())
+
+
+def test_a_run_on_unlabelled_video_has_a_report_and_no_measured_dreams(config, tmp_path, capsys):
+    spec = make(config.env).spec
+    labelled = data.collect(make(config.env), data.random_policy(spec), episodes=3, key=jax.random.key(0))
+    video = [replace(e, action_mask=np.zeros_like(e.action_mask)) for e in labelled]
+    data.write_dataset(tmp_path / "video", video, spec=spec, environment={"id": "Own"}, policy="none", seed=0)
+    own = load("tiny", overrides=[*SETTINGS, f"data.path={tmp_path / 'video'}"])
+    for phase in PHASES[:2]:
+        run.train(own, tmp_path / "run", (phase,), resume=False)
+    pages.report([tmp_path / "run"], None)
+    assert "No action is known in the held-out episodes" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(InputError, match="no action is known in the held-out episodes"):
+        evaluate_world_model(tmp_path / "run", clips=2, context=None, horizon=None, out=None, seed=0)
 
 
 def test_shares_of_exact_frames_are_left_out_where_the_tokenizer_never_is(folder):

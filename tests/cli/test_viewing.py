@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from dreamer4 import data
 from dreamer4.config import Config, to_yaml
@@ -15,7 +17,8 @@ from dreamer4.errors import InputError
 from dreamer4.run import pages
 from dreamer4.sharing import export_agent
 from dreamer4.types import ActionSpec
-from dreamer4_cli import dreaming, listing
+from dreamer4_cli import describe, dreaming, imports, listing, offline, share, world_model
+from dreamer4_cli.app import app
 
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "v1"
@@ -151,3 +154,51 @@ def test_the_report_of_a_run_that_has_only_begun_shows_its_curves(tmp_path):
     pages.report([tmp_path], None)
     html = (tmp_path / "report.html").read_text()
     assert "tokenizer" in html and "<svg" in html and "Dreams beside" not in html
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(run, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out.gif"
+    worked = []
+    for module, name in (
+        (dreaming, "find_checkpoint"),
+        (pages, "_page_of"),
+        (imports, "import_folder"),
+        (imports, "merge_datasets"),
+        (share, "export_agent"),
+        (world_model, "_dataset"),
+        (offline, "OfflineData"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, name=name, **__: worked.append(name))
+    for command in (
+        f"dream {run} --out {out}",
+        f"report {run} --out {out}",
+        f"data import {tmp_path} --out {out}",
+        f"data merge {run / 'data'} {run / 'data'} --out {out}",
+        f"export {run} {out}",
+        f"evaluate {run} --world-model --out {out}",
+        f"baseline offline --data {run / 'data'} --out {out}",
+    ):
+        done = CliRunner().invoke(app, command.split())
+        assert (done.exit_code, worked) == (2, []), (command, done.output, done.exception)
+
+
+def test_names_with_brackets_are_told_as_they_are(run, tmp_path, capsys):
+    odd = tmp_path / "[b]"
+    shutil.copytree(run, odd)
+    describe.info(odd / "data")
+    describe.check_data(odd / "data", {})
+    listing.runs(tmp_path)
+    told = capsys.readouterr().out.replace("\n", "")
+    assert told.count("[b]") == 3
+
+
+def test_a_dream_of_actions_that_nobody_recorded_is_refused(run, tmp_path):
+    episodes = [replace(e, action_mask=np.zeros_like(e.action_mask)) for e in data.read_episodes(run / "data")]
+    info = data.read_info(run / "data")
+    data.write_dataset(tmp_path / "video", episodes, spec=info.spec, environment={"id": "x"}, policy="none", seed=0)
+    done = CliRunner().invoke(
+        app, f"dream {run} --data {tmp_path / 'video'} --actions data --out {tmp_path / 'a.gif'}".split()
+    )
+    assert done.exit_code == 2 and not (tmp_path / "a.gif").exists()
+    assert "no action is known behind frame 0 of episode 0" in str(done.exception) + done.output

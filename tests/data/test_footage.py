@@ -156,6 +156,22 @@ def test_frames_that_are_not_evenly_spaced_are_told_of(tmp_path):
         frames_of(path)
 
 
+def test_frames_are_held_until_the_next_is_shown(tmp_path):
+    # Shown at 0, 0.05, 0.3 and 0.45 s; each as bright as its number.
+    bright = np.repeat(np.arange(4, dtype=np.uint8)[:, None] * 60, 16 * 24 * 3, axis=1).reshape(4, 16, 24, 3)
+    path = encode(tmp_path / "screen.mkv", bright, times=[0, 1, 6, 9])
+    images = [Image.fromarray(frame) for frame in bright]
+    images[0].save(
+        tmp_path / "screen.gif", save_all=True, append_images=images[1:], duration=[50, 250, 150, 50], loop=0
+    )
+    for file in (path, tmp_path / "screen.gif"):
+        for fps, held in ((20, [0, 1, 1, 1, 1, 1, 2, 2, 2, 3]), (10, [0, 1, 1, 2, 2, 3]), (None, [0, 1, 2, 3])):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore" if fps is None else "error")
+                seen = read_frames(open_footage(file, lambda _: True, fps), None, 3)
+            assert np.round(seen.mean(axis=(1, 2, 3)) / 60).tolist() == held, (file, fps)
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_a_video_that_is_not_whole_is_refused(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 24, 3), np.uint8)

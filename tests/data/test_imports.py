@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dreamer4.data import check, import_folder, read_episodes, read_info
+from dreamer4.data import check, footage, import_folder, read_episodes, read_info
 from dreamer4.data.arrays import read_arrays, read_headers
 from dreamer4.data.footage import resize
 from dreamer4.data.order import in_natural_order
@@ -602,3 +602,23 @@ def test_formats_of_others_are_told_the_way_on(source, name, words):
     (source / name).parent.mkdir(parents=True, exist_ok=True)
     (source / name).write_bytes(b"something")
     assert words in refused(source)
+
+
+def test_a_long_recording_becomes_several_episodes(tmp_path, monkeypatch):
+    frame = np.arange(11, dtype=np.uint8)[:, None, None] * np.ones((2, 2), np.uint8)
+    labels = {"action": np.arange(11) % 3, "reward": np.arange(11.0), "is_terminal": np.arange(11) == 10}
+    (tmp_path / "src").mkdir()
+    np.savez(tmp_path / "src" / "0.npz", frame=frame, **labels)
+    # A piece fits where the whole does not.
+    monkeypatch.setattr(footage, "MAX_BYTES", 4 * 2 * 2)
+    with pytest.raises(InputError, match="--cut"):
+        import_folder(tmp_path / "src", tmp_path / "whole")
+    import_folder(tmp_path / "src", tmp_path / "cut", cut=4)
+    parts = read_episodes(tmp_path / "cut")
+    assert [part.frame[:, 0, 0, 0].tolist() for part in parts] == [[0, 1, 2], [3, 4, 5, 6], [7, 8, 9, 10]]
+    for part in parts:
+        known = part.frame[1:, 0, 0, 0]
+        assert part.action_mask.tolist() == [False] + [True] * len(known)
+        np.testing.assert_array_equal(part.discrete[1:, 0], known % 3)
+        np.testing.assert_array_equal(part.reward, [0, *known])
+    assert [part.is_terminal for part in parts] == [False, False, True]

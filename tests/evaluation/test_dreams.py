@@ -243,6 +243,21 @@ def test_nothing_behind_an_unknown_action_counts(source):
     assert valid.tolist() == [[True, True, False, False, False], [True] * 5]
 
 
+def test_dreams_begin_where_what_follows_is_known(source):
+    mask = np.asarray(source.action_mask).copy()
+    mask[1:3] = False  # of the first episode, whose fourth frame is the first that a known action led to
+    hole = eqx.tree_at(lambda s: s.action_mask, source, jnp.asarray(mask))
+    starts = first_frames(hole, 2)
+    assert starts.passed.tolist() == [3, 1]
+    assert Clips(hole, hole, starts, 1, 2).valid[:, 0].all()
+    anyhow = anywhere(hole, 60, key=jr.key(0))
+    assert Clips(hole, hole, anyhow, 1, 2).valid[:, 0].all()
+    unlabelled = eqx.tree_at(lambda s: s.action_mask, source, jnp.zeros_like(source.action_mask))
+    for draw in (lambda s: first_frames(s, 2), lambda s: anywhere(s, 2, key=jr.key(0))):
+        with pytest.raises(InputError, match="no action is known"):
+            draw(unlabelled)
+
+
 @pytest.mark.parametrize(("context_length", "horizon"), [(5, 2), (0, 2), (1, 0)])
 def test_lengths_that_make_no_sense_are_refused(source, context_length, horizon):
     dreamer = agent()

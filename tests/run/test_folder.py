@@ -86,6 +86,31 @@ def test_a_run_goes_on_on_other_hardware_and_keeps_what_it_was_begun_with(folder
     assert "mesh" not in str(caught.value)
 
 
+def test_the_phase_that_came_last_may_be_given_more_steps_and_no_other(folder):
+    folder.open(Config())
+    steps = Config().train.dynamics.steps
+    longer = override(Config(), [f"train.dynamics.steps={steps + 5}"])
+    with pytest.raises(InputError, match=r"train.dynamics.steps"):  # which is yet to begin
+        folder.open(longer, resume=True)
+    for phase, other in (("tokenizer", None), ("dynamics", "tokenizer")):
+        (folder.checkpoints(phase).root / "3").mkdir(parents=True)
+        if other:
+            with pytest.raises(InputError, match=f"train.{other}.steps"):
+                folder.open(override(Config(), [f"train.{other}.steps=99999"]), resume=True)
+    with pytest.raises(InputError, match=r"train.dynamics.steps"):
+        folder.open(override(Config(), [f"train.dynamics.steps={steps - 1}"]), resume=True)
+    assert folder.read_config() == Config()
+    folder.open(longer, resume=True)
+    assert folder.read_config() == longer
+
+
+def test_a_link_to_nowhere_is_told(folder):
+    folder.path.parent.mkdir(parents=True)
+    folder.path.symlink_to("elsewhere")
+    with pytest.raises(InputError, match="is a link to elsewhere, where nothing is"):
+        folder.open(Config())
+
+
 def test_a_key_of_another_version_is_named(folder):
     folder.open(Config())
     folder.config_file.write_text(folder.config_file.read_text().replace("seed: 0\n", "sead: 0\n"))

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dreamer4 import data
 from dreamer4.errors import InputError, nearest
+from dreamer4.files import check_place
 from dreamer4.reporting.ledger import Entry, data_sets, improvement, page, read_entries, rows, write_entry
 from dreamer4.run import behaviour, stopping
 from dreamer4_cli.bench.plan import DATA_SEED, EVALUATION_SEED, ON_A_WORLD_MODEL, UNITS, Plan
@@ -68,6 +69,7 @@ def results(
         for name in chosen
     ]
     if not only_table:
+        check_place(out / "README.md")
         stopping.note("What is finished is kept. The same command goes on.")
         for plan in plans:  # what is wrong is refused before the first one runs
             _refuse_others(plan)

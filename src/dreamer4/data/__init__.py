@@ -26,6 +26,7 @@ from dreamer4.data.info import Behaviour as Behaviour
 from dreamer4.data.info import DatasetInfo as DatasetInfo
 from dreamer4.data.info import Shard as Shard
 from dreamer4.data.latents import LatentStore as LatentStore
+from dreamer4.data.merge import merge_datasets as merge_datasets
 from dreamer4.data.policy import AbstractPolicy as AbstractPolicy
 from dreamer4.data.policy import EpsilonPolicy as EpsilonPolicy
 from dreamer4.data.policy import RandomPolicy as RandomPolicy

@@ -57,6 +57,22 @@ class Episode:
         return float(self.reward[1:].sum(dtype=np.float64))
 
 
+def part(episode: Episode, begin: int, frame: UInt8[np.ndarray, "T H W C"]) -> Episode:
+    """Returns the stretch of an episode that begins at a frame as an episode of its own.
+
+    Args:
+        episode: the whole, whose frames are not looked at.
+        begin: its first frame, which no action led to.
+        frame: the frames of the stretch.
+    """
+    end = begin + len(frame)
+    rows = {name: getattr(episode, name)[begin:end].copy() for name in _KINDS if name != "frame"}
+    for values in rows.values():
+        values[0] = 0
+    key = None if episode.key is None else episode.key[begin:end]
+    return replace(episode, frame=frame, key=key, is_terminal=episode.is_terminal and end == episode.length, **rows)
+
+
 def return_of_best(episodes: Sequence[Episode], share: float) -> float:
     """Returns the least return among the best share of episodes, rounded up to whole ones; `share` in (0, 1]."""
     totals = sorted((episode.total for episode in episodes), reverse=True)

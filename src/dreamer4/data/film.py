@@ -9,7 +9,7 @@ Errors are `InputError` with the reason alone; the caller knows which file it wa
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ VIDEOS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".mkv": "matroska", ".web
 _MAX_PIXELS = 2**26  # of one frame
 _STILL = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers
 _UNEVEN = 1.5  # times the usual distance of two frames
+_NEAR = 1e-3  # seconds, for containers round times to milliseconds
 _SEGMENT = b"\x18\x53\x80\x67"
 
 Frame = UInt8[np.ndarray, "H W C"]
@@ -39,13 +40,19 @@ class Film:
         frame_shape: height, width and three channels.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, fps: float | None = None):
+        """Opens a file.
+
+        Args:
+            path: the file.
+            fps: frames a second that `frames` gives, each the newest shown by then; None: those that are stored.
+        """
         try:
             import av
         except ImportError:
             raise InputError("a video needs PyAV to be read. Run: pip install 'dreamer4-eqx[video]'.") from None
 
-        self._path = path
+        self._path, self._fps = path, fps
         self._errors = (av.FFmpegError, OSError)
         if not path.stat().st_size:
             raise InputError("it is empty: 0 bytes.")
@@ -60,13 +67,24 @@ class Film:
                 raise InputError("it has no frames.")
 
     def frames(self) -> Iterator[Frame]:
-        """Yields the frames in order.
+        """Yields the frames in order."""
+        return self._stored() if self._fps is None else steadily(self._timed(), self._fps)
+
+    def _stored(self) -> Iterator[Frame]:
+        times = []
+        for time, frame in self._timed():
+            times += [] if time is None else [time]
+            yield frame
+        self._warn_of_gaps(times)
+
+    def _timed(self) -> Iterator[tuple[float | None, Frame]]:
+        """Yields when each frame is shown, in seconds if the file tells, and the frame.
 
         Raises:
             InputError: if one is damaged, or if there are fewer than the file declares.
         """
         with self.opened() as (container, stream):
-            packets, decoded, times, end = 0, 0, [], 0.0
+            packets, end = 0, 0.0
             for packet in container.demux():
                 if packet.pts is not None and packet.time_base is not None:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
@@ -76,12 +94,8 @@ class Film:
                 for frame in packet.decode():
                     if frame.is_corrupt:
                         raise InputError("a frame of it is damaged.")
-                    decoded += 1
-                    if frame.time is not None:
-                        times.append(frame.time)
-                    yield shown(frame)
+                    yield frame.time, shown(frame)
             _check_whole(container, stream, packets, end)
-        self._warn_of_gaps(times)
 
     @contextmanager
     def opened(self) -> "Iterator[tuple[Any, VideoStream]]":
@@ -125,10 +139,31 @@ class Film:
             at = int(gaps.argmax())
             warnings.warn(
                 f"{self._path.name}: its frames are not evenly spaced: {np.median(gaps):.3g} s apart as a rule, "
-                f"{gaps[at]:.3g} s behind frame {at}. They are taken as steps of one length. Make them even first, "
-                "for example with: ffmpeg -i IN -vf fps=20 OUT",
+                f"{gaps[at]:.3g} s behind frame {at}. They are taken as steps of one length. To hold each until "
+                "the next is shown, give the steps a second: --fps 20.",
                 stacklevel=2,
             )
+
+
+def steadily(frames: Iterable[tuple[float | None, Frame]], fps: float) -> Iterator[Frame]:
+    """Yields the newest frame at each tick of a clock that starts with the first one and stops with the last.
+
+    Args:
+        frames: each with the time from which it is shown, in seconds.
+        fps: ticks a second.
+    """
+    held, start, ticks = None, 0.0, 0
+    for time, frame in frames:
+        if time is None:
+            raise InputError("its frames have no times, so they have no place on the clock of --fps. Convert it.")
+        if held is None:
+            start = time
+        while held is not None and ticks / fps < time - start - _NEAR:
+            yield held
+            ticks += 1
+        held = frame
+    if held is not None:
+        yield held
 
 
 def _films(container: Any) -> "list[VideoStream]":

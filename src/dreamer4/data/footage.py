@@ -10,7 +10,7 @@ import math
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, ImageSequence
 
 from dreamer4.data.arrays import MAX_BYTES, read_arrays, read_headers
-from dreamer4.data.film import VIDEOS, Film, Frame, on_black
+from dreamer4.data.film import VIDEOS, Film, Frame, on_black, steadily
 from dreamer4.data.order import in_natural_order, lost_numbers
 from dreamer4.errors import InputError
 
@@ -84,12 +84,13 @@ def tell_other(path: Path) -> str:
     return f"it is {what}."
 
 
-def open_footage(path: Path, inside: Callable[[Path], bool]) -> Footage:
+def open_footage(path: Path, inside: Callable[[Path], bool], fps: float | None = None) -> Footage:
     """Looks at the frames of an episode without decoding them.
 
     Args:
         path: for which `is_footage` is True.
         inside: tells whether a path may be read; one that leads out of the imported folder may not.
+        fps: frames a second, of videos and animations, each the newest shown by then; None: those that are stored.
 
     Raises:
         InputError: if there are no frames, or none that can be read.
@@ -100,26 +101,43 @@ def open_footage(path: Path, inside: Callable[[Path], bool]) -> Footage:
     if suffix == ".npz":
         return _open_array(path)
     if suffix in ANIMATIONS:
-        return _open_animation(path)
-    film = Film(path)
+        return _open_animation(path, fps)
+    film = Film(path, fps)
     return Footage(path, film.frame_shape, None, film.frames)
 
 
 def read_frames(footage: Footage, size: tuple[int, int] | None, channels: int) -> UInt8[np.ndarray, "T H W C"]:
-    """Decodes the frames of an episode.
+    """Decodes the frames of an episode at once; arguments and errors are those of `read_pieces`."""
+    return next(read_pieces(footage, size, channels, ()))
+
+
+def read_pieces(
+    footage: Footage, size: tuple[int, int] | None, channels: int, lengths: Iterable[int]
+) -> Iterator[UInt8[np.ndarray, "T H W C"]]:
+    """Decodes the frames of an episode, a piece at a time.
 
     Args:
         footage: what to decode.
         size: height and width to resize to by averaging over areas; None keeps the size.
         channels: of the frames returned; grey ones become coloured ones of three alike.
+        lengths: frames of each piece but the last, which has the rest.
 
     Raises:
-        InputError: if a frame cannot be decoded, is unlike the first one, or if they are too many.
+        InputError: if a frame cannot be decoded, is unlike the first one, or if they are too many for one piece.
     """
+    lengths = iter(lengths)
+    full = next(lengths, None)
     # One block that grows at its end. Small frames kept one by one would lie between large ones that are freed, and
     # leave holes that no later one fits into: a long film would take as much memory as its frames before resizing.
     pixels, count, shape = bytearray(), 0, footage.frame_shape
+
+    def piece() -> UInt8[np.ndarray, "T H W C"]:
+        return np.frombuffer(pixels, np.uint8).reshape(count, *(size or shape[:2]), channels)
+
     for frame in footage.frames():
+        if count == full:
+            yield piece()
+            pixels, count, full = bytearray(), 0, next(lengths, None)
         if frame.shape[:2] != shape[:2] or frame.shape[2] not in (1, shape[2]):
             raise InputError(f"frame {count} has shape {frame.shape}, but the first {shape}.")
         frame = frame if size is None else resize(frame, size)
@@ -127,11 +145,12 @@ def read_frames(footage: Footage, size: tuple[int, int] | None, channels: int) -
         count += 1
         if len(pixels) > MAX_BYTES:
             raise InputError(
-                f"its frames have more than {MAX_BYTES} bytes. Cut the episode, or make the frames smaller."
+                f"its frames have more than {MAX_BYTES} bytes. Cut it into episodes, such as of 1000 frames with --cut "
+                "1000, or make the frames smaller with --size."
             )
     if not count:
         raise InputError("it has no frames.")
-    return np.frombuffer(pixels, np.uint8).reshape(count, *(size or shape[:2]), channels)
+    yield piece()
 
 
 def resize(frame: UInt8[np.ndarray, "H W C"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w C"]:
@@ -243,14 +262,20 @@ def _tell_of_folder(folder: Path, other: Path) -> str:
     return f"it holds {other.name}, which is no image ({', '.join(IMAGES)}). Move it elsewhere."
 
 
-def _open_animation(path: Path) -> Footage:
-    def frames() -> Iterator[Frame]:
+def _open_animation(path: Path, fps: float | None) -> Footage:
+    def timed() -> Iterator[tuple[float, Frame]]:
+        time = 0.0
         with _refusing(), Image.open(path, formats=("GIF",)) as image:
             for frame in ImageSequence.Iterator(image):
-                yield on_black(np.array(frame.convert("RGBA")))
+                yield time, on_black(np.array(frame.convert("RGBA")))
+                time += frame.info.get("duration", 0) / 1e3
+
+    def frames() -> Iterator[Frame]:
+        return (frame for _, frame in timed()) if fps is None else steadily(timed(), fps)
 
     with _refusing(), Image.open(path, formats=("GIF",)) as image:
-        return Footage(path, (image.height, image.width, 3), getattr(image, "n_frames", 1), frames)
+        length = getattr(image, "n_frames", 1) if fps is None else None
+        return Footage(path, (image.height, image.width, 3), length, frames)
 
 
 def _pixels(image: Image.Image) -> Frame:

@@ -38,7 +38,6 @@ SCHEMA_VERSION = 3
 _UNCUT_VERSION = 2  # of a set without long episodes, which earlier versions of dreamer4 read too
 _CHUNK_BYTES = 2**20  # of frames in a record of a long episode, so that any window of it is cheap to read
 _MAX_DESCRIPTION = 64 * 1024 * 1024
-_MAX_LEVELS = 16
 _DESCRIPTION = "dataset.json"
 SUMMARY = "summary.html"  # a page for people, which may lie beside it and is not read
 _ARRAYS = ("frame", "discrete", "continuous", "action_mask", "reward")
@@ -56,7 +55,7 @@ def write_dataset(
     policy: str,
     behaviour: Sequence[Behaviour] = (),
     seed: int,
-    held_out: float = 0.1,
+    held_out: float | Sequence[int] = 0.1,
     shard_bytes: int = 64 * 1024 * 1024,
 ) -> DatasetInfo:
     """Writes a data set to a new folder.
@@ -71,7 +70,7 @@ def write_dataset(
         behaviour: the policies in the order of their episodes, if there is more to tell than a name.
         seed: of the collection; it also draws the split.
         held_out: share of the episodes kept for evaluation, 0 to below 1. At least one episode is kept unless the share
-            is 0, and at least one is left to train on.
+            is 0, and at least one is left to train on. Or the indices of those to keep, ascending.
         shard_bytes: a new shard is begun when one holds this many bytes of episodes.
 
     Returns:
@@ -82,7 +81,8 @@ def write_dataset(
             or an argument is not as it must be.
     """
     path = Path(path)
-    if not 0 <= held_out < 1:
+    share, named = (held_out, ()) if isinstance(held_out, int | float) else (0.0, tuple(held_out))
+    if not 0 <= share < 1:
         raise InputError(f"{path}: got held_out={held_out}, expected a share of at least 0 and below 1.")
     try:
         environment = json.loads(json.dumps(environment, allow_nan=False))
@@ -90,7 +90,7 @@ def write_dataset(
         raise InputError(f"{path}: got environment={environment!r}, expected JSON values.") from error
 
     with new_folder(path) as hidden:
-        tally, shards, digests = _Tally(spec), _ShardWriter(hidden, shard_bytes), []
+        tally, shards, digests = Tally(spec), _ShardWriter(hidden, shard_bytes), []
         chunk = max(1, _CHUNK_BYTES // max(1, math.prod(spec.frame_shape)))
         for index, episode in enumerate(episodes):
             problems = find_problems(episode, spec)
@@ -105,7 +105,7 @@ def write_dataset(
         if not digests:
             raise InputError(f"{path}: got no episodes to write, expected at least one. Collect some.")
         facts = tally.facts()
-        facts |= {"held_out": _draw_held_out(facts["num_episodes"], held_out, seed)}
+        facts |= {"held_out": named or _draw_held_out(facts["num_episodes"], share, seed)}
         cut = {"chunk": chunk} if len(digests) > facts["num_episodes"] else {}
         facts |= cut | {
             "schema_version": SCHEMA_VERSION if cut else _UNCUT_VERSION,
@@ -136,7 +136,9 @@ def read_info(path: str | Path) -> DatasetInfo:
         if not path.exists():
             raise InputError(f"There is no data set at {path.absolute()}: the folder does not exist.")
         if not file.is_file():
-            raise InputError(f"{path} is not a data set: it has no {_DESCRIPTION}. Write one with write_dataset.")
+            raise InputError(
+                f"{path} is not a data set: it has no {_DESCRIPTION}. Make one of recordings with dreamer4 data import."
+            )
         if file.stat().st_size > _MAX_DESCRIPTION:
             raise InputError(f"{file} has more than {_MAX_DESCRIPTION} bytes. It is damaged; collect or copy it again.")
         text = file.read_bytes()
@@ -166,12 +168,13 @@ def read_info(path: str | Path) -> DatasetInfo:
     return info
 
 
-def read_episodes(path: str | Path, split: str = "all") -> list[Episode]:
+def read_episodes(path: str | Path, split: str = "all", *, frames: bool = True) -> list[Episode]:
     """Reads the episodes of a split, in their order.
 
     Args:
         path: the folder.
         split: `train`, `held_out` or `all`.
+        frames: whether to keep them; else black ones stand in their place, which take no memory.
 
     Raises:
         InputError: if there is no such split, or if anything that `check` looks for is wrong, save extra files; the
@@ -180,7 +183,15 @@ def read_episodes(path: str | Path, split: str = "all") -> list[Episode]:
     path = Path(path)
     info = read_info(path)
     wanted, number = set(info.indices(split)), itertools.count()
-    episodes, problems = walk(path, info, lambda episode: episode if next(number) in wanted else None)
+
+    def keep(episode: Episode) -> Episode | None:
+        if next(number) not in wanted:
+            return None
+        if frames:
+            return episode
+        return dataclasses.replace(episode, frame=np.broadcast_to(np.uint8(0), episode.frame.shape))
+
+    episodes, problems = walk(path, info, keep)
     if problems:
         raise _unsound(path, problems)
     return [episode for episode in episodes if episode is not None]
@@ -206,47 +217,6 @@ def check(path: str | Path) -> list[str]:
     except OSError as error:
         extra = [f"{path} cannot be listed: {error.strerror}"]
     return extra + walk(path, info, lambda _: None)[1]
-
-
-class _Tally:
-    """What the episodes themselves say, gathered one by one."""
-
-    def __init__(self, spec: DataSpec):
-        self._spec = spec
-        self._returns: list[float] = []
-        self._lengths: list[int] = []
-        self._counts = [np.zeros(n, np.int64) for n in spec.action.num_classes]
-        self._levels = np.zeros(256, bool)
-
-    def add(self, episode: Episode) -> None:
-        """Counts an episode of the spec."""
-        self._returns.append(episode.total)
-        self._lengths.append(episode.length)
-        taken = episode.discrete[episode.action_mask]
-        for component, counts in enumerate(self._counts):
-            counts += np.bincount(taken[:, component], minlength=len(counts))
-        if np.count_nonzero(self._levels) <= _MAX_LEVELS:
-            for frame in episode.frame:
-                self._levels[frame] = True
-
-    def facts(self) -> dict[str, Any]:
-        """Returns the entries of `DatasetInfo` that follow from the episodes."""
-        levels = np.flatnonzero(self._levels)
-        return {
-            "frame_shape": self._spec.frame_shape,
-            "num_classes": self._spec.action.num_classes,
-            "continuous_dim": self._spec.action.continuous_dim,
-            "num_tasks": self._spec.num_tasks,
-            "num_episodes": len(self._lengths),
-            "num_frames": sum(self._lengths),
-            "return_mean": float(np.mean(self._returns)),
-            "return_min": min(self._returns),
-            "return_max": max(self._returns),
-            "returns": tuple(self._returns),
-            "lengths": tuple(self._lengths),
-            "action_counts": tuple(tuple(counts.tolist()) for counts in self._counts),
-            "frame_levels": tuple(levels.tolist()) if len(levels) <= _MAX_LEVELS else None,
-        }
 
 
 class _ShardWriter:
@@ -342,7 +312,7 @@ def walk(path: Path, info: DatasetInfo, keep: Callable[[Episode], Kept]) -> tupl
     problems = []
     if len({shard.name for shard in info.shards}) != len(info.shards):
         problems.append("a shard is listed twice")
-    tally, kept, digests, parts = _Tally(info.spec), [], [], []
+    tally, kept, digests, parts = Tally(info.spec), [], [], []
     lengths = iter(info.lengths)
     wanted = pieces(next(lengths, 1), info.chunk)
     for shard in info.shards:
@@ -440,7 +410,7 @@ def _read_records(file: Path, shard: Shard, wanted: list[int] | None) -> tuple[l
     return records, []
 
 
-def _compare(info: DatasetInfo, tally: _Tally, episodes: int, digests: list[str]) -> list[str]:
+def _compare(info: DatasetInfo, tally: Tally, episodes: int, digests: list[str]) -> list[str]:
     """Returns where sound episodes and their description disagree."""
     if episodes != info.num_episodes:
         return [f"the shards hold {episodes} episodes, but num_episodes is {info.num_episodes}"]

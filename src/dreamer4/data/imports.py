@@ -22,8 +22,17 @@ from typing import Literal, get_args
 import numpy as np
 
 from dreamer4.data.arrays import read_arrays
-from dreamer4.data.episode import Episode, find_problems
-from dreamer4.data.footage import SIDECARS, VIDEOS, Footage, is_footage, open_footage, read_frames, tell_other
+from dreamer4.data.episode import Episode, find_problems, part
+from dreamer4.data.footage import (
+    SIDECARS,
+    VIDEOS,
+    Footage,
+    is_footage,
+    open_footage,
+    read_frames,
+    read_pieces,
+    tell_other,
+)
 from dreamer4.data.format import DatasetInfo, write_dataset
 from dreamer4.data.labels import (
     BY_STEP,
@@ -70,6 +79,8 @@ def import_folder(
     bounds: Sequence[tuple[float, float]] | Literal["data"] | None = None,
     timing: Timing = "led-to",
     size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    cut: int | None = None,
     ignore: Sequence[str] = (),
     held_out: float = 0.1,
     seed: int = 0,
@@ -87,6 +98,9 @@ def import_folder(
         timing: `led-to` if row t of actions, rewards and ends belongs to what led to frame t, `taken-at` if it belongs
             to what was done at frame t. It matters only where there are as many rows as frames.
         size: height and width that frames are resized to, by averaging over areas.
+        fps: frames a second of videos and animations, each the newest shown by then; by default every stored frame.
+        cut: most frames of an episode, at least 2; longer ones become several of about equal length, of which one at a
+            time is in memory. No action led to the first frame of a piece. By default episodes stay whole.
         ignore: names of labels that are passed over.
         held_out: share of the episodes kept for evaluation.
         seed: draws the split.
@@ -103,7 +117,11 @@ def import_folder(
         raise InputError(f"import: got the timing {timing!r}, expected {' or '.join(get_args(Timing))}.")
     if size is not None and not all(0 < n <= 4096 for n in size):
         raise InputError(f"import: got a size of {size}, expected a height and a width of 1 to 4096.")
-    clips = _scan(source, ignore)
+    if fps is not None and not 0 < fps <= 1000:
+        raise InputError(f"import: got fps={fps}, expected frames a second, above 0 and up to 1000.")
+    if cut is not None and cut < 2:
+        raise InputError(f"import: got cut={cut}, expected at least 2 frames an episode.")
+    clips = _scan(source, ignore, fps)
     spec = _spec(source, clips, actions, size, timing)
     scale, advice = _bounds(source, clips, spec, bounds, timing)
     counted: dict[str, dict[int, dict[str, None]]] = {}
@@ -137,18 +155,29 @@ def import_folder(
             stacklevel=2,
         )
 
+    def pieces(clip: _Clip, cut: int) -> Iterator[Episode]:
+        length = clip.footage.length or sum(1 for _ in clip.footage.frames())
+        whole = episode(clip, np.broadcast_to(np.uint8(0), (length, *spec.frame_shape)))
+        places = np.linspace(0, length, -(-length // cut) + 1).astype(int)
+        decoded = read_pieces(clip.footage, size, spec.frame_shape[2], np.diff(places)[:-1].tolist())
+        for begin, frames in zip(places, decoded, strict=False):
+            yield part(whole, int(begin), frames)
+
     def episodes() -> Iterator[Episode]:
         for done, clip in enumerate(clips):
             try:
-                made = episode(clip, read_frames(clip.footage, size, spec.frame_shape[2]))
+                if cut is None:
+                    yield episode(clip, read_frames(clip.footage, size, spec.frame_shape[2]))
+                else:
+                    yield from pieces(clip, cut)
             except InputError as error:
                 raise InputError(f"{source}: {clip.name}: {error}") from error
             _check_counting(source, counted)
-            yield made
             if progress is not None:
                 progress(done + 1, len(clips))
 
     origin = {"source": source.resolve().name, "timing": timing, "size": size}
+    origin |= {name: value for name, value in (("fps", fps), ("cut", cut)) if value is not None}
     origin["bounds"] = None if scale is None else scale.T.tolist()
     return write_dataset(
         path,
@@ -161,7 +190,7 @@ def import_folder(
     )
 
 
-def _scan(source: Path, ignore: Sequence[str]) -> list[_Clip]:
+def _scan(source: Path, ignore: Sequence[str], fps: float | None) -> list[_Clip]:
     """Looks at every entry of the folder, without decoding a frame."""
     if not source.is_dir():
         raise InputError(f"{source} is no folder. Give the folder that holds one file or one sub-folder per episode.")
@@ -191,7 +220,7 @@ def _scan(source: Path, ignore: Sequence[str]) -> list[_Clip]:
                 if path in tables and path.stem in films:
                     raise InputError(f"rename it to {path.stem}.actions{path.suffix}, if it labels {path.stem}.")
                 raise InputError(tell_other(path))
-            footage = open_footage(path, inside)
+            footage = open_footage(path, inside, fps)
             if path.suffix.lower() == ".npz" and path.is_file():
                 clips.append(_Clip(path.name, footage, tidy(read_arrays(path, skip=("frame",)), ignore)))
                 continue

@@ -46,7 +46,11 @@ def make(config: EnvConfig) -> AbstractEnvironment:
     if build is None:
         known = {*ENVIRONMENTS, *usable_ids()}
         if config.id not in known | REFUSED:
-            raise InputError(f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)}")
+            raise InputError(
+                f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)} An agent of "
+                "recordings has no game to play in here: dreamer4 evaluate RUN --world-model measures it, and in "
+                "Python dreamer4.evaluation.evaluate plays any environment."
+            )
         build = partial(GymnaxEnvironment, config.id)
     _check(build, config.id, kwargs, has_params=params is not None)
     env = build(**kwargs) if params is None else build(params=params, **kwargs)

@@ -28,27 +28,30 @@ class Starts:
 
 
 def first_frames(source: DeviceSource, count: int, *, passed: int = 1) -> Starts:
-    """Starts after the first frames of the first episodes, where the longest dreams fit in.
+    """Starts near the first frames of the first episodes, where the longest dreams fit in.
 
     Args:
         source: the episodes.
         count: at most this many starts, one for each episode.
-        passed: frames before the dream.
+        passed: frames before the dream; more where the action that follows is unknown, up to the first known one.
 
     Raises:
-        InputError: if no episode is longer than `passed`.
+        InputError: if no episode has a known action behind `passed` frames.
     """
-    long_enough = np.flatnonzero(np.asarray(source.length) > passed)[:count]
-    if not len(long_enough):
+    places = [at[at >= passed] for at in _dreamable(source)]
+    chosen = [i for i, at in enumerate(places) if len(at)][:count]
+    if not chosen:
         raise InputError(
             f"dreams: got {passed} context frames, but the longest episode has {source.max_length} frames. "
             "Give fewer context frames."
+            if source.max_length <= passed
+            else f"dreams: no known action follows the first {passed} frames of an episode. Give fewer context frames."
         )
-    return Starts(long_enough, np.full(len(long_enough), passed))
+    return Starts(np.array(chosen), np.array([places[i][0] for i in chosen]))
 
 
 def anywhere(source: DeviceSource, count: int, *, key: PRNGKeyArray) -> Starts:
-    """Starts anywhere in the episodes but at their last frame, uniformly, evenly spread over their length.
+    """Starts anywhere in the episodes that a known action follows, uniformly, evenly spread over their length.
 
     Args:
         source: the episodes.
@@ -56,17 +59,33 @@ def anywhere(source: DeviceSource, count: int, *, key: PRNGKeyArray) -> Starts:
         key: draws the starts.
 
     Raises:
-        InputError: if no episode has two frames.
+        InputError: if no episode has a known action.
     """
-    lengths = np.asarray(source.length)
-    dreamable = np.flatnonzero(lengths > 1)
-    if not len(dreamable):
-        raise InputError("dreams: no episode has a second frame to dream. Collect longer episodes.")
+    places = _dreamable(source)
+    dreamable = np.flatnonzero([len(at) > 0 for at in places])
     episode = dreamable[np.arange(count) % len(dreamable)]
     key_order, key_place = jr.split(key)
     # One start in each of `count` equal shares of an episode's length: as random, and without clumps.
-    place = np.asarray((jr.permutation(key_order, count) + jr.uniform(key_place, (count,))) / count, np.float64)
-    return Starts(episode, 1 + np.minimum(place * (lengths[episode] - 1), lengths[episode] - 2).astype(np.int64))
+    share = np.asarray((jr.permutation(key_order, count) + jr.uniform(key_place, (count,))) / count, np.float64)
+    passed = [places[i][min(int(s * len(places[i])), len(places[i]) - 1)] for i, s in zip(episode, share, strict=True)]
+    return Starts(episode, np.array(passed))
+
+
+def _dreamable(source: DeviceSource) -> list[Int[np.ndarray, " N"]]:
+    """Returns for each episode the frames but the first that a known action led to: what a dream can be held against.
+
+    Raises:
+        InputError: if there are none at all.
+    """
+    known, start = np.asarray(source.action_mask), np.asarray(source.start)
+    places = [1 + np.flatnonzero(known[s + 1 : s + n]) for s, n in zip(start, np.asarray(source.length), strict=True)]
+    if not any(map(len, places)):
+        raise InputError(
+            "dreams: no action is known in the held-out episodes, as in unlabelled video, so nothing tells which of "
+            "many futures a dream should show. Look at dreams with dreamer4 dream or play; to measure them, hold out "
+            "episodes with actions."
+        )
+    return places
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@
     lock                           what a process that writes to the run locks
     diverged-<phase>-<step>.json   the batches that ended a run, if they did
 
-A folder belongs to one configuration for good. Continuing a run is asked for, never assumed, and continuing it with
-other settings is refused key by key: half a run of each of two configurations is a result of neither. Only how the work
-is cut up may change (`train.mesh`, `train.<phase>.accumulate`, `remat`), for a run may go on elsewhere; `config.yaml`
-keeps what it was begun with.
+A folder belongs to one configuration. Continuing a run is asked for, never assumed, and continuing it with other
+settings is refused key by key: half a run of each of two configurations is a result of neither. Only how the work is
+cut up may change (`train.mesh`, `train.<phase>.accumulate`, `remat`), for a run may go on elsewhere; `config.yaml`
+keeps what it was begun with. And the phase that came last may be given more steps, which `config.yaml` then tells.
 """
 
 import os
@@ -25,7 +25,7 @@ import numpy as np
 
 from dreamer4 import checkpoint
 from dreamer4.checkpoint import Checkpoints
-from dreamer4.config import Config, diff, from_yaml, text, to_yaml, without_hardware
+from dreamer4.config import Config, diff, from_yaml, override, text, to_yaml, without_hardware
 from dreamer4.dreamer import PHASES, read_description
 from dreamer4.errors import InputError
 
@@ -87,10 +87,11 @@ class RunFolder:
     def open(self, config: Config, *, resume: bool = False, kept: Iterable[str] = ()) -> None:
         """Starts a run here, or continues the one that is here; arguments and errors are those of `check`."""
         self.check(config, resume=resume, kept=kept)
-        if not self.is_run:
+        told = self._lengthened(config) if self.is_run else config
+        if not self.is_run or told != self.read_config():
             self.path.mkdir(parents=True, exist_ok=True)
             partial = self._partial
-            partial.write_text(to_yaml(config), encoding="utf-8")
+            partial.write_text(to_yaml(told), encoding="utf-8")
             os.replace(partial, self.config_file)
 
     @property
@@ -102,7 +103,8 @@ class RunFolder:
 
         Args:
             config: the resolved configuration of the run.
-            resume: whether to continue. Then the run must exist and have this configuration, but for the hardware.
+            resume: whether to continue. Then the run must exist and have this configuration, but for the hardware, and
+                for more steps of the phase that it has come to.
             kept: names of what may lie in the folder of a run that is yet to start.
 
         Raises:
@@ -116,6 +118,8 @@ class RunFolder:
                     f"{self.path} holds a run. Continue it with --resume, or choose another folder with --run."
                 )
             return
+        if self.path.is_symlink() and not self.path.exists():
+            raise InputError(f"{self.path} is a link to {os.readlink(self.path)}, where nothing is. Make that folder.")
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, expected a folder. Choose another one with --run.")
         # May be left over from a start that was killed, or from a collection.
@@ -140,12 +144,20 @@ class RunFolder:
             raise InputError(f"{self.path} is not a run folder: it has no {self.config_file.name}.")
         return from_yaml(text.read(self.config_file), str(self.config_file))
 
+    def _lengthened(self, config: Config) -> Config:
+        """Returns the configuration of the run, with as many steps of its last phase as another one asks for."""
+        own = self.read_config()
+        begun = [phase for phase in PHASES if self.checkpoints(phase).steps()]
+        steps = max(getattr(each.train, begun[-1]).steps for each in (own, config)) if begun else 0
+        return override(own, [f"train.{begun[-1]}.steps={steps}"]) if begun else own
+
     def _refuse_other(self, config: Config) -> None:
-        if changes := diff(without_hardware(self.read_config()), without_hardware(config)):
+        if changes := diff(without_hardware(self._lengthened(config)), without_hardware(config)):
             raise InputError(
                 f"{self.path} holds a run of another configuration (the run's -> yours):\n"
                 + "".join(f"  {change}\n" for change in changes)
-                + "Choose another folder with --run, or continue this one with --resume and its own settings."
+                + "Choose another folder with --run, or continue this one with --resume and its own settings. Of these "
+                "only the steps of the newest phase may be raised."
             )
 
 

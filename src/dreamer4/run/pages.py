@@ -20,6 +20,7 @@ from dreamer4.evaluation.clips import first_frames
 from dreamer4.evaluation.dreams import NO_FRAMES, DreamFrames, DreamQuality, measure_dreams
 from dreamer4.evaluation.results import Results
 from dreamer4.evaluation.stills import reconstructions
+from dreamer4.files import check_place
 from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.comparison import ComparedRun, comparison_page
 from dreamer4.reporting.page import write_page
@@ -49,6 +50,7 @@ def report(paths: Sequence[Path], out: Path | None) -> Path:
     place = out or (runs[0].report_file if len(runs) == 1 else Path("comparison.html"))
     if os.path.lexists(place) and not (len(runs) == 1 and place.resolve() == runs[0].report_file.resolve()):
         raise InputError(f"report: {place} exists, and only a run's own report is made again. Choose another --out.")
+    check_place(place)
     if len(runs) == 1:
         write_report(place, _page_of(runs[0]))
     else:
@@ -67,13 +69,15 @@ def _page_of(run: RunFolder) -> Report:
     agent, path = Dreamer.load(step), Path(config.data.path or run.data)
     if not data.read_info(path).held_out:  # there is nothing to dream again; what else is known is told
         return run_page(run, results)
-    if phase != "tokenizer":
+    held_out = DeviceSource.from_episodes(data.read_episodes(path, "held_out"))
+    known = bool(held_out.action_mask.any())
+    if phase != "tokenizer" and known:
         trained = phase in ("agent", "imagination")
         return run_page(run, results, *measure(config, [agent], path, seed=config.seed, heads=trained)[0])
-    held_out = DeviceSource.from_episodes(data.read_episodes(path, "held_out"))
     few = np.arange(min(6, held_out.num_episodes))
     pictures = reconstructions(agent, held_out, few, key=stream(config.seed, "evaluate"))
-    return run_page(run, results, frames=DreamFrames(reconstructions=pictures))
+    notes = [] if known else ["No action is known in the held-out episodes, so no dream can be held against the truth."]
+    return run_page(run, results, frames=DreamFrames(reconstructions=pictures), notes=notes)
 
 
 def _compared(run: RunFolder) -> ComparedRun:
@@ -126,6 +130,7 @@ def run_page(
     results: Results | None,
     quality: DreamQuality | None = None,
     frames: DreamFrames = NO_FRAMES,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Returns the page of a run.
 
@@ -134,6 +139,7 @@ def run_page(
         results: what came out; None if the run is not finished.
         quality: of its dreams; None if there are none yet.
         frames: to be looked at.
+        notes: what else is to be said.
     """
     config = run.read_config()
     facts = {"environment": config.env.id, "preset": config.preset, "seed": config.seed}
@@ -151,6 +157,7 @@ def run_page(
         metrics=read_metrics(run.metrics_file) if run.metrics_file.exists() else (),
         world=quality,
         frames=frames,
+        notes=notes,
         config=to_yaml(config),
     )
 

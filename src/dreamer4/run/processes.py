@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,7 +56,8 @@ def joined(
         return
     import jax
 
-    _initialize(None if coordinator == AUTO else coordinator, count, index)
+    complain = complain or functools.partial(print, file=sys.stderr, flush=True)
+    _initialize(None if coordinator == AUTO else coordinator, count, index, complain)
     wait("joined")  # connected while all are here, for Gloo gives up on late ones
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
@@ -65,7 +67,7 @@ def joined(
         if not any(sign in str(error) for sign in _LOST):
             raise
         # Leaving in order would wait for the one that is gone.
-        (complain or functools.partial(print, file=sys.stderr))(
+        complain(
             f"Error: process {jax.process_index()} of {jax.process_count()} lost touch with the others: "
             f"{str(error).splitlines()[0][:200]} {stopping.message(0)}"
         )
@@ -96,19 +98,23 @@ def _check(coordinator: str | None, count: int | None, index: int | None) -> Non
         raise InputError(f"--process: got {index}, expected 0 to {count - 1}, for there are --processes {count}.")
 
 
-def _initialize(coordinator: str | None, count: int | None, index: int | None) -> None:
+def _initialize(coordinator: str | None, count: int | None, index: int | None, complain: Callable[[str], Any]) -> None:
     import jax
 
     if coordinator is not None and index == 0:
         _check_port(coordinator)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `stopping`
     options: dict[str, Any] = {} if coordinator is None else {"cluster_detection_method": "deactivate"}
+    # Of its own accord JAX aborts the process after that time, with a stack in place of a message.
+    patience = threading.Timer(JOINING, _give_up, (coordinator, complain))
+    patience.daemon = True
+    patience.start()
     try:
         jax.distributed.initialize(
             coordinator,
             count,
             index,
-            initialization_timeout=JOINING,
+            initialization_timeout=2 * JOINING + 60,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=LEAVING,
             **options,
@@ -123,6 +129,16 @@ def _initialize(coordinator: str | None, count: int | None, index: int | None) -
             f"--coordinator {coordinator or AUTO}: the processes did not find each other: "
             f"{str(error).splitlines()[0][:200]} Start all of them, with the address of the first."
         ) from None
+    finally:
+        patience.cancel()
+
+
+def _give_up(coordinator: str | None, complain: Callable[[str], Any]) -> None:
+    complain(
+        f"Error: --coordinator {coordinator or AUTO}: the processes did not find each other within {JOINING} s. Start "
+        "all of them, with the address of the first."
+    )
+    os._exit(2)
 
 
 def _check_port(coordinator: str) -> None:

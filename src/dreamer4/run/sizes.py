@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.random as jr
 
 from dreamer4 import data, envs
-from dreamer4.config import Config
+from dreamer4.config import Config, load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
@@ -17,16 +17,27 @@ from dreamer4.types import ActionSpec, DataSpec
 
 
 def data_spec(config: Config) -> DataSpec:
-    """Returns what the data of a run looks like: as declared, as its data set says, or as its environment says."""
+    """Returns what the data of a run looks like: as its data set says, as declared, or as its environment says.
+
+    Declarations are of presets for data to come, whose place in `data.path` is still empty.
+    """
+    if config.data.path is not None and not is_to_come(config):
+        return data.read_info(Path(config.data.path)).spec
     if config.data.spec is not None:
         declared = config.data.spec
         action = ActionSpec(declared.num_classes, declared.continuous_dim)
         return DataSpec(declared.frame_shape, action, declared.num_tasks)
-    if config.data.path is not None:
-        return data.read_info(Path(config.data.path)).spec
     env = envs.make(config.env)
     behaviour.check(config, env)
     return env.spec
+
+
+def is_to_come(config: Config) -> bool:
+    """Tells whether the data set is one that a preset names and declares, and is not there yet."""
+    path = config.data.path
+    if path is None or config.data.spec is None or path != load(config.preset).data.path:
+        return False
+    return not Path(path).exists()
 
 
 def check_sizes(config: Config, spec: DataSpec) -> tuple[Dreamer, list[AbstractPhase]]:

@@ -297,7 +297,11 @@ def find_dataset(step: Path, config: Config) -> Path:
     """
     path, trained_on = own_dataset(step, config), checkpoint.read_meta(step).get("data")
     if path is None:
-        raise InputError(f"{step}: neither the episodes that it learned from are here nor others. Give a data set.")
+        told = f" Its configuration names {config.data.path}." if config.data.path is not None else ""
+        raise InputError(
+            f"{step}: the episodes that it learned from are not here.{told} Give the data set: --data DIR, or dataset="
+            " in Python."
+        )
     if path != step / STARTS and trained_on not in (None, data.read_info(path).fingerprint):
         raise InputError(f"{path} is not the data set that {step} was trained on. Restore it, or give a data set.")
     return path

@@ -5,6 +5,9 @@ Here, and in imagination and evaluation, batches exist: each phase adds the batc
 whole batch.
 """
 
+import itertools
+import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -13,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.agent import (
@@ -71,9 +75,16 @@ class AbstractPhase(eqx.Module):
             key: randomness of the step.
         """
 
+    def check(self, episodes: Sequence[Episode]) -> None:
+        """Refuses episodes that hold nothing to learn from, and warns of what the heads cannot tell apart.
+
+        Args:
+            episodes: those to be trained on; their frames are not looked at.
+        """
+
     def prepare(self, source: DeviceSource, episodes: Sequence[Episode]) -> DeviceSource:
-        """Returns the data set with all that the loss needs of its clips; raises as a world does."""
-        del episodes
+        """Returns the data set with all that the loss needs of its clips; raises as `check` and a world do."""
+        self.check(episodes)
         return source
 
     def finish(self, dreamer: Dreamer) -> Dreamer:
@@ -172,6 +183,7 @@ class AgentPhase(AbstractPhase):
 
     warm_heads: float = eqx.field(static=True, default=0.0)
     reconstruction: float = eqx.field(static=True, default=0.0)
+    limit: float = eqx.field(static=True, default=math.inf)
     accumulate: int = eqx.field(static=True, default=1)
     name: ClassVar[str] = "agent"
     normalise: ClassVar[bool] = True
@@ -184,6 +196,20 @@ class AgentPhase(AbstractPhase):
     @property
     def switches(self) -> tuple[float, ...]:
         return (self.warm_heads,)
+
+    def check(self, episodes: Sequence[Episode]) -> None:
+        if not any(e.relevant and e.action_mask.any() for e in episodes):
+            raise InputError(
+                "agent: no action is known in any relevant training episode, so there is nothing to clone, and no "
+                "policy to improve in imagination. Label some episodes; of unlabelled video a world model can be "
+                "learned: dreamer4 train tokenizer, then dreamer4 train dynamics."
+            )
+        rewards = [e.reward[1:] for e in episodes]
+        warn_beyond("rewards", rewards, self.limit)
+        if not any(r.any() for r in rewards):
+            warnings.warn(
+                "No reward of the data differs from 0, so a policy has nothing to gain in imagination.", stacklevel=2
+            )
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         return mark(dreamer, lambda d: [d.dynamics, d.policy, d.reward, d.continuation, d.reconstruction])
@@ -229,6 +255,7 @@ class ImaginationPhase(AbstractPhase):
     warm_value: float = eqx.field(static=True)
     accumulate: int = eqx.field(static=True, default=1)
     world: AbstractWorld = DreamWorld()
+    limit: float = eqx.field(static=True, default=math.inf)
     name: ClassVar[str] = "imagination"
     normalise: ClassVar[bool] = False
 
@@ -243,8 +270,14 @@ class ImaginationPhase(AbstractPhase):
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         return mark(dreamer, lambda d: [d.policy, d.value])
 
+    def check(self, episodes: Sequence[Episode]) -> None:
+        def returns(rewards: np.ndarray) -> np.ndarray:
+            return np.array([*itertools.accumulate(rewards.tolist()[::-1], lambda later, r: r + self.discount * later)])
+
+        warn_beyond("discounted returns", [returns(e.reward[1:]) for e in episodes], self.limit)
+
     def prepare(self, source: DeviceSource, episodes: Sequence[Episode]) -> DeviceSource:
-        return self.world.prepare(source, episodes)
+        return self.world.prepare(super().prepare(source, episodes), episodes)
 
     def loss(
         self, dreamer: Dreamer, batch: Trajectory, progress: Float[Array, ""], *, key: PRNGKeyArray
@@ -281,6 +314,18 @@ class ImaginationPhase(AbstractPhase):
             "imagined_length": jnp.mean(mask.sum(-1).astype(jnp.float32)),
         }
         return {"policy": policy_loss, "value": value_loss}, metrics
+
+
+def warn_beyond(what: str, values: Sequence[np.ndarray], limit: float) -> None:
+    """Warns of numbers beyond the bins of a head, which span symexp(-limit) to symexp(limit): to it they are alike."""
+    least, most = (float(f(np.concatenate(values), initial=0.0)) for f in (np.min, np.max))
+    if max(-least, most) > np.expm1(limit):
+        warnings.warn(
+            f"The {what} of the data span {least:g} to {most:g}, but the bins of the heads end at "
+            f"{np.expm1(limit):.4g}, and all beyond it looks the same to them. Scale the rewards, or widen the bins: "
+            f"--set agent.bin_limit={np.ceil(10 * np.log1p(max(-least, most))) / 10:g}, and agent.num_bins with it.",
+            stacklevel=2,
+        )
 
 
 def context_count(row: Trajectory, *, key: PRNGKeyArray) -> tuple[Int[Array, ""], Bool[Array, ""]]:
@@ -322,7 +367,9 @@ def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
     if name == "dynamics":
         return DynamicsPhase(config.dynamics.changes, train.dynamics.accumulate)
     if name == "agent":
-        return AgentPhase(train.agent.warm_heads, config.agent.reconstruction, train.agent.accumulate)
+        return AgentPhase(
+            train.agent.warm_heads, config.agent.reconstruction, config.agent.bin_limit, train.agent.accumulate
+        )
     if name == "imagination":
         settings = config.imagination
         return ImaginationPhase(
@@ -333,5 +380,6 @@ def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
             train.imagination.warm_value,
             train.imagination.accumulate,
             WORLDS[settings.world](config),
+            config.agent.bin_limit,
         )
     raise InputError(f"phase: unknown {name!r}. Known: tokenizer, dynamics, agent, imagination.")

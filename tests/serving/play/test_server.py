@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from play_server import TOKEN, Running
+from play_server import PREFIX, TOKEN, Running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from dreamer4.serving.play import protocol
@@ -34,6 +34,17 @@ def closed(page):
 def running():
     with Running() as running:
         yield running
+
+
+def test_the_page_lies_below_the_path_of_a_proxy_too(running):
+    assert running.get()[0].status == running.get(PREFIX + "/")[0].status == 200
+    assert running.get("/other/")[0].status == 404
+    with running.session(path=PREFIX + "/session") as page:
+        assert ask(page, type="start", mode="dream", episode=0, seed=0)[0]["type"] == "moment"
+    with pytest.raises(InvalidStatus):  # who is let in is asked there as well
+        running.socket(path=PREFIX + "/session", token="wrong-token-0123456")
+    # The page opens its socket beside itself, whatever stands before its place.
+    assert 'new URL("session", location.href' in PAGE.read_text()
 
 
 class TestAdmission:

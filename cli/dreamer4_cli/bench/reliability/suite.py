@@ -24,7 +24,7 @@ from rich.table import Table
 from dreamer4 import checkpoint
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
-from dreamer4.files import read_bytes, write_atomically
+from dreamer4.files import check_place, read_bytes, write_atomically
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
 from dreamer4_cli import run as work
@@ -244,6 +244,7 @@ def reliability(names: Sequence[str], *, quick: bool, out: Path, place: Path) ->
     }
     commit = work.source_commit() or "unknown"
     rows = _done(out, facts)
+    check_place(out)
     if place.exists():
         raise InputError(f"{place} exists, and nothing is overwritten. Choose another with --runs.")
     place.mkdir(parents=True)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
-from dreamer4.files import read_bytes, write_atomically
+from dreamer4.files import check_place, read_bytes, write_atomically
 from dreamer4_cli import run as work
 from dreamer4_cli.bench.speed import data, floor, start
 from dreamer4_cli.bench.speed.floor import Rates
@@ -112,6 +112,7 @@ def speed(names: Sequence[str], settings: Settings, *, out: Path) -> None:
     check(names)
     settings.config()  # refused before the first one runs
     kept = _kept(out)
+    check_place(out)
     table = Table("what", title=_title(settings))
     for heading in ("figure", "floor", "of it", "ms", "p99", "GB"):
         table.add_column(heading, no_wrap=True, justify="right")

@@ -132,8 +132,15 @@ class PlayServer:
     other down. Files are made on a second thread, so that nobody waits for another one's film.
     """
 
-    def __init__(self, stage: Stage, admission: Admission, *, limits: Limits | None = None):
-        """Sets a server up: an ASGI application, for any ASGI server to run."""
+    def __init__(self, stage: Stage, admission: Admission, *, limits: Limits | None = None, prefix: str = ""):
+        """Sets a server up: an ASGI application, for any ASGI server to run.
+
+        Args:
+            stage: what is played.
+            admission: who is let in.
+            limits: what is granted.
+            prefix: path below which a proxy that leaves it in place shows the page, such as `/user/me/proxy/7860`.
+        """
         self._stage, self._limits = stage, limits or Limits()
         self._steps = ThreadPoolExecutor(1, thread_name_prefix="step")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="file")
@@ -148,7 +155,11 @@ class PlayServer:
             "Cross-Origin-Resource-Policy": "same-origin",
             "Cache-Control": "no-store",
         }
-        routes = [Route("/", self._show_page), WebSocketRoute("/session", self._play)]
+        routes = [
+            route
+            for place in dict.fromkeys(("", prefix))
+            for route in (Route(f"{place}/", self._show_page), WebSocketRoute(f"{place}/session", self._play))
+        ]
         self._guarded = Guard(Starlette(routes=routes), admission)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

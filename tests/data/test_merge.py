@@ -1,0 +1,61 @@
+"""Several data sets as one."""
+
+import numpy as np
+import pytest
+
+from dreamer4.data import Behaviour, Episode, check, merge_datasets, read_episodes, write_dataset
+from dreamer4.errors import InputError
+from dreamer4.types import ActionSpec, DataSpec
+
+
+SPEC = DataSpec((2, 2, 1), ActionSpec((3,)))
+
+
+def write(path, first, count, spec=SPEC, **about):
+    episodes = [
+        Episode(
+            frame=np.full((3, *spec.frame_shape), first + i, np.uint8),
+            discrete=np.zeros((3, 1), np.int32),
+            continuous=np.zeros((3, spec.action.continuous_dim), np.float32),
+            action_mask=np.arange(3) > 0,
+            reward=np.float32([0, 1, first]),
+            is_terminal=True,
+        )
+        for i in range(count)
+    ]
+    told = {"environment": {"id": "Own"}, "policy": f"from {first}", "seed": 0, "held_out": 0.3} | about
+    return write_dataset(path, episodes, spec=spec, **told)
+
+
+def shown(path, split):
+    return [int(episode.frame[0, 0, 0, 0]) for episode in read_episodes(path, split)]
+
+
+def test_a_merged_set_holds_all_episodes_and_holds_out_what_its_parts_held_out(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    write(a, 10, 6, behaviour=[Behaviour(policy="left", episodes=2), Behaviour(policy="right", episodes=4)])
+    write(b, 20, 4)
+    info = merge_datasets([a, b], tmp_path / "both")
+    assert check(tmp_path / "both") == []
+    assert shown(tmp_path / "both", "all") == [*range(10, 16), *range(20, 24)]
+    assert shown(tmp_path / "both", "held_out") == shown(a, "held_out") + shown(b, "held_out")
+    assert [(part.policy, part.episodes) for part in info.behaviour] == [("left", 2), ("right", 4), ("from 20", 4)]
+    assert info.environment == {"id": "Own"}
+
+
+def test_sets_that_do_not_fit_together_are_refused(tmp_path):
+    a, other = tmp_path / "a", tmp_path / "other"
+    write(a, 1, 3)
+    write(other, 2, 3, DataSpec((2, 3, 1), ActionSpec((3,))))
+    wide = DataSpec((2, 2, 1), ActionSpec((3,), 1))
+    for name, low in (("one", -1), ("two", -2)):
+        write(tmp_path / name, 3, 3, wide, environment={"id": "imported", "kwargs": {"bounds": [[low, 1]]}})
+    for sources, told in (
+        ([a], "two or more"),
+        ([a, a], "the same episodes"),
+        ([a, other], "differ in their frames"),
+        ([tmp_path / "one", tmp_path / "two"], "bounds of continuous actions"),
+    ):
+        with pytest.raises(InputError, match=told):
+            merge_datasets(sources, tmp_path / "both")
+    assert not (tmp_path / "both").exists()
