@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from dreamer4.data.episode import Episode, find_problems
 from dreamer4.data.info import Behaviour, DatasetInfo, Shard
 from dreamer4.data.record import pack, read_header, unpack
+from dreamer4.data.tally import Tally
 from dreamer4.errors import InputError
 from dreamer4.files import new_folder
 from dreamer4.types import DataSpec
