@@ -1,12 +1,12 @@
 """The full-size model on one GPU: one command of at most ten minutes, which goes on where the last call stopped.
 
-    python benchmarks/gpu.py                  # again and again until it says that nothing is left
-    python benchmarks/gpu.py --plan           # memory and floor of every row, without a GPU and without computing
-    python benchmarks/gpu.py --tiny --out runs/gpu-tiny.json   # proves the script on any machine
+    python -m benchmarks.gpu                  # again and again until it says that nothing is left
+    python -m benchmarks.gpu --plan           # memory and floor of every row, without a GPU and without computing
+    python -m benchmarks.gpu --tiny --out runs/gpu-tiny.json   # proves the script on any machine
 
-Each row is a process of its own, `benchmarks/speed.py` or `dreamer4 demo`, so that it can have its own XLA flags, its
-peak memory is its own, and one that fails leaves the others alone. What is measured is kept in a JSON file with the
-device's name and the commit; rows of another commit are measured anew.
+Each row is a process of its own, `python -m benchmarks speed` or `dreamer4 demo`, so that it can have its own XLA
+flags, its peak memory is its own, and one that fails leaves the others alone. What is measured is kept in a JSON file
+with the device's name and the commit; rows of another commit are measured anew.
 """
 
 import argparse
@@ -19,13 +19,15 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.speed.floor import Rates, floor
+from benchmarks.speed.programs import PROGRAMS, Settings
 from dreamer4.config import TransformerConfig
 from dreamer4.files import write_atomically
 from dreamer4.nn import ATTENTIONS
-from dreamer4_cli.bench.speed.floor import Rates, floor
-from dreamer4_cli.bench.speed.programs import PROGRAMS, Settings
 from dreamer4_cli.run import source_commit
 
+
+ROOT = Path(__file__).parents[1]
 
 NO_GRAPHS = "--xla_gpu_enable_command_buffer="
 SLICES_FUSED = "--xla_gpu_enable_dynamic_slice_fusion=true"
@@ -40,7 +42,7 @@ class Work:
     """A row.
 
     Attributes:
-        benchmark: of `dreamer4 bench speed`, or `demo`.
+        benchmark: of `python -m benchmarks speed`, or `demo`.
         settings: at which size.
         figure: what is judged: a key of the measured row.
         accept: the least that is good enough; of the demo, the most.
@@ -121,17 +123,17 @@ def measure(work: Work, seconds: float) -> dict:
             run = ["demo", "--preset", str(work.settings.preset), "--run", f"{folder}/run"]
             command = [sys.executable, "-m", "dreamer4_cli", "--compile-cache", f"{folder}/compiled", *run]
         else:
-            script = str(Path(__file__).with_name("speed.py"))
-            command = [sys.executable, script, work.benchmark, *work.settings.options()]
+            out = ["--out", f"{folder}/speed.json"]
+            command = [sys.executable, "-m", "benchmarks", "speed", work.benchmark, *work.settings.options(), *out]
         began = time.monotonic()
         try:
-            child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)  # noqa: S603
+            child = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds)  # noqa: S603
         except subprocess.TimeoutExpired:
             return {"failed": f"took more than the {seconds:.0f} seconds that were left"}
         if child.returncode:
             return {"failed": child.stderr.strip()[-2000:]}
         if work.benchmark != "demo":
-            return json.loads(child.stdout.splitlines()[-1])
+            return json.loads(Path(f"{folder}/speed.json").read_text())[work.benchmark]
         told = json.loads(Path(f"{folder}/run/results.json").read_text())
         figure = {"what": "demo, nothing compiled before", "value": time.monotonic() - began, "unit": "s"}
         kept = {name: told[name] for name in ("device", "commit", "returns", "memory_gb")}

@@ -1,8 +1,8 @@
 """Where the time of a program goes on the device, as one line of JSON: its operations by their own time, from a trace.
 
-    python benchmarks/kernels.py frame --preset paper --batch 1 --weights bfloat16 --repeats 5
+    python -m benchmarks.kernels frame --preset paper --batch 1 --weights bfloat16 --repeats 5
 
-Takes the options of `benchmarks/speed.py`, for its programs of one size. Times are of the device, for one call: a
+Takes the options of `benchmarks speed`, for its programs of one size. Times are of the device, for one call: a
 loop's own time is without what runs in it, and operations whose names differ by a number alone are added up. `idle_ms`
 is the time of a call, timed without a trace, that is left beside `busy_ms`, in which some operation ran: on a GPU, what
 launching kernels costs. On a CPU, where tracing slows the operations themselves, it can be below zero.
@@ -18,9 +18,9 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.speed import options as speed_options
 from dreamer4 import allocator
 from dreamer4_cli import options
-from dreamer4_cli.bench.speed import options as speed_options
 
 
 SHOWN = 40
@@ -121,8 +121,8 @@ def main(
     import jax
     import numpy as np
 
-    from dreamer4_cli.bench.speed.programs import PROGRAMS
-    from dreamer4_cli.bench.speed.timing import WARM_UP, compile_program, timed
+    from benchmarks.speed.programs import PROGRAMS
+    from benchmarks.speed.timing import WARM_UP, compile_program, timed
 
     settings = speed_options.settings(preset, overrides, batch, length, context, dtype, weights, repeats)
     calls = settings.repeats or 5

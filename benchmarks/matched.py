@@ -1,6 +1,6 @@
 """Training, generation and imagination on the work that other implementations were timed on, as one line of JSON.
 
-    python benchmarks/matched.py --config small --threads 1
+    python -m benchmarks.matched --config small --threads 1
 
 Frames of 64x64x3 in patches of 8, 16 latents of 16 channels, 4 actions, four denoise passes and a commit pass a frame,
 float32 on the CPU. Generation starts from the latents of a context and ends with pixels; taking the context in is part

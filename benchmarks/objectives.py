@@ -1,9 +1,9 @@
 """Imagination once more with other settings, in the world models and from the cloned policies of the ledger's runs.
 
-    python benchmarks/objectives.py breakout --set imagination.objective.beta=0.1   # after bench results breakout
-    python benchmarks/objectives.py --table                                         # print the results again
+    python -m benchmarks.objectives breakout --set imagination.objective.beta=0.1   # after benchmarks results
+    python -m benchmarks.objectives --table                                         # print the results again
 
-The first trains and plays one variant over the training seeds of `dreamer4 bench results NAME`, whose runs must lie in
+The first trains and plays one variant over the training seeds of `benchmarks results NAME`, whose runs must lie in
 `--runs`, and adds it to results/objectives.json. A seed that is done is not run again, so an interrupted series goes on
 where it stopped.
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import units
+from benchmarks.ledger import read_entries
+from benchmarks.plan import EVALUATION_SEED, Plan
 from dreamer4 import allocator
 from dreamer4.errors import InputError
 from dreamer4.evaluation import interval, paired_difference
-from dreamer4.reporting.ledger import read_entries
-from dreamer4_cli.bench import units
-from dreamer4_cli.bench.plan import EVALUATION_SEED, Plan
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,15 +30,15 @@ FILE = RESULTS / "objectives.json"
 
 def run(name: str, settings: list[str], count: int, folder: Path, together: bool) -> dict:
     """Trains and plays a variant on so many training seeds, as far as that is not done, and returns its result."""
-    command = f"python benchmarks/objectives.py {name}" + "".join(f" --set {setting}" for setting in settings)
+    command = f"python -m benchmarks.objectives {name}" + "".join(f" --set {setting}" for setting in settings)
     plan = Plan(name, tuple(range(count)), None, folder / name, command, together=together)
     kind = "objectives-" + re.sub(r"[^\w.]+", "-", "-".join(settings))
     groups = [plan.seeds] if together else [(seed,) for seed in plan.seeds]
     for seeds in groups:
         if not plan.done(("dreamer", seeds)):
             raise InputError(
-                f"{plan.work('dreamer', seeds)} holds no finished agents. Run dreamer4 bench results {name} --only "
-                f"dreamer{' --together' if together else ''} first, or choose another folder with --runs."
+                f"{plan.work('dreamer', seeds)} holds no finished agents. Run python -m benchmarks results {name} "
+                f"--only dreamer{' --together' if together else ''} first, or choose another folder with --runs."
             )
     for seeds in groups:
         if not plan.done((kind, seeds)):
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="the benchmark, as bench results names it")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="imagination.x=value")
     parser.add_argument("--seeds", type=int, default=5, metavar="N")
-    parser.add_argument("--together", action="store_true", help="if bench results trained its seeds together")
+    parser.add_argument("--together", action="store_true", help="if the ledger trained its seeds together")
     parser.add_argument("--runs", type=Path, default=Path("runs/bench"))
     parser.add_argument("--table", action="store_true", help="run nothing")
     given = parser.parse_args()

@@ -26,7 +26,7 @@ from jaxtyping import PRNGKeyArray, install_import_hook  # noqa: E402
 # Shapes and types of every function of ours are checked at each call. Not by jaxtyping's pytest option, which splits
 # its argument at the wrong comma when there are two packages and a configured checker.
 _CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-install_import_hook(["dreamer4", "dreamer4_cli"], _CHECKER)
+install_import_hook(["dreamer4", "dreamer4_cli", "benchmarks"], _CHECKER)
 
 # A plugin may have imported jax before this file, so the settings are made here too.
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])

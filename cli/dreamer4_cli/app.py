@@ -12,7 +12,6 @@ import typer
 from dreamer4 import allocator
 from dreamer4.errors import InputError
 from dreamer4_cli import baseline_options, compile_cache, data_options, options, play_options, viewing
-from dreamer4_cli.bench.speed import options as speed_options
 from dreamer4_cli.endings import Commands, complain
 
 
@@ -37,9 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Train agents inside a learned world model: Dreamer 4 in JAX and Equinox.",
 )
-bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks, and the ledger of their results.")
 config_app = typer.Typer(no_args_is_help=True, help="Configurations.")
-app.add_typer(bench_app, name="bench")
 app.add_typer(config_app, name="config")
 app.add_typer(baseline_options.app, name="baseline")
 app.add_typer(data_options.app, name="data")
@@ -270,76 +267,6 @@ def info(
 app.command()(viewing.report)
 app.command()(viewing.dream)
 app.command()(viewing.runs)
-
-
-@bench_app.command()
-def results(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Benchmarks, named as their presets; all by default.", show_default=False)
-    ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick",
-            help="The main comparison alone, on Catch and CartPole with two seeds: about a quarter of an hour.",
-        ),
-    ] = False,
-    seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Training seeds. Default: 5, or 2 if quick.")
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="PART",
-            help="Part of it: references, dreamer, cloning, ppo, dream_ppo, other_objective; repeat for more.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Runs side by side. Default: 1, or 2 if quick.")
-    ] = None,
-    together: Annotated[bool, typer.Option("--together", help="All seeds in one program, for a GPU.")] = False,
-    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Where data sets and runs lie.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The ledger.")] = None,
-    table: Annotated[bool, typer.Option("--table", help="Print what the ledger holds, and run nothing.")] = False,
-) -> None:
-    """Run every method on every benchmark over training seeds, and print the ledger; what is done is not done again."""
-    from dreamer4_cli.bench import results as work
-
-    # What is quick never mixes with what is published.
-    place = Path("runs/bench-quick" if quick else "runs/bench")
-    ledger = place / "ledger" if quick else Path("benchmarks/results")
-    work.results(
-        names or (),
-        seeds=seeds,
-        quick=quick,
-        workers=workers or (2 if quick else 1),
-        runs=runs or place,
-        out=out or ledger,
-        only_table=table,
-        only=only or (),
-        together=together,
-    )
-
-
-@bench_app.command()
-def reliability(
-    rows: Annotated[list[str] | None, typer.Argument(help="Rows; all by default.", show_default=False)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few of everything: some minutes on two CPU cores.")] = False,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The table as JSON, a new file.")] = Path(
-        "runs/reliability.json"
-    ),
-    runs: Annotated[
-        Path, typer.Option("--runs", metavar="DIR", help="Where the runs lie meanwhile, a new folder.")
-    ] = Path("runs/reliability"),
-) -> None:
-    """Stop, kill and spoil small runs, and print which promises about them were kept."""
-    from dreamer4_cli.bench.reliability import suite as work
-
-    work.reliability(rows or (), quick=quick, out=out, place=runs)
-
-
-bench_app.command()(speed_options.speed)
 
 
 @config_app.command()

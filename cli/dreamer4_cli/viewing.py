@@ -125,7 +125,10 @@ def plan(
     ] = None,
     rate: Annotated[float, typer.Option("--rate", min=0.1, help="Frames per second of the data.")] = 20.0,
     tflops: Annotated[
-        float, typer.Option("--tflops", min=0.001, help="What a device does in fact, as `bench speed` measures it.")
+        float,
+        typer.Option(
+            "--tflops", min=0.001, help="What a device does in fact, as `python -m benchmarks speed` measures it."
+        ),
     ] = 300.0,
     cores: Annotated[int, typer.Option("--cores", min=1, help="Cores that read and decode.")] = 16,
     devices: Annotated[int, typer.Option("--devices", min=1, help="Devices that encode and train.")] = 8,

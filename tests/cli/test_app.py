@@ -22,11 +22,9 @@ from dreamer4_cli.app import app
 
 
 WORK = ["demo", "collect", "train", "evaluate", "play", "export", "import", "info", "report", "dream", "runs"]
-COMMANDS = [*WORK, "bench", "config", "baseline", "data"]
+COMMANDS = [*WORK, "config", "baseline", "data"]
 LEAVES = [
     *WORK,
-    "bench results",
-    "bench reliability",
     "config show",
     "baseline ppo",
     "baseline offline",
@@ -363,7 +361,7 @@ class TestHelp:
         text = invoke("--help").stdout
         assert re.findall(r"^│ (\w+)  ", text, re.MULTILINE) == COMMANDS
 
-    @pytest.mark.parametrize("command", ["", *LEAVES, "bench", "config", "data"])
+    @pytest.mark.parametrize("command", ["", *LEAVES, "config", "data"])
     def test_every_command_explains_itself(self, command):
         result = invoke(*command.split(), "--help")
         assert result.exit_code == 0
@@ -472,7 +470,7 @@ def test_a_command_needs_nothing_that_only_unix_has():
     code = (
         "import sys\n"
         "for name in ('resource', 'fcntl', 'pwd', 'grp', 'termios'): sys.modules[name] = None\n"
-        "import dreamer4_cli.run, dreamer4_cli.bench.speed.suite\n"
+        "import dreamer4_cli.run\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -95,8 +95,6 @@ REFUSED = [
     ("train everything", [], ["everything", "imagination"]),
     ("traim all", [], ["traim", "train"]),
     ("demo --sed 1", [], ["--sed", "--seed"]),
-    ("bench reliability resum", [], ["resum", "Did you mean resume"]),
-    ("bench results cacth", [], ["cacth", "catch"]),
     ("play catch --port 70000", [], ["--port", "less than or equal to 65535"]),
     ("play catch --host 0.0.0.0", [], ["--host", "0.0.0.0", "--token"]),
 ]

@@ -21,9 +21,9 @@ from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import MetricLog
 from dreamer4.training import stream
 from dreamer4.training.loop import step_keys
-from dreamer4_cli.bench.reliability import endurance
-from dreamer4_cli.bench.reliability import suite as reliability
-from dreamer4_cli.bench.reliability.lab import Lab, Result, batches
+from tests.reliability import endurance
+from tests.reliability import suite as reliability
+from tests.reliability.lab import Lab, Result, batches
 
 
 @pytest.fixture(scope="module")

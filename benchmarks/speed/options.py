@@ -1,4 +1,4 @@
-"""The options of `dreamer4 bench speed`; what it does stands in `suite`, whose imports are heavy."""
+"""The options of `python -m benchmarks speed`; what it does stands in `suite`, whose imports are heavy."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +31,7 @@ def settings(
     repeats: int | None,
 ) -> Any:
     """Returns the `programs.Settings` that the options describe."""
-    from dreamer4_cli.bench.speed.programs import Settings
+    from benchmarks.speed.programs import Settings
 
     return Settings(preset, tuple(overrides or ()), batch, length, context, dtype, weights, repeats)
 
@@ -59,6 +59,6 @@ def speed(
 ) -> None:
     """Time the library's programs on random weights and data, beside the least that the device's rates allow."""
     chosen = settings(preset, overrides, batch, length, context, dtype, weights, repeats)
-    from dreamer4_cli.bench.speed import suite as work
+    from benchmarks.speed import suite as work
 
     work.speed(names or (), chosen, out=out or Path("runs") / f"speed-{chosen.config().preset}.json")

@@ -1,31 +1,27 @@
 """The script that trains imagination again with other settings in the world models of the ledger."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from dreamer4.reporting.ledger import Entry, write_entry
+from benchmarks import objectives
+from benchmarks.ledger import Entry, write_entry
 
 
-FILE = Path(__file__).parents[3] / "benchmarks" / "objectives.py"
 SETTING = "imagination.objective.beta=0.1"
 
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """The script, with results and runs in a temporary folder."""
-    spec = importlib.util.spec_from_file_location("objectives", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "RESULTS", tmp_path)
-    monkeypatch.setattr(module, "FILE", tmp_path / "objectives.json")
+    monkeypatch.setattr(objectives, "RESULTS", tmp_path)
+    monkeypatch.setattr(objectives, "FILE", tmp_path / "objectives.json")
     (tmp_path / "objectives.json").write_text("[]\n")
     monkeypatch.setattr(sys, "argv", ["objectives.py", "tiny", "--set", SETTING, "--seeds", "2"])
     monkeypatch.chdir(tmp_path)
-    return module
+    return objectives
 
 
 def trained(seeds):
@@ -60,7 +56,7 @@ def test_a_seed_that_is_done_is_not_run_again_and_a_variant_is_told_once(script,
     assert asked == [(0,), (1,), (1,)]
     (result,) = json.loads(script.FILE.read_text())
     assert (result["returns"], result["by_mode"], result["minutes"]) == ([1.0, 2.0], [2.0, 3.0], [3.0, 4.0])
-    assert result["command"] == f"python benchmarks/objectives.py tiny --set {SETTING}"
+    assert result["command"] == f"python -m benchmarks.objectives tiny --set {SETTING}"
     assert "| tiny | beta=0.1 | 1.5 (1.0 to 2.0) | - | 2.5 (2.0 to 3.0) | - |" in capsys.readouterr().out
 
 
@@ -70,7 +66,7 @@ def test_agents_that_do_not_exist_are_asked_for_before_others_train(script, monk
     with pytest.raises(SystemExit) as stopped:
         script.main()
     assert stopped.value.code == 2
-    assert "bench results tiny --only dreamer" in capsys.readouterr().err
+    assert "benchmarks results tiny --only dreamer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("commit", "shown"), [("abc", "-1.0 (-1.0 to -1.0)"), ("def", "-")])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.units import ONE_THREAD
+from benchmarks.workers import Workers
 from dreamer4.errors import InputError
-from dreamer4_cli.bench.units import ONE_THREAD
-from dreamer4_cli.bench.workers import Workers
 
 from . import pieces
 
@@ -87,7 +87,7 @@ def bench(folder):
     """Begins a long piece of work as a command of a terminal would, in a process group of its own."""
     code = (
         "import signal, sys; from pathlib import Path; from bench import pieces; from dreamer4.run import stopping\n"
-        "from dreamer4_cli.bench.workers import Workers\n"
+        "from benchmarks.workers import Workers\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it\n"
         "    with stopping.installed(), Workers(1) as at_work:\n"

@@ -10,9 +10,9 @@ from dreamer4.config import load
 from dreamer4.dreamer import PHASES
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import MetricLog, read_metrics
-from dreamer4_cli.bench.reliability import devices
-from dreamer4_cli.bench.reliability.devices import Place, checkpoint_of, virtual
-from dreamer4_cli.bench.reliability.lab import Lab
+from tests.reliability import devices
+from tests.reliability.devices import Place, checkpoint_of, virtual
+from tests.reliability.lab import Lab
 
 
 WEIGHTS = {"dynamics": 1.0, "cloning": 0.5}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PRNGKeyArray, PyTree
 
+from benchmarks.speed.floor import Part, frame_parts, size, training_part
 from dreamer4 import config as configuration
 from dreamer4.config import Config
 from dreamer4.data import DeviceSource
@@ -26,14 +27,13 @@ from dreamer4.nn import Stream, cast_weights
 from dreamer4.training import build_optimizer, build_phase, draw_and_step, init_dreamer, init_state
 from dreamer4.training.flops import matrix_parameters, parameters, step_flops
 from dreamer4.types import Action, ActionSpec, DataSpec, to_uint8
-from dreamer4_cli.bench.speed.floor import Part, frame_parts, size, training_part
 from dreamer4_cli.describe import data_spec
 
 
 def check_type(option: str, given: str | None) -> None:
     """Raises `InputError` if a type is not one that transformers compute in."""
     if given not in (None, "float32", "bfloat16"):
-        raise InputError(f"bench speed {option}: got {given!r}, expected float32 or bfloat16.")
+        raise InputError(f"speed {option}: got {given!r}, expected float32 or bfloat16.")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Settings:
         return configuration.load(self.preset, overrides=[*given, *self.overrides])
 
     def options(self) -> list[str]:
-        """Returns the options of `dreamer4 bench speed` that say the same."""
+        """Returns the options of `python -m benchmarks speed` that say the same."""
         named = {name: value for name, value in vars(self).items() if value is not None and name != "overrides"}
         told = [text for name, value in named.items() for text in (f"--{name}", str(value))]
         return told + [text for assignment in self.overrides for text in ("--set", assignment)]

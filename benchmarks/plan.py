@@ -1,4 +1,4 @@
-"""What a benchmark of `dreamer4 bench results` consists of, and where its parts lie.
+"""What a benchmark of `python -m benchmarks results` consists of, and where its parts lie.
 
 The work is cut into units: one method on one training seed or, where seeds train together, on all of them.
 """
@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.ledger import OTHER_OBJECTIVE
 from dreamer4 import config as configuration
 from dreamer4.config import Config
-from dreamer4.reporting.ledger import OTHER_OBJECTIVE
 
 
 EVALUATION_SEED = 0

@@ -209,7 +209,7 @@ def markdown(benchmarks: Mapping[str, Mapping[str, Entry]]) -> str:
 
 def _provenance(name: str, entries: Mapping[str, Entry]) -> str:
     if not entries:
-        return f"Not run. Command: `dreamer4 bench results {name}`."
+        return f"Not run. Command: `python -m benchmarks results {name}`."
 
     def each(name: str) -> str:
         return ", ".join(sorted({str(getattr(e, name)) for m, e in entries.items() if m != "data"}))

@@ -1,9 +1,7 @@
 """Speed: the floor is arithmetic, a program is known before it is allocated, figures tell what made them."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -13,38 +11,18 @@ import numpy as np
 import pytest
 from helpers import generic
 
+from benchmarks import gpu, kernels
+from benchmarks.speed import floor as floors
+from benchmarks.speed import start, suite, timing
+from benchmarks.speed.floor import Part, Rates, floor, frame_parts, training_part
+from benchmarks.speed.programs import PROGRAMS, Program, Settings, full
+from benchmarks.speed.timing import Row
 from dreamer4.config import load
 from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
 from dreamer4.training import init_dreamer
 from dreamer4.training.flops import decoder_flops, parameters, step_flops
-from dreamer4_cli.bench.speed import floor as floors
-from dreamer4_cli.bench.speed import start, suite, timing
-from dreamer4_cli.bench.speed.floor import Part, Rates, floor, frame_parts, training_part
-from dreamer4_cli.bench.speed.programs import PROGRAMS, Program, Settings, full
-from dreamer4_cli.bench.speed.timing import Row
 from dreamer4_cli.describe import data_spec
-
-
-SCRIPTS = Path(__file__).parents[3] / "benchmarks"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    return script("gpu")
-
-
-@pytest.fixture(scope="module")
-def kernels():
-    return script("kernels")
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +118,7 @@ class TestCommand:
         assert kept.pop("collect") == {"rows": []}  # of an earlier call
         told = kept.pop("frame")
         assert not kept
-        assert told["command"] == "dreamer4 bench speed frame --preset tiny --batch 2 --repeats 3"
+        assert told["command"] == "python -m benchmarks speed frame --preset tiny --batch 2 --repeats 3"
         assert {"commit", "device", "processor", "versions", "flags", "rates"} < set(told)
         (row,) = told["rows"]
         assert row["value"] == pytest.approx(2e3 / row["ms_p50"], rel=1e-3)
@@ -163,7 +141,7 @@ class TestCommand:
             (tmp_path / "b.json").write_text(text)
             with pytest.raises(InputError, match=r"b\.json is not a result"):
                 suite.speed(["collect"], Settings("tiny"), out=tmp_path / "b.json")
-        with pytest.raises(InputError, match="is not a result of bench speed"):
+        with pytest.raises(InputError, match="is no result of the speed benchmarks"):
             suite.speed(["collect"], Settings("tiny"), out=tmp_path)
 
     def test_random_play_is_collected_and_loaded(self, quick):
@@ -232,7 +210,7 @@ class TestStart:
 
 
 class TestGpu:
-    def test_every_full_size_program_can_be_traced_and_fits_one_gpu(self, gpu):
+    def test_every_full_size_program_can_be_traced_and_fits_one_gpu(self):
         for name, work in gpu.rows().items():
             if ":" in name:  # the same sizes as the row before the colon
                 assert name.partition(":")[0] in gpu.rows()
@@ -241,7 +219,7 @@ class TestGpu:
                 assert 0.1e9 < sum(program.memory().values()) < 60e9, name
                 eqx.filter_eval_shape(program.call, *program.shapes())
 
-    def test_a_slice_ends_in_time_and_the_next_one_goes_on(self, gpu, tmp_path, monkeypatch, capsys):
+    def test_a_slice_ends_in_time_and_the_next_one_goes_on(self, tmp_path, monkeypatch, capsys):
         out, clock, done = tmp_path / "gpu.json", [0.0], []
 
         def measure(work, seconds):
@@ -273,7 +251,7 @@ class TestGpu:
         assert call("def", "--only", "play")[0] == 2  # another commit
 
     @pytest.mark.slow
-    def test_a_row_is_a_process_of_its_own(self, gpu, monkeypatch):
+    def test_a_row_is_a_process_of_its_own(self, monkeypatch):
         work = gpu.tiny(gpu.rows()["play, base: no command buffers"])
         told = gpu.measure(work, 300)
         assert told["flags"]["XLA_FLAGS"].endswith(gpu.NO_GRAPHS)
@@ -283,7 +261,7 @@ class TestGpu:
 
 
 class TestKernels:
-    def test_a_loop_has_the_time_that_nothing_in_it_has(self, kernels):
+    def test_a_loop_has_the_time_that_nothing_in_it_has(self):
         events = [("add.2", 3.0, 2.0), ("while.1", 0.0, 10.0), ("dot.7", 5.0, 4.0), ("dot.8", 20.0, 1.0)]
         assert kernels.own_times(events) == {
             "while.1": (1, 4.0),
@@ -292,7 +270,7 @@ class TestKernels:
             "dot.8": (1, 1.0),
         }
 
-    def test_a_kernel_that_begins_early_takes_over(self, kernels):
+    def test_a_kernel_that_begins_early_takes_over(self):
         events = [("while", 0.0, 20.0), ("a", 1.0, 5.0), ("b", 4.0, 6.0), ("c", 5.0, 1.0), ("d", 18.0, 5.0)]
         assert kernels.own_times(events) == {
             "while": (1, 9.0),  # 0 to 1 and 10 to 18
@@ -302,7 +280,7 @@ class TestKernels:
             "d": (1, 5.0),
         }
 
-    def test_streams_that_run_at_once_are_busy_once(self, kernels):
+    def test_streams_that_run_at_once_are_busy_once(self):
         found = [[("dot.1", 0.0, 4e6), ("dot.2", 6e6, 2e6)], [("copy.3", 2e6, 3e6)]]
         busy, rows = kernels.summary(found, calls=2)
         assert busy == 7 / 2
@@ -310,7 +288,7 @@ class TestKernels:
         assert [row["share"] for row in rows] == pytest.approx([2 / 3, 1 / 3])
 
     @pytest.mark.slow
-    def test_a_trace_holds_every_call_of_the_program_alone(self, kernels, capsys):
+    def test_a_trace_holds_every_call_of_the_program_alone(self, capsys):
         kernels.main("frame", preset="tiny", batch=1, repeats=4)
         told = json.loads(capsys.readouterr().out)
         assert 0 < told["busy_ms"] and told["busy_ms"] + told["idle_ms"] == pytest.approx(told["ms"])

@@ -9,12 +9,12 @@ import equinox as eqx
 import jax
 import jax.random as jr
 
+from benchmarks.speed.floor import Rates, median_seconds, size
+from benchmarks.speed.programs import Settings
+from benchmarks.speed.timing import Row
 from dreamer4 import data, envs
 from dreamer4.config import EnvConfig
 from dreamer4.data import DeviceSource
-from dreamer4_cli.bench.speed.floor import Rates, median_seconds, size
-from dreamer4_cli.bench.speed.programs import Settings
-from dreamer4_cli.bench.speed.timing import Row
 
 
 ENVIRONMENT = "Breakout-MinAtar"

@@ -1,4 +1,4 @@
-"""How many small faults the tests notice: `python benchmarks/mutation.py` writes results/mutation.json.
+"""How many small faults the tests notice: `python -m tests.reliability.mutation` writes results/mutation.json.
 
 One operator, constant or function at a time is changed in a copy of the tree, in the files where a wrong sign, index or
 mask would spoil results without an error: losses, returns, noise levels, masks, caches. Then the tests of that file run
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[1]
-OUT = Path(__file__).parent / "results" / "mutation.json"
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "benchmarks" / "results" / "mutation.json"
 
 TARGETS = {
     "agent/losses.py": ["agent/test_losses.py"],
@@ -211,7 +211,7 @@ def main() -> None:
 
     told = json.loads(given.out.read_text()) if given.out.exists() else {"files": {}}
     rows, total = told["files"], {}
-    command = " ".join(["python", "benchmarks/mutation.py", *sys.argv[1:]])
+    command = " ".join(["python", "-m", "tests.reliability.mutation", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder), Path(folder) / "log")
         for file, tests in TARGETS.items():

@@ -5,9 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dreamer4.errors import InputError
-from dreamer4.evaluation import interval, iqm
-from dreamer4.reporting.ledger import (
+from benchmarks.ledger import (
     METHODS,
     Entry,
     data_sets,
@@ -18,6 +16,8 @@ from dreamer4.reporting.ledger import (
     rows,
     write_entry,
 )
+from dreamer4.errors import InputError
+from dreamer4.evaluation import interval, iqm
 
 
 def entry(method, returns, **changes):
@@ -32,7 +32,7 @@ def entry(method, returns, **changes):
         "minutes": (2.0,) * len(returns),
         "device": "2 CPU cores",
         "commit": "abc1234",
-        "command": "dreamer4 bench results catch",
+        "command": "python -m benchmarks results catch",
     }
     return Entry(**facts | changes)
 
@@ -87,17 +87,17 @@ def test_improvement_pairs_equal_seeds():
 
 def test_markdown_names_command_commit_and_device():
     text = markdown({"catch": {"ppo": entry("ppo", [0.5, 0.7])}, "freeway": {}})
-    assert "`dreamer4 bench results catch`" in text
+    assert "`python -m benchmarks results catch`" in text
     assert all(
         word in text for word in ("abc1234", "2 CPU cores", "500 episodes", "| PPO, online, model-free | +0.600 |")
     )
-    assert "Not run. Command: `dreamer4 bench results freeway`." in text
+    assert "Not run. Command: `python -m benchmarks results freeway`." in text
 
 
 def test_commands_are_told_once_each():
-    both = "dreamer4 bench results catch, dreamer4 bench results catch --together"
+    both = "python -m benchmarks results catch, python -m benchmarks results catch --together"
     text = markdown({"catch": {"ppo": entry("ppo", [0.5]), "cloning": entry("cloning", [0.5], command=both)}})
-    assert text.count("`dreamer4 bench results catch`") == text.count("catch --together`") == 1
+    assert text.count("`python -m benchmarks results catch`") == text.count("catch --together`") == 1
 
 
 def test_rows_of_different_data_sets_are_told_apart():

@@ -1,4 +1,4 @@
-"""`dreamer4 bench speed`: what the library's programs take on this device, beside the least they could take.
+"""`python -m benchmarks speed`: what the library's programs take on this device, beside the least they could take.
 
 `measure` runs one benchmark and returns everything about it as JSON; the command and the stand-alone scripts in
 `benchmarks/` are thin around it.
@@ -17,14 +17,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.speed import data, floor, start
+from benchmarks.speed.floor import Rates
+from benchmarks.speed.programs import PROGRAMS, Settings
+from benchmarks.speed.timing import Row, run
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
 from dreamer4.files import check_place, read_bytes, write_atomically
 from dreamer4_cli import run as work
-from dreamer4_cli.bench.speed import data, floor, start
-from dreamer4_cli.bench.speed.floor import Rates
-from dreamer4_cli.bench.speed.programs import PROGRAMS, Settings
-from dreamer4_cli.bench.speed.timing import Row, run
 
 
 console = Console()
@@ -73,7 +73,7 @@ def processor() -> str:
 def check(names: Sequence[str]) -> None:
     """Raises `InputError` if a benchmark is unknown."""
     if unknown := [name for name in names if name not in BENCHMARKS]:
-        raise InputError(f"bench speed: unknown benchmark {unknown[0]!r}. {nearest(unknown[0], BENCHMARKS)}")
+        raise InputError(f"speed: unknown benchmark {unknown[0]!r}. {nearest(unknown[0], BENCHMARKS)}")
 
 
 def measure(name: str, settings: Settings) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     rows = BENCHMARKS[name](settings, rates)
     flags = {key: value for key, value in sorted(os.environ.items()) if key == "XLA_FLAGS" or key.startswith("XLA_PY")}
     return {
-        "command": shlex.join(["dreamer4", "bench", "speed", name, *settings.options()]),
+        "command": shlex.join(["python", "-m", "benchmarks", "speed", name, *settings.options()]),
         "commit": commit,
         "device": work.device(),
         "processor": processor(),
@@ -140,7 +140,7 @@ def _kept(out: Path) -> dict[str, Any]:
     except ValueError:
         kept = None
     if not isinstance(kept, dict) or not set(kept) <= set(BENCHMARKS):
-        raise InputError(f"{out} is not a result of bench speed. Choose another file with --out.")
+        raise InputError(f"{out} is no result of the speed benchmarks. Choose another file with --out.")
     return kept
 
 

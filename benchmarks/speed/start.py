@@ -1,6 +1,6 @@
 """What a user waits for before the first step: starting, tracing and compiling; and what is compiled again later.
 
-    python -m dreamer4_cli.bench.speed.start SECONDS_SINCE_EPOCH SETTINGS_AS_JSON
+    python -m benchmarks.speed.start SECONDS_SINCE_EPOCH SETTINGS_AS_JSON
 
 takes one training step of the dynamics and prints how long ago that moment was: the child of `first_step`.
 """
@@ -20,13 +20,13 @@ import jax
 import jax.random as jr
 from jax.experimental.compilation_cache import compilation_cache
 
+from benchmarks.speed.floor import Rates
+from benchmarks.speed.programs import PROGRAMS, Settings, some_data
+from benchmarks.speed.timing import Row, compilations, compile_program
 from dreamer4 import allocator
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
 from dreamer4.training import build_phase, init_dreamer, init_state, train
-from dreamer4_cli.bench.speed.floor import Rates
-from dreamer4_cli.bench.speed.programs import PROGRAMS, Settings, some_data
-from dreamer4_cli.bench.speed.timing import Row, compilations, compile_program
 from dreamer4_cli.describe import data_spec
 
 
@@ -56,10 +56,10 @@ def first_step(settings: Settings, rates: Rates) -> list[Row]:
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
             told = json.dumps(dataclasses.asdict(settings))
-            command = [sys.executable, "-m", "dreamer4_cli.bench.speed.start", str(time.time()), told]
+            command = [sys.executable, "-m", "benchmarks.speed.start", str(time.time()), told]
             child = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603
             if child.returncode:
-                raise InputError(f"bench speed start: the process that was to take a step failed.\n{child.stderr}")
+                raise InputError(f"speed start: the process that was to take a step failed.\n{child.stderr}")
             rows.append(Row(f"first dynamics step, {what}", float(child.stdout.split()[-1]), "s"))
     return rows
 

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from benchmarks.speed.floor import Rates, data_sheet, floor, total_operations
+from benchmarks.speed.programs import Program
 from dreamer4.errors import InputError
-from dreamer4_cli.bench.speed.floor import Rates, data_sheet, floor, total_operations
-from dreamer4_cli.bench.speed.programs import Program
 
 
 console = Console(stderr=True)
@@ -72,7 +72,7 @@ def check_memory(what: str, needs: dict[str, int], limit: int) -> str:
     line = f"{what}: {total / 1e9:.3g} of {limit / 1e9:.3g} GB ({told or 'next to nothing'})"
     if total > limit:
         raise InputError(
-            f"bench speed {line}, which does not fit. Choose a smaller --batch, --length, --context or --preset, or "
+            f"speed {line}, which does not fit. Choose a smaller --batch, --length, --context or --preset, or "
             "--dtype bfloat16."
         )
     return line

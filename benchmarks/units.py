@@ -1,4 +1,4 @@
-"""The units of `dreamer4 bench results` at work: each trains one method, plays it, and leaves what it came to.
+"""The units of `python -m benchmarks results` at work: each trains one method, plays it, and leaves what it came to.
 
 A world model that was interrupted goes on from its newest checkpoint; cloning from pixels and PPO, which are short,
 begin anew. A unit over several training seeds trains them side by side in one program, and plays them so.
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import equinox as eqx
 import numpy as np
 
+from benchmarks.plan import DATA_SEED, EVALUATION_SEED, Plan
 from dreamer4 import data, envs
 from dreamer4.config import Config, ObjectiveConfig
 from dreamer4.data import AbstractPolicy, DeviceSource, random_policy
@@ -27,7 +28,6 @@ from dreamer4.serving.dream import DreamWorld
 from dreamer4.training import CloningPhase, init_dreamer, init_state, member, stack_members, stream
 from dreamer4.training import train as train_phase
 from dreamer4_cli import run as work
-from dreamer4_cli.bench.plan import DATA_SEED, EVALUATION_SEED, Plan
 from dreamer4_cli.console import ConsoleReporter, ProgressBar, console
 
 

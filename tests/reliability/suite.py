@@ -1,4 +1,4 @@
-"""`dreamer4 bench reliability`: what the promises about lost and faulty runs come to, as figures in one JSON file.
+"""`benchmarks reliability`: what the promises about lost and faulty runs come to, as figures in one JSON file.
 
 A row is a function of a `Lab` that returns a `Result`, registered in `ROWS`. Commands are run as a person runs them, in
 processes of their own, and are stopped and killed from outside.
@@ -28,10 +28,10 @@ from dreamer4.files import check_place, read_bytes, write_atomically
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
 from dreamer4_cli import run as work
-from dreamer4_cli.bench.reliability import devices as other_devices
-from dreamer4_cli.bench.reliability import endurance, faults
-from dreamer4_cli.bench.reliability.lab import SAVE_EVERY, Lab, Result, batches, leaves, lines
 from dreamer4_cli.console import ProgressBar
+from tests.reliability import devices as other_devices
+from tests.reliability import endurance, faults
+from tests.reliability.lab import SAVE_EVERY, Lab, Result, batches, leaves, lines
 
 
 console = Console()
@@ -235,9 +235,9 @@ def reliability(names: Sequence[str], *, quick: bool, out: Path, place: Path) ->
         InputError: if a row is unknown, or a path is taken.
     """
     if unknown := [name for name in names if name not in ROWS]:
-        raise InputError(f"bench reliability: unknown row {unknown[0]!r}. {nearest(unknown[0], ROWS)}")
+        raise InputError(f"reliability: unknown row {unknown[0]!r}. {nearest(unknown[0], ROWS)}")
     facts = {
-        "command": "dreamer4 bench reliability" + " --quick" * quick,
+        "command": "python -m benchmarks reliability" + " --quick" * quick,
         "level": "quick" if quick else "full",
         "device": work.device(),
         "versions": library_versions(),

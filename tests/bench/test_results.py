@@ -9,17 +9,17 @@ import shutil
 import equinox as eqx
 import pytest
 
+from benchmarks import results as bench
+from benchmarks import units
+from benchmarks.ledger import read_entries
+from benchmarks.workers import Workers
 from dreamer4 import envs
 from dreamer4.baselines import PPORun
 from dreamer4.config import EnvConfig, load
 from dreamer4.data import collect, random_policy, read_info, write_dataset
 from dreamer4.errors import InputError
-from dreamer4.reporting.ledger import read_entries
 from dreamer4.run import behaviour
 from dreamer4.training import init_dreamer, stream
-from dreamer4_cli.bench import results as bench
-from dreamer4_cli.bench import units
-from dreamer4_cli.bench.workers import Workers
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def plan(shared, tmp_path):
     os.symlink(shared / "data", tmp_path / "data")
-    return bench.Plan("tiny", (0, 1), 16, tmp_path, "dreamer4 bench results tiny")
+    return bench.Plan("tiny", (0, 1), 16, tmp_path, "python -m benchmarks results tiny")
 
 
 def finish(plan, kind, seed, **unit):
@@ -119,7 +119,7 @@ def test_a_data_set_is_collected_first_by_one_thread(tmp_path, monkeypatch):
             super().begin(name, function, *args, variables=variables)
 
     monkeypatch.setattr(bench, "Workers", Spied)
-    plan = bench.Plan("tiny", (0,), 16, tmp_path / "tiny", "dreamer4 bench results tiny", kinds=("references",))
+    plan = bench.Plan("tiny", (0,), 16, tmp_path / "tiny", "python -m benchmarks results tiny", kinds=("references",))
     bench._run(plan, 1, tmp_path / "ledger")
     assert seen == [(units.collect, units.ONE_THREAD), (units.run_unit, None)]
     assert read_entries(tmp_path / "ledger", "tiny")["data"].data == read_info(plan.data).fingerprint
@@ -170,10 +170,10 @@ def test_entries_gather_the_units_that_are_done(plan, tmp_path):
 
 def test_an_entry_tells_the_commands_that_its_units_were_made_with(plan, tmp_path):
     facts = {"returns": {"ppo": 0.5}, "minutes": {"ppo": 1.0}}
-    finish(plan, "ppo", 0, command="dreamer4 bench results tiny --together", **facts)
+    finish(plan, "ppo", 0, command="python -m benchmarks results tiny --together", **facts)
     finish(plan, "ppo", 1, **facts)  # from before it was kept
     entry = bench.gather(plan, tmp_path / "ledger")["ppo"]
-    assert entry.command == "dreamer4 bench results tiny --together, dreamer4 bench results tiny"
+    assert entry.command == "python -m benchmarks results tiny --together, python -m benchmarks results tiny"
 
 
 def test_an_entry_gives_way_to_one_with_all_of_its_seeds_and_to_no_other(plan, tmp_path, capsys, monkeypatch):

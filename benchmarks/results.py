@@ -1,4 +1,4 @@
-"""`dreamer4 bench results`: every method on every benchmark over training seeds, resumable, and the ledger they fill.
+"""`benchmarks results`: every method on every benchmark over training seeds, resumable, and the ledger they fill.
 
 Each unit of work (`plan.py`) has a process and a folder of its own. What it came to on a training seed lies in a
 `unit.json`, and is not run again.
@@ -12,14 +12,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.ledger import Entry, data_sets, improvement, page, read_entries, rows, write_entry
+from benchmarks.plan import DATA_SEED, EVALUATION_SEED, ON_A_WORLD_MODEL, UNITS, Plan
+from benchmarks.units import ONE_THREAD, collect, run_unit
+from benchmarks.workers import Workers
 from dreamer4 import data
 from dreamer4.errors import InputError, nearest
 from dreamer4.files import check_place
-from dreamer4.reporting.ledger import Entry, data_sets, improvement, page, read_entries, rows, write_entry
 from dreamer4.run import behaviour, stopping
-from dreamer4_cli.bench.plan import DATA_SEED, EVALUATION_SEED, ON_A_WORLD_MODEL, UNITS, Plan
-from dreamer4_cli.bench.units import ONE_THREAD, collect, run_unit
-from dreamer4_cli.bench.workers import Workers
 from dreamer4_cli.console import ProgressBar
 
 
@@ -49,9 +49,9 @@ def results(
     """Runs what is missing of the chosen benchmarks, writes their entries and prints them, or the ledger as it is."""
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        raise InputError(f"bench results: unknown benchmark {unknown[0]!r}. {nearest(unknown[0], BENCHMARKS)}")
+        raise InputError(f"results: unknown benchmark {unknown[0]!r}. {nearest(unknown[0], BENCHMARKS)}")
     if strange := [kind for kind in only if kind not in UNITS]:
-        raise InputError(f"bench results --only: unknown part {strange[0]!r}. {nearest(strange[0], UNITS)}")
+        raise InputError(f"results --only: unknown part {strange[0]!r}. {nearest(strange[0], UNITS)}")
     count = seeds or (QUICK_SEEDS if quick else 5)
     chosen = tuple(names) or (QUICK if quick else BENCHMARKS)
     plans = [
@@ -60,7 +60,7 @@ def results(
             seeds=tuple(range(count)),
             episodes=QUICK_EPISODES if quick else None,
             folder=runs / name,
-            command=f"dreamer4 bench results {name} --seeds {count}"
+            command=f"python -m benchmarks results {name} --seeds {count}"
             + (" --quick" if quick else "")
             + (" --together" if together else ""),
             kinds=tuple(only) or (QUICK_UNITS if quick else tuple(UNITS)),
@@ -133,14 +133,14 @@ def _refuse_lone(plan: Plan) -> None:
         trained = plan.result("dreamer", seed).exists()
         if not trained and "dreamer" not in plan.kinds:
             raise InputError(
-                f"bench results --only {building[0]}: {plan.name} has no world model of training seed {seed} yet. "
+                f"results --only {building[0]}: {plan.name} has no world model of training seed {seed} yet. "
                 "Add --only dreamer."
             )
         run, _ = plan.world(seed)
         if trained and not run.exists():
             way = "Leave out --together" if plan.together else "Add --together, and the same --seeds"
             raise InputError(
-                f"bench results: {plan.name} has a world model of training seed {seed}, but not in {run}. {way}, as it "
+                f"results: {plan.name} has a world model of training seed {seed}, but not in {run}. {way}, as it "
                 "was trained, or choose another folder with --runs."
             )
 

@@ -37,7 +37,7 @@ from dreamer4.training import (
     placement,
     stream,
 )
-from dreamer4_cli.bench.reliability.lab import Lab, Result, leaves
+from tests.reliability.lab import Lab, Result, leaves
 
 
 LOSS, GRADIENT = 1e-6, 1e-5  # relative
@@ -176,9 +176,7 @@ def moves(lab: Lab) -> Result:
             place.train(phase, run, count, settings)
         details[phase] = place.moved(phase, run)
         with virtual(4):
-            script = (
-                f"from dreamer4_cli.bench.reliability.devices import restored; restored({str(run.path)!r}, {phase!r})"
-            )
+            script = f"from tests.reliability.devices import restored; restored({str(run.path)!r}, {phase!r})"
             told = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
         details[phase] |= {"arrays bitwise": (equal := json.loads(told.stdout.splitlines()[-1]))}
         details[phase]["ok"] &= equal

@@ -1,1 +1,0 @@
-"""What `dreamer4 bench` measures: results of agents (`results`), `speed`, and `reliability`."""
