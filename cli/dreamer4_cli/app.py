@@ -98,7 +98,7 @@ def demo(
     from dreamer4_cli import run as work
 
     if dry_run:
-        work.dry_run(resolved)
+        work.dry_run(resolved, judged=True)
     else:
         work.demo(resolved, folder, resume=resume, fallback=not no_fallback, changed_data=changed_data)
 

@@ -17,6 +17,7 @@ from dreamer4.errors import InputError
 from dreamer4.run import trackers
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.sizes import check_sizes, data_spec, is_to_come
+from dreamer4.run.stages import Evaluate
 from dreamer4.training.flops import parameters, step_flops
 
 
@@ -26,7 +27,7 @@ _READ = 256  # frames at a time
 _MOST_READ = 4 * 1024**3  # bytes of a data set whose labels are looked at to describe it
 
 
-def dry_run(config: Config, wanted: Sequence[str] = PHASES) -> None:
+def dry_run(config: Config, wanted: Sequence[str] = PHASES, *, judged: bool = False) -> None:
     """Checks a configuration whole and prints parameters, operations and memory; trains nothing, writes nothing.
 
     Only the devices are not looked at: a run may be planned on another machine. A data set of one's own is read whole.
@@ -34,6 +35,7 @@ def dry_run(config: Config, wanted: Sequence[str] = PHASES) -> None:
     Args:
         config: the configuration.
         wanted: the phases that are to be trained on the data set.
+        judged: whether the agent is to be played and measured at the end, as a demo does.
     """
     trackers.check(config.train.tracker)
     spec = data_spec(config)
@@ -41,6 +43,8 @@ def dry_run(config: Config, wanted: Sequence[str] = PHASES) -> None:
     pixels = ""
     if config.data.path is not None and not is_to_come(config):
         path = Path(config.data.path)
+        if judged:
+            Evaluate().check(config, spec)
         episodes = data.read_episodes(path, "train", frames=False)
         for phase in phases:
             if phase.name in wanted:

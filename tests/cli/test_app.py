@@ -141,7 +141,7 @@ class TestCalls:
         assert invoke(*line.split()).exit_code == 0
         (_, (config, folder, phases), options) = calls[0]
         assert (config.preset, config.train.log_every, config.imagination.horizon) == ("tiny", 7, 3)
-        assert (config.data.path, folder, phases) == (str(Path("old/data")), Path("new"), ("imagination",))
+        assert (config.data.path, folder, phases) == (str(tmp_path / "old" / "data"), Path("new"), ("imagination",))
         assert options["origin"] == Path("old")
         assert invoke("train", "imagination", "--from", "nowhere", "--run", "new").exit_code == 2
 
@@ -153,7 +153,7 @@ class TestCalls:
         line = ["train", "imagination", "--from", "old", "--run", "new", *afresh]
         assert invoke(*line).exit_code == 0
         assert invoke(*line, "--set", "data.path=mine").exit_code == 0
-        assert [config.data.path for _, (config, *_), _ in calls] == ["/else/where", "mine"]
+        assert [config.data.path for _, (config, *_), _ in calls] == ["/else/where", str(tmp_path / "mine")]
 
     def test_train_all_phases_in_order(self, calls):
         assert invoke("train", "all", "--resume").exit_code == 0
@@ -180,19 +180,29 @@ class TestCalls:
 
     def test_play(self, calls, tmp_path):
         asked = {"host": "127.0.0.1", "port": 7860, "token": None, "allow": (), "dataset": None, "member": 0}
+        asked |= {"prefix": ""}
         assert invoke("play", "catch").exit_code == 0
         line = "play here --port 0 --allow a:1 --allow b:2 --data . --member 1 --open --token t --host 0.0.0.0"
+        line += " --root-path /p"
         assert invoke(*line.split()).exit_code == 0
         other = {"host": "0.0.0.0", "port": 0, "token": "t", "allow": ["a:1", "b:2"], "dataset": Path(), "member": 1}
+        other |= {"prefix": "/p"}
         assert calls == [
             ("play", ("catch",), {**asked, "show": False}),
             ("play", ("here",), {**other, "show": True}),
         ]
 
-    @pytest.mark.parametrize("line", ["demo", "train all", "train dynamics"])
-    def test_dry_run_does_nothing_else(self, calls, line):
+    @pytest.mark.parametrize(
+        ("line", "phases", "more"),
+        [
+            ("demo", (), {"judged": True}),
+            ("train all", (("tokenizer", "dynamics", "agent", "imagination"),), {}),
+            ("train dynamics", (("dynamics",),), {}),
+        ],
+    )
+    def test_dry_run_does_nothing_else(self, calls, line, phases, more):
         assert invoke(*line.split(), "--preset", "paper", "--dry-run").exit_code == 0
-        assert calls == [("dry_run", (load("paper"),), {})]
+        assert calls == [("dry_run", (load("paper"), *phases), more)]
 
     def test_collect(self, calls):
         assert invoke("collect", "--preset", "tiny").exit_code == 0

@@ -72,6 +72,8 @@ def test_a_dry_run_of_ones_own_data_is_of_that_data(tmp_path, capsys):
     assert "(9, 15, 3)" in told
     # 9 x 15 x 3 bytes of two training episodes of 6 frames
     assert "12 training frames" in told and "0.0 MB" in told
+    with pytest.raises(InputError, match="env.id"):  # where a demo would play
+        run.dry_run(load("small", overrides=own), judged=True)
     with pytest.raises(InputError, match="patch"):
         run.dry_run(load("small", overrides=[*own, "tokenizer.patch=[64,64]"]))
 

@@ -62,8 +62,9 @@ def replay(env: AbstractEnvironment, episodes: Sequence[Episode]) -> Place:
     order = np.argsort(lengths, kind="stable")
     found: list[np.ndarray] | None = None
     structure: Any = None
-    for first in range(0, len(episodes), EPISODES_AT_ONCE):
-        index = order[np.minimum(np.arange(first, first + EPISODES_AT_ONCE), len(episodes) - 1)]
+    size = min(EPISODES_AT_ONCE, len(episodes))
+    for first in range(0, len(episodes), size):
+        index = order[np.minimum(np.arange(first, first + size), len(episodes) - 1)]
         chosen = [episodes[i] for i in index]
         place = _open(env, _padded(chosen, "key", 0, 1)[:, 0])
         for begin in range(0, int(lengths[index].max()), FRAMES_AT_ONCE):

@@ -105,8 +105,9 @@ def measure_ends(
     number = len(starts.episode)
     given = np.minimum(starts.passed, context_length)
     found: dict[str, list[np.ndarray]] = {"policy": [], "random": []}
-    for first in range(0, number, AT_ONCE):
-        index = np.minimum(np.arange(first, first + AT_ONCE), number - 1)  # one shape, one compilation
+    size = min(AT_ONCE, number)
+    for first in range(0, number, size):
+        index = np.minimum(np.arange(first, first + size), number - 1)  # one shape, one compilation
         for i, (name, parts) in enumerate(found.items()):
             episode, count = jnp.asarray(starts.episode[index]), jnp.asarray(given[index])
             row = source.stretches(episode, jnp.asarray(starts.passed[index]) - count, context_length)
@@ -114,7 +115,7 @@ def measure_ends(
             ended = _play_on(dreamer, world, row, count, horizon, name == "random", keys)
             parts.append(np.asarray(ended)[: number - first])
         if progress is not None:
-            progress(min(first + AT_ONCE, number), number)
+            progress(min(first + size, number), number)
     columns = {name: np.concatenate(parts).T for name, parts in found.items()}
     return Ends(
         number, **{name: Recall.of(game, dream, twin, horizon) for name, (game, dream, twin) in columns.items()}
