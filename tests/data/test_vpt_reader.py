@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from vpt_segments import DEFECTS, GUI, LOST, write_vpt
 
-from dreamer4.data import VptReader, open_reader
+from dreamer4.data import VptReader, find_problems, open_reader, read_episodes, read_info
 from dreamer4.data.vpt import TASKS, Mouse
 from dreamer4.data.vpt.lag import find_lag, shifts
 from dreamer4.errors import InputError
@@ -107,7 +107,7 @@ def test_recordings_are_split_whole_and_labels_cut_by_hours(tmp_path):
     for index in tmp_path.rglob("*.json"):
         index.unlink()
     folder = tmp_path / "in"
-    parts = [open_reader(folder, split, share=0.25) for split in ("train", "held_out")]
+    parts = [open_reader(folder, split) for split in ("train", "held_out")]
     assert [len(part) for part in parts] == [6, 2] and parts[0].fingerprint != parts[1].fingerprint
     few = open_reader(folder, "all", label_hours=100 / 20 / 3600, size=(18, 32))
     assert [few.window(e, 0, 50).action_mask.any() for e in range(8)] == [True, True] + [False] * 6
@@ -133,3 +133,25 @@ def test_an_index_is_data_and_its_text_tells_what_was_repaired(tmp_path, capsys)
     (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
     with pytest.raises(InputError, match="no format"):
         open_reader(tmp_path / "other.json")
+
+
+def test_a_file_names_data_and_how_it_is_read_and_describes_it_as_ours(tmp_path):
+    for number in range(2):
+        write_vpt(tmp_path / "in" / str(number), segments=1, rows=50, session=f"{number:012x}")
+    named = tmp_path / "logs.yaml"
+    named.write_text("path: in\nsize: [18, 32]\ntask: mine_log\n")
+    info, reader = read_info(named), open_reader(named, "all")
+    assert info.frame_shape == (18, 32, 3) and info.lengths == (50, 50) and info.returns == (1.0, 1.0)
+    assert [sum(counts) for counts in info.action_counts] == [98] * 24
+    (train,), (held_out,) = read_episodes(named, "train"), read_episodes(named, "held_out")
+    assert find_problems(train, info.spec) == [] == find_problems(held_out, info.spec)
+    np.testing.assert_array_equal(held_out.frame, reader.window(info.held_out[0], 0, 50).frame)
+    assert open_reader(named, "train").fingerprint == info.part("train") != info.part("held_out")
+    assert open_reader(named, "all") is reader, "what has not changed is not opened twice"
+    named.write_text("path: in\nsize: [9, 16]\n")
+    assert read_info(named).frame_shape == (9, 16, 3)
+    write_vpt(tmp_path / "in" / "2", segments=1, rows=50, session=f"{2:012x}")
+    assert len(read_info(named).lengths) == 3
+    named.write_text("size: [9, 16]\n")
+    with pytest.raises(InputError, match="names no data"):
+        read_info(named)

@@ -18,8 +18,6 @@ from dreamer4.data.episode import return_of_best as return_of_best
 from dreamer4.data.format import SUMMARY as SUMMARY
 from dreamer4.data.format import check as check
 from dreamer4.data.format import held_out_episodes as held_out_episodes
-from dreamer4.data.format import read_episodes as read_episodes
-from dreamer4.data.format import read_info as read_info
 from dreamer4.data.format import write_dataset as write_dataset
 from dreamer4.data.imports import import_folder as import_folder
 from dreamer4.data.info import Behaviour as Behaviour
@@ -40,6 +38,8 @@ from dreamer4.data.readers import Window as Window
 from dreamer4.data.readers import format_of as format_of
 from dreamer4.data.readers import is_dataset as is_dataset
 from dreamer4.data.readers import open_reader as open_reader
+from dreamer4.data.reading import read_episodes as read_episodes
+from dreamer4.data.reading import read_info as read_info
 from dreamer4.data.replay import Place as Place
 from dreamer4.data.replay import replay as replay
 from dreamer4.data.source import AbstractDataSource as AbstractDataSource

@@ -103,7 +103,7 @@ class DatasetInfo(_Closed):
 
     def part(self, split: str) -> str:
         """Returns the fingerprint of a split."""
-        return hashlib.sha256(f"{self.fingerprint} {split}".encode()).hexdigest()
+        return split_fingerprint(self.fingerprint, split)
 
     def indices(self, split: str) -> tuple[int, ...]:
         """Returns the indices of the episodes of a split, ascending.
@@ -118,3 +118,8 @@ class DatasetInfo(_Closed):
             raise InputError(f"Unknown split: got {split!r}, expected train, held_out or all.")
         held_out = set(self.held_out)
         return tuple(i for i in range(self.num_episodes) if split == "all" or (i in held_out) == (split == "held_out"))
+
+
+def split_fingerprint(fingerprint: str, split: str) -> str:
+    """Returns the fingerprint of a split of the data that has one itself."""
+    return hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()
