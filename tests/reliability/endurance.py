@@ -99,7 +99,7 @@ def watched(process: subprocess.Popen, folder: Path, phases: tuple[str, ...], st
         length = log.stat().st_size
         last = read_metrics(log)[-1]
         # The first quarter compiles, saves for the first times, and fills what is kept for later.
-        if last["step"] > steps // 4:
+        if last["phase"] in sizes and last["step"] > steps // 4:
             sizes[last["phase"]].append(_bytes_of(process.pid))
     if process.returncode:
         told = "" if process.stdout is None else process.stdout.read()
