@@ -70,6 +70,15 @@ def root(
             help="Where compiled programs are kept for the next start. Default: the user's cache folder.",
         ),
     ] = None,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import a Python module first, which registers your own environments and parts; may stand anywhere in "
+            "the line; repeat for more.",
+        ),
+    ] = None,
 ) -> None:
     """Train agents inside a learned world model: Dreamer 4 in JAX and Equinox."""
     allocator.keep_freed()
@@ -77,6 +86,7 @@ def root(
         complain(f"{name}: got {value}, which commands do not heed: runs would differ by it.", style="yellow")
     if not compile_cache.enable(cache) and cache is not None:
         complain(f"--compile-cache: {cache} cannot be written to, so this start compiles everything anew.")
+    options.import_parts(imports or ())
 
 
 @app.command()

@@ -33,8 +33,18 @@ class Commands(typer.core.TyperGroup):
     """The group of commands, and the one place where bad input and interrupts become messages and exit codes."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the arguments, in which ~ is the home folder, also behind an =, where no shell says so."""
-        return super().parse_args(ctx, [_at_home(arg) for arg in args])
+        """Reads the arguments, in which ~ is the home folder, also behind an =, where no shell says so.
+
+        What --import names may stand anywhere before a --, and is read first.
+        """
+        first, rest = [], [_at_home(arg) for arg in args]
+        end = rest.index("--") if "--" in rest else len(rest)
+        for i in reversed(range(end)):
+            if rest[i] == "--import" or rest[i].startswith("--import="):
+                size = 2 if rest[i] == "--import" else 1
+                first[:0] = rest[i : i + size]
+                del rest[i : i + size]
+        return super().parse_args(ctx, first + rest)
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""

@@ -1,8 +1,12 @@
 """The options that the commands share, and how they become a configuration and a run folder."""
 
+import importlib
 import json
 import os
 import re
+import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +14,8 @@ import typer
 
 from dreamer4.errors import InputError
 
+
+_imported: list[str] = []  # what --import named on this command line
 
 Preset = Annotated[
     str | None,
@@ -102,12 +108,35 @@ def resolve(
         if path is not None:
             overrides = [f"data.path={json.dumps(path)}", *(overrides or ())]
     config = configuration.load(preset, file, overrides or (), env=env, seed=seed, seeds=seeds)
+    imports = tuple(dict.fromkeys((*config.imports, *_imported)))
+    config = configuration.require_imports(config.model_copy(update={"imports": imports}))
     own = folder is not None and file == folder / "config.yaml"
     # As it stands in the run, where it was found from another working folder; else so that it is found from any.
     kept = [configuration.load(config.preset).data.path, configuration.load(file=file).data.path if own else None]
     if (given := config.data.path) is not None and given not in kept:
         config = configuration.override(config, [f"data.path={json.dumps(os.path.abspath(os.path.expanduser(given)))}"])
     return config, folder or default_folder(config)
+
+
+def import_parts(names: Sequence[str]) -> None:
+    """Imports modules that register environments and parts, installed ones or files of the working directory.
+
+    Raises:
+        InputError: if one cannot be imported.
+    """
+    _imported[:] = names
+    if names:
+        sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # of whatever kind: it is code of others
+            file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
+            own = "" if f"{os.sep}importlib{os.sep}" in file or file.startswith("<") else f" ({file}, line {line})"
+            raise InputError(
+                f"--import {name}: {type(error).__name__}: {error}{own}. Expected the name of a module, as in `import "
+                f"{name}`, that can be imported from {os.getcwd()}."
+            ) from None
 
 
 def default_folder(config: Any) -> Path:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from dreamer4 import agent as agents
 from dreamer4 import checkpoint, dynamics, tokenizer
 from dreamer4.agent import ContinuationHead, LatentHead, PolicyHead, ScalarHead
-from dreamer4.config import Config, earlier, validate
+from dreamer4.config import Config, earlier, require_imports, validate
 from dreamer4.dynamics import AbstractDynamics, Imagined, State
 from dreamer4.errors import InputError
 from dreamer4.nn import Stream
@@ -317,9 +317,10 @@ def read_description(step: Path) -> tuple[Config, DataSpec]:
     """
     meta = checkpoint.read_meta(step)
     try:
-        return validate(earlier(meta["config"])), spec_from_json(meta["spec"])
+        config, spec = validate(earlier(meta["config"])), spec_from_json(meta["spec"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"Checkpoint {step} does not describe an agent: {error}") from None
+    return require_imports(config), spec
 
 
 def weights_of(step: Path) -> str:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import dreamer4_cli
 from dreamer4.config import PRESETS, load, to_yaml
+from dreamer4.envs import ENVIRONMENTS
 from dreamer4.errors import InputError, nearest
 from dreamer4_cli import compile_cache, endings, options
 from dreamer4_cli.app import app
@@ -527,3 +528,44 @@ def test_nonsense_is_not_suggested_and_long_lists_are_cut():
     assert nearest("timestamp", ["task", "reward"]) == "Known: reward, task."
     told = nearest("Mine", names)
     assert told.startswith("Known: name00, ") and told.endswith("name11 and 18 more.")
+
+
+class TestOwnParts:
+    LINE = ("train", "all", "--preset", "tiny", "--env", "Mine-v0", "--dry-run")
+
+    @pytest.fixture(autouse=True)
+    def module(self, tmp_path, monkeypatch):
+        text = "from dreamer4.envs import ENVIRONMENTS, GymnaxEnvironment\nENVIRONMENTS['Mine-v0'] = lambda: "
+        (tmp_path / "my_parts.py").write_text(text + "GymnaxEnvironment('Catch-bsuite')\n")
+        (tmp_path / "broken.py").write_text("import json\njson.loads('no')\n")
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        yield
+        sys.modules.pop("my_parts", None)
+        ENVIRONMENTS.pop("Mine-v0", None)
+
+    @pytest.mark.parametrize("line", [("--import", "my_parts", *LINE), (*LINE, "--import=my_parts")])
+    def test_are_there_before_the_command_looks_for_them(self, line):
+        assert "Mine-v0" in refused(*self.LINE)
+        result = invoke(*line)
+        assert result.exit_code == 0, result.output
+
+    def test_are_remembered_and_asked_for_but_never_imported_from_a_file(self, tmp_path):
+        told = invoke("config", "show", *self.LINE[2:-1], "--import", "my_parts").stdout
+        (tmp_path / "run.yaml").write_text(told)
+        assert load(file=tmp_path / "run.yaml").imports == ("my_parts",)
+        sys.modules.pop("my_parts")
+        line = ("train", "all", "--config", "run.yaml", "--dry-run")
+        assert "add --import my_parts to the command" in refused(*line)
+        assert "my_parts" not in sys.modules
+        assert invoke(*line, "--import", "my_parts").exit_code == 0
+
+    @pytest.mark.parametrize(
+        ("name", "match"),
+        [
+            ("no_such", "No module named 'no_such'"),
+            ("broken", r"JSONDecodeError"),
+            ("./x.py", "x.py"),
+        ],
+    )
+    def test_that_cannot_be_imported_are_told(self, name, match):
+        assert re.search(match, refused("--import", name, *self.LINE), re.DOTALL)

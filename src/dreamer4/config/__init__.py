@@ -35,6 +35,7 @@ from .tree import earlier as earlier
 from .tree import from_yaml as from_yaml
 from .tree import load as load
 from .tree import override as override
+from .tree import require_imports as require_imports
 from .tree import to_yaml as to_yaml
 from .tree import validate as validate
 from .tree import without_hardware as without_hardware

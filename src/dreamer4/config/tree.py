@@ -8,6 +8,7 @@ Each field's description states meaning, unit and, where the paper (arXiv 2509.2
 """
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -285,6 +286,9 @@ class Config(Branch):
     preset: str = Field(default="catch", description="preset this was derived from")
     seed: int = Field(default=0, ge=0, lt=2**31)
     seeds: int = Field(default=1, gt=0, description="training seeds trained side by side: seed, seed + 1, ...")
+    imports: tuple[str, ...] = Field(
+        default=(), description="modules that registered parts of this run, as --import names them; never run from here"
+    )
     env: EnvConfig = EnvConfig()
     data: DataConfig = DataConfig()
     ppo: PPOConfig = PPOConfig()
@@ -412,15 +416,32 @@ def without_hardware(config: Config) -> Config:
     """Returns a configuration without what may change when a run goes on elsewhere: how its work is cut up.
 
     That is what devices it lies on, and what is computed twice to save memory. Batches and results are the same; only
-    the order in which sums are taken is not.
+    the order in which sums are taken is not. Nor does it hold which modules were imported.
     """
     tree = config.model_dump(mode="json")
-    del tree["train"]["mesh"]
+    del tree["train"]["mesh"], tree["imports"]
     for name in ("tokenizer", "dynamics", "agent", "imagination"):
         del tree["train"][name]["accumulate"]
     for transformer in (tree["tokenizer"]["encoder"], tree["tokenizer"]["decoder"], tree["dynamics"]["transformer"]):
         del transformer["remat"]
     return validate(tree)
+
+
+def require_imports(config: Config) -> Config:
+    """Returns a configuration if the modules whose parts it may name are imported.
+
+    They are not imported here: a configuration may come from anyone, and importing runs what it names.
+
+    Raises:
+        InputError: names those that are not.
+    """
+    if missing := [name for name in config.imports if name not in sys.modules]:
+        options = " ".join(f"--import {name}" for name in missing)
+        raise InputError(
+            f"imports: parts of this run are registered by {', '.join(missing)}, not imported yet. If you trust it, "
+            f"add {options} to the command, or import it in Python first."
+        )
+    return config
 
 
 def _leaves(branch: Branch, prefix: str = "") -> Iterator[tuple[str, Any]]:

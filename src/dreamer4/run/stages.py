@@ -356,8 +356,8 @@ def execute(
 
 def resume_command(program: str, run: RunFolder, config: Config) -> str:
     """Returns what a person types to go on with a run, on other devices than it was begun with if it is on such now."""
-    parts = [program, "--run", shlex.quote(str(run.path)), "--resume"]
-    for change in diff(run.read_config(), config):
+    parts = [program, *(f"--import {name}" for name in config.imports), "--run", shlex.quote(str(run.path)), "--resume"]
+    for change in diff(run.read_config(), config.model_copy(update={"imports": run.read_config().imports})):
         key, _, value = change.replace(": ", "=", 1).partition("=")
         parts += ["--set", f"{key}={value.rpartition(' -> ')[2]}"]
     return " ".join(parts)
