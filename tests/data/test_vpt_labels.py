@@ -83,6 +83,17 @@ def test_motion_in_a_window_whose_next_cursor_is_lost_is_that_of_the_mouse(no_fi
     np.testing.assert_allclose(crooked.camera[GUI.start + 2], straight.camera[GUI.start + 2], atol=1e-5)
 
 
+def test_rows_without_view_and_counters_are_labelled_by_the_mouse(no_films, tmp_path):
+    (truth,) = write_vpt(tmp_path, segments=1)
+    (segment,), _ = find_segments(tmp_path)
+    lines = [json.loads(line) for line in segment.rows.read_text().splitlines()]
+    stripped = [{k: v for k, v in line.items() if k not in ("yaw", "pitch", "stats")} for line in lines]
+    segment.rows.write_text("\n".join(json.dumps(line) for line in stripped))
+    labels = label(read_rows(segment.rows), "10.0")
+    assert_true(labels, truth)
+    assert not len(labels.events) and labels.repairs["turn told by the mouse alone"] == 59
+
+
 def test_a_turn_of_half_a_circle_is_no_turn(no_films, tmp_path):
     write_vpt(tmp_path, segments=1)
     (segment,), _ = find_segments(tmp_path)
@@ -116,11 +127,11 @@ def test_nothing_is_an_event_of_a_segment_whose_predecessor_is_missing(no_films,
         (30, lambda row: "{", "line 31 of its rows cannot be read"),
         (
             2,
-            lambda row: json.dumps({k: v for k, v in row.items() if k != "yaw"}),
-            "line 3 of its rows has no entry 'yaw'",
+            lambda row: json.dumps({k: v for k, v in row.items() if k != "mouse"}),
+            "line 3 of its rows has no entry 'mouse'",
         ),
         (0, lambda row: json.dumps(row | {"hotbar": 9}), "hotbar"),
-        (0, lambda row: json.dumps(row | {"yaw": float("nan")}), "finite"),
+        (0, lambda row: json.dumps(row | {"yaw": float("inf")}), "2\\^31"),
         (0, lambda row: json.dumps([1]), "line 1 of its rows"),
         (0, lambda row: "[" * 100_000, "line 1 of its rows"),
     ],

@@ -78,6 +78,15 @@ def test_rewards_are_events_in_the_frame_that_shows_them(everything, tmp_path):
     assert {line.split(" x ")[1] for line in logs.findings if "mine_" in line} <= set(TASKS)
 
 
+def test_an_event_on_a_seam_is_found_whatever_the_order_of_the_index(tmp_path):
+    write_vpt(tmp_path, segments=2, rows=50)
+    index = tmp_path / "all_10xx.json"
+    told = json.loads(index.read_text())
+    index.write_text(json.dumps(told | {"relpaths": told["relpaths"][::-1]}))
+    reader = VptReader(tmp_path)
+    assert [labels.events[0, 0] for labels in reader.labels] == [0, 10]
+
+
 @pytest.mark.parametrize("lag", [1, -1])
 def test_a_film_out_of_step_with_its_rows_is_refused(tmp_path, lag):
     write_vpt(tmp_path, segments=1, rows=120, frame_lag=lag)

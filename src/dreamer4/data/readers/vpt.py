@@ -147,9 +147,11 @@ class VptReader(AbstractReader):
 
     def _open(self, segments: list[Segment], f3: bool) -> list[_Opened]:
         """Reads rows and film of each segment; notes down which cannot be used, and why."""
-        opened: list[_Opened] = []
+        opened: dict[int, _Opened] = {}
         before: tuple[Segment, Rows] | None = None
-        for segment in segments:
+        # By time, whatever the order of the index, since counters go on from segment to segment.
+        for number in sorted(range(len(segments)), key=lambda n: (segments[n].recording, segments[n].start, n)):
+            segment = segments[number]
             try:
                 rows = read_rows(segment.rows)
                 same = before is not None and before[0].recording == segment.recording
@@ -168,8 +170,8 @@ class VptReader(AbstractReader):
                 told = str(error).removeprefix(f"{segment.video}: ")
                 self._refused.append(f"{segment.rows.stem}: {told}")
             else:
-                opened.append((segment, film, (rows.sha256, rows.elsewhere), labels))
-        return opened
+                opened[number] = segment, film, (rows.sha256, rows.elsewhere), labels
+        return [opened[number] for number in sorted(opened)]
 
     def _keep(self, opened: list[_Opened], wrong: Callable[[IndexedFilm], str | None]) -> list[_Opened]:
         """Returns the segments whose films nothing is wrong with; notes down the others."""

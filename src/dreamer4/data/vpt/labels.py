@@ -93,7 +93,10 @@ def _camera(rows: Rows, version: str, repairs: Counter[str]) -> Float64[np.ndarr
     """Returns by how much each row turned the view, or moved the cursor of a window open in both rows."""
     following = np.minimum(np.arange(len(rows)) + 1, len(rows) - 1)
     turned = rows.view[following] - rows.view
-    turned[-1] = rows.motion[-1] * DEGREES  # of whose outcome only the picture tells
+    turned[-1] = np.nan  # of whose outcome only the picture tells
+    by_mouse = np.any(np.isnan(turned), axis=1)
+    turned = np.where(by_mouse[:, None], rows.motion * DEGREES, turned)
+    repairs["turn told by the mouse alone"] += int(by_mouse[:-1].sum())
     windowed, both = rows.gui | rows.gui[following], rows.gui & rows.gui[following]
     moved = (rows.scaled[following] - rows.scaled) * DEGREES
     factor = _MAC.get(version, 1.0)

@@ -27,7 +27,7 @@ class Rows:
         lone: whether button 0 went down in the first row, and no other.
         gui: whether a window such as the inventory is open.
         hotbar: slot in hand, 0 to 8; -1 where an old recorder does not tell.
-        view: yaw, not wrapped, and pitch in degrees.
+        view: yaw, not wrapped, and pitch in degrees; NaN where they were stripped.
         cursor: x and y in pixels of a window of 1280 x 720; NaN where the mouse is not known.
         scaled: the same in units of the game's windows, half as many; from the middle, with some recorders.
         motion: dx and dy of the mouse in pixels.
@@ -35,7 +35,7 @@ class Rows:
         unknown: whether a key or button was down that is no control.
         f3: whether F3, which lays text over the picture, went down.
         counted: rows in which the counters of the tasks changed, the first one in which there are any included.
-        counters: of each task in those rows, as they stand.
+        counters: of each task in those rows, as they stand; none where they were stripped.
         elsewhere: whether the counters tell of the Nether or the End.
         times: of the first and the last row, in milliseconds; None with recorders that tell none.
         sha256: of the file.
@@ -109,9 +109,10 @@ def read_rows(path: Path) -> Rows:
                 point = x, y, mouse.get("scaledX", x / 2), mouse.get("scaledY", y / 2), mouse["dx"], mouse["dy"]
             known = mouse is not None and keyboard is not None
             gui, hotbar = row["isGuiOpen"], row.get("hotbar", -1)
-            table.append((controls, pressed, gui, hotbar, known, unknown, f3, row["yaw"], row["pitch"], *point))
-            if row["stats"] != stats:
-                stats = row["stats"]
+            view = row.get("yaw", np.nan), row.get("pitch", np.nan)
+            table.append((controls, pressed, gui, hotbar, known, unknown, f3, *view, *point))
+            if (told := row.get("stats", stats)) != stats:
+                stats = told
                 done = tasks_done(stats)
                 if not counters or done != counters[-1]:
                     counted.append(number - 1)
@@ -121,8 +122,8 @@ def read_rows(path: Path) -> Rows:
         if not table:
             raise InputError("it has no rows.")
         columns = np.array(table, np.float64)
-        if not (np.all(np.isfinite(columns[:, :9])) and np.all(np.abs(columns[:, :9]) < 2**31)):
-            raise InputError("a row of it holds no finite yaw or pitch.")
+        if np.any(np.abs(columns) >= 2**31):
+            raise InputError("a row of it holds a number of 2^31 or more.")
         if not np.all(np.isin(columns[:, 3], np.arange(-1, 9))):
             raise InputError("a row of it has another hotbar than 0 to 8.")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
