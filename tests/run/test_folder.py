@@ -153,7 +153,7 @@ def test_a_damaged_configuration_is_one_clear_error(folder, text):
 
 def test_a_start_that_was_killed_can_be_repeated(folder):
     folder.path.mkdir(parents=True)
-    (folder.path / "config.tmp").write_text("preset: ca")
+    (folder.path / ".config.yaml.0a1b2c3d.tmp").write_text("preset: ca")
     folder.open(Config())
     assert folder.read_config() == Config()
 

@@ -28,6 +28,7 @@ from dreamer4.checkpoint import Checkpoints
 from dreamer4.config import Config, diff, from_yaml, override, text, to_yaml, without_hardware
 from dreamer4.dreamer import PHASES, read_description
 from dreamer4.errors import InputError
+from dreamer4.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,7 @@ class RunFolder:
         self.check(config, resume=resume, kept=kept)
         told = self._lengthened(config) if self.is_run else config
         if not self.is_run or told != self.read_config():
-            self.path.mkdir(parents=True, exist_ok=True)
-            partial = self._partial
-            partial.write_text(to_yaml(told), encoding="utf-8")
-            os.replace(partial, self.config_file)
-
-    @property
-    def _partial(self) -> Path:
-        return self.config_file.with_suffix(".tmp")
+            write_atomically(self.config_file, to_yaml(told))
 
     def check(self, config: Config, *, resume: bool = False, kept: Iterable[str] = ()) -> None:
         """Tells whether a run can be started here, or continued, and changes nothing.
@@ -123,7 +117,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, expected a folder. Choose another one with --run.")
         # May be left over from a start that was killed, or from a collection.
-        leftovers = {self._partial, *self.path.glob(".*.tmp"), *(self.path / name for name in kept)}
+        leftovers = {*self.path.glob(".*.tmp"), *(self.path / name for name in kept)}
         if self.path.is_dir() and set(self.path.iterdir()) - leftovers:
             raise InputError(
                 f"{self.path} is not empty and not a run folder (it has no {self.config_file.name}). "
