@@ -71,7 +71,7 @@ def collect(
     check_environment(env)
     num_envs = min(num_envs, episodes)
     quota = [episodes // num_envs + (slot < episodes % num_envs) for slot in range(num_envs)]
-    longest = quota[0] * (env.max_steps + 1)
+    longest = quota[0] * (env.max_steps + 1) + 1  # with what follows the last end, which tells what kind of end it was
     chunk = min(_CHUNK, longest)
     finished: list[list[Episode]] = [[] for _ in quota]
     pieces: list[list[_Piece]] = [[] for _ in quota]
