@@ -19,8 +19,8 @@ from dreamer4.dynamics.shortcut import (
     Levels,
     NoisyFrames,
     ShortcutDynamics,
-    ShortcutForcing,
     TransformerNetwork,
+    build_forcing,
     corrupt,
     dynamics_layout,
 )
@@ -132,7 +132,7 @@ def main():
     print(f"   prediction {z_hat.shape}, read-out for the agent {h.shape}")
 
     now = jax.tree.map(lambda leaf: leaf[0], action)
-    forcing = ShortcutForcing(ShortcutConfig(k_max=16), context_signal=0.9)
+    forcing = build_forcing(ShortcutConfig(k_max=16), context_signal=0.9)
     dynamics = ShortcutDynamics(network, forcing, num_steps=4)
     dreamt, past = eqx.filter_jit(dynamics.imagine)(dynamics.init(jnp.array(0)), now, key=key_live)
     print(

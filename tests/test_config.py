@@ -256,7 +256,7 @@ BAD_OVERRIDES = [
     ("dynamics.shortcut.k_max=48", "dynamics.shortcut: k_max 48 is not a power of two"),
     ("dynamics.shortcut.mode=literal", "shortcut.mode: got \"literal\", expected 'paper', 'split' or 'drafts'"),
     ("dynamics.shortcut.bootstrap_fraction=1.1", "dynamics.shortcut.bootstrap_fraction: got 1.1"),
-    ("dynamics.shortcut.bootstrap_fraction=0", "sampler.num_steps 4 takes steps of 1/4, which nothing trains"),
+    ("dynamics.prediction=noise", "dynamics.prediction: got \"noise\", expected 'x' or 'v'"),
     ("train.dynamics.batch_size=1", "train.dynamics.batch_size 1 has no room for a row that learns from the data and"),
     ("train.agent.batch_size=1", "train.agent.batch_size 1 has no room for a row that learns from the data and"),
     (

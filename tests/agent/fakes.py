@@ -28,7 +28,7 @@ from dreamer4.dynamics.shortcut import (
     NoiseGrid,
     NoisyFrames,
     ShortcutDynamics,
-    ShortcutForcing,
+    build_forcing,
 )
 from dreamer4.nn import Entry, RingCache, Stream, layers, transformer
 from dreamer4.tokenizer import AbstractTokenizer, LatentStats, causal
@@ -253,7 +253,7 @@ def oracle(
     agent = AgentConfig(hidden=16, mtp_length=1, num_bins=41, bin_limit=2.0) if agent is None else agent
     known_world = OracleNetwork(transition, size, len(spec.action.num_classes) + spec.action.continuous_dim)
     heads = _heads(agent, known_world.agent_dim, spec.action)
-    forcing = ShortcutForcing(ShortcutConfig(k_max=K_MAX), context_signal=1.0)
+    forcing = build_forcing(ShortcutConfig(k_max=K_MAX), context_signal=1.0)
     prior = jax.tree.map(lambda x: jnp.asarray(np.array(x)) if eqx.is_array(x) else x, heads.policy)
     dreamer = Dreamer(
         OracleTokenizer(read, spec.frame_shape, size),

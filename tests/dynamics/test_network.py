@@ -21,19 +21,22 @@ SPEC = DataSpec((4, 4, 1), ActionSpec((3, 2), 2), num_tasks=3)
 TASK = jnp.array(1)
 
 
+SETTINGS = {
+    "transformer": {"width": 16, "depth": 4, "heads": 2, "kv_heads": 1, "time_every": 2, "context_length": WINDOW},
+    "num_registers": 1,
+    "num_agent_tokens": 2,
+    "shortcut": {"k_max": K_MAX},
+}
+
+
+def built(**settings):
+    config = DynamicsConfig.model_validate(SETTINGS | settings)
+    return generic(build_network, config, NZ, DZ, SPEC, key=jr.key(0))
+
+
 @pytest.fixture(scope="module")
 def dynamics():
-    config = DynamicsConfig.model_validate(
-        {
-            "transformer": {
-                "width": 16, "depth": 4, "heads": 2, "kv_heads": 1, "time_every": 2, "context_length": WINDOW
-            },
-            "num_registers": 1,
-            "num_agent_tokens": 2,
-            "shortcut": {"k_max": K_MAX},
-        }
-    )  # fmt: skip
-    return generic(build_network, config, NZ, DZ, SPEC, key=jr.key(0))
+    return built()
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +170,13 @@ def test_drafts_equal_steps_after_the_frames_before_them(dynamics, clip):
         return dynamics.drafts(drafts, dynamics.prefill(clip, TASK)[2])
 
     assert distance(at_once(dynamics), by_steps(dynamics)) < 1e-5
+
+
+def test_a_head_of_velocities_means_the_latents_they_lead_to(clip, whole):
+    velocity = built(prediction="v")
+    left = 1 - np.asarray(clip.levels.tau_index, np.float64)[:, None, None] / K_MAX
+    expected = np.asarray(clip.z, np.float64) + left * np.asarray(whole[0], np.float64)
+    np.testing.assert_allclose(run(velocity, clip, TASK)[0], expected, atol=1e-5)
 
 
 # ---- the one-way agent

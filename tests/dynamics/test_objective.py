@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreamer4.config import ShortcutConfig
-from dreamer4.dynamics.shortcut import AbstractNetwork, NoiseGrid, ShortcutForcing, shortcut_loss
+from dreamer4.dynamics.shortcut import AbstractNetwork, NoiseGrid, build_forcing, shortcut_loss
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
 
 
@@ -80,9 +80,9 @@ def batch():
 
 
 @eqx.filter_jit
-def loss(network, forcing, batch, progress):
+def loss(network, forcing, batch, progress, space="x"):
     def total(network):
-        world = shortcut_loss(network, forcing, batch, progress, with_readout=False, key=jr.key(0))
+        world = shortcut_loss(network, forcing, batch, progress, with_readout=False, space=space, key=jr.key(0))
         return world.loss, world.metrics
 
     (value, metrics), gradient = eqx.filter_value_and_grad(total, has_aux=True)(network)
@@ -90,7 +90,7 @@ def loss(network, forcing, batch, progress):
 
 
 def forcing(**settings):
-    return ShortcutForcing(ShortcutConfig(k_max=8, **settings), context_signal=0.9)
+    return build_forcing(ShortcutConfig(k_max=8, **settings), context_signal=0.9)
 
 
 def mean_ramp(step_index):
@@ -105,6 +105,13 @@ def test_both_branches_have_their_error_and_the_same_ramp(ladder, batch):
     assert abs(metrics["bootstrap"] - 4.0) < 1e-4
     # The step size is uniform over the four of the grid; 8,000 frames give the mean ramp to about 0.003.
     assert abs(value / 4.0 - np.mean([mean_ramp(s) for s in range(4)])) < 0.01
+
+
+def test_the_loss_space_weighs_each_signal_and_leaves_the_metrics(ladder, batch):
+    settings = forcing(mode="split", bootstrap_fraction=0.0, ramp_floor=1.0)
+    value, metrics, _ = loss(ladder, settings, batch, jnp.array(1.0), "v")
+    assert abs(metrics["flow"] - 4.0) < 1e-4
+    assert abs(value / 4.0 / np.mean((1 - np.arange(8) / 8) ** -2.0) - 1) < 0.03
 
 
 def test_split_mode_gives_teachers_their_share_of_rows(ladder, batch):

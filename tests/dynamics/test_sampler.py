@@ -15,8 +15,8 @@ from dreamer4.dynamics.shortcut import (
     AbstractNetwork,
     NoiseGrid,
     ShortcutDynamics,
-    ShortcutForcing,
     ShortcutState,
+    build_forcing,
     commit,
     denoise,
 )
@@ -71,9 +71,16 @@ def op_by_op():
 
 def sample(network, stream, steps, *, key):
     """The frame, its read-out and the past behind it."""
-    dynamics = ShortcutDynamics(network, ShortcutForcing(ShortcutConfig(k_max=K_MAX), context_signal=0.9), steps)
+    dynamics = ShortcutDynamics(network, build_forcing(ShortcutConfig(k_max=K_MAX), context_signal=0.9), steps)
     imagined, state = dynamics.imagine(ShortcutState(stream, jnp.zeros(1), TASK), ACTION, key=key)
     return imagined.latent, dynamics.readout(state), state.stream
+
+
+def test_without_shortcuts_passes_go_as_far_and_are_labelled_as_the_finest():
+    network = record()
+    z, _ = denoise(network, ACTION, jnp.array(True), network.init_cache(), 2, shortcuts=False, key=jr.key(0))
+    assert [call[1:3] for call in network.calls] == [(0, GRID.finest), (4, GRID.finest)]
+    np.testing.assert_allclose(z, POINT, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])

@@ -15,15 +15,16 @@ from dreamer4.dynamics.shortcut import (
     Levels,
     NoiseGrid,
     NoisyFrames,
-    ShortcutForcing,
     as_past,
     bootstrap_levels,
     bootstrap_target,
+    build_forcing,
     context_levels,
     corrupt,
     flow_levels,
     paper_levels,
     ramp,
+    space_weight,
 )
 from dreamer4.types import Action, ActionSpec
 
@@ -189,6 +190,17 @@ def test_clean_space_error_is_velocity_error_times_the_squared_remaining_noise(e
     assert distance(((predicted - np.asarray(target)) ** 2)[coarse], in_velocities[coarse]) < 1e-4
 
 
+def test_an_error_in_velocity_space_is_that_of_velocities(example):
+    z, tau_index, step_index = example
+    predicted, clean = arbitrary(z, tau_index, step_index, np), z[::-1]
+    tau = tau_index / 8
+    left = (1 - tau)[:, None, None]
+    velocities = np.mean(((predicted - z) / left - (clean - z) / left) ** 2, axis=(1, 2))
+    in_clean = np.mean((predicted - clean) ** 2, axis=(1, 2))
+    np.testing.assert_allclose(space_weight(jnp.asarray(tau, jnp.float32), "v") * in_clean, velocities, rtol=1e-5)
+    np.testing.assert_array_equal(space_weight(jnp.asarray(tau, jnp.float32), "x"), 1.0)
+
+
 def test_teachers_are_asked_at_half_the_step_and_at_the_level_they_have_reached(example):
     _, tau_index, step_index = example
     calls = []
@@ -232,7 +244,7 @@ def test_a_model_without_curvature_is_its_own_target(example):
 
 
 def forcing(**settings):
-    return ShortcutForcing(ShortcutConfig(k_max=8, **settings), context_signal=0.9)
+    return build_forcing(ShortcutConfig(k_max=8, **settings), context_signal=0.9)
 
 
 @eqx.filter_jit

@@ -21,7 +21,7 @@ from dreamer4.checkpoint import Checkpoints, load
 from dreamer4.config import OptimizerConfig, PhaseConfig, ShortcutConfig
 from dreamer4.data import BalancedSource, DeviceSource, Episode, OwnReader, StreamSource, write_dataset
 from dreamer4.dreamer import PHASES, Dreamer
-from dreamer4.dynamics.shortcut import ShortcutForcing
+from dreamer4.dynamics.shortcut import build_forcing
 from dreamer4.training import (
     AbstractPhase,
     TokenizerPhase,
@@ -365,7 +365,7 @@ def test_rows_are_balanced_only_where_there_is_a_choice(small, source, kind, som
 def test_teachers_take_their_share_of_the_rows_that_teach_the_world(source, fraction):
     # In a balanced batch the world learns from one half of the rows only; teachers take the first rows of the batch.
     source = dataclasses.replace(source, relevant=jnp.arange(len(LENGTHS)) == 2)
-    forcing = ShortcutForcing(ShortcutConfig(bootstrap_fraction=fraction), context_signal=0.9)
+    forcing = build_forcing(ShortcutConfig(bootstrap_fraction=fraction), context_signal=0.9)
     batch = BalancedSource(source).sample(16, 2, key=jr.key(0))
     assert batch.uniform[: forcing.bootstrap_rows(16)].sum() == fraction * batch.uniform.sum()
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from dreamer4.agent import AbstractPolicyObjective, LatentHead, PolicyBatch, agent_losses, lambda_returns
 from dreamer4.config import ShortcutConfig
 from dreamer4.dreamer import Dreamer
-from dreamer4.dynamics.shortcut import AbstractNetwork, NoiseGrid, NoisyFrames, ShortcutDynamics, ShortcutForcing
+from dreamer4.dynamics.shortcut import AbstractNetwork, NoiseGrid, NoisyFrames, ShortcutDynamics, build_forcing
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.training import AgentPhase, ImaginationPhase, build_phase, measure_latents
@@ -95,7 +95,7 @@ VALUES = np.arange(1.0, 1.0 + 4 * ROWS).reshape(4, ROWS) ** 1.5  # no two differ
 
 @eqx.filter_jit
 def _spy_loss(settings, batch, progress, key):
-    forcing = ShortcutForcing(settings, context_signal=0.9)
+    forcing = build_forcing(settings, context_signal=0.9)
 
     def loss(table):
         dynamics = ShortcutDynamics(Table(table, SEEN, NoiseGrid(K_MAX)), forcing)
@@ -221,7 +221,7 @@ ON_READOUT = ("cloning", "reward", "continuation", "reconstruction")
 def _agent_gradient(dreamer, batch, key, weights, progress, image_fraction=0.0):
     # No teachers: they are tested above, and their passes would double the compilation.
     changes = {"image_fraction": image_fraction, "bootstrap_fraction": 0.0}
-    forcing = ShortcutForcing(TINY.dynamics.shortcut.model_copy(update=changes), context_signal=0.9)
+    forcing = build_forcing(TINY.dynamics.shortcut.model_copy(update=changes), context_signal=0.9)
     dreamer = dataclasses.replace(dreamer, dynamics=dataclasses.replace(dreamer.dynamics, forcing=forcing))
     phase = AgentPhase(warm_heads=0.5, reconstruction=1.0)
 

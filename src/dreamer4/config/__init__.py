@@ -1,7 +1,7 @@
 """The configuration tree: what a run is told, as frozen, typed, closed data.
 
-`tree` is the whole of it, with its YAML round trip; `data` and `training` are two of its branches; `presets` are named
-starting points; `text` turns what a person typed into nested mappings, and complaints back into sentences.
+`tree` is the whole of it, with its YAML round trip; `data`, `dynamics` and `training` are branches of it; `presets` are
+named starting points; `text` turns what a person typed into nested mappings, and complaints back into sentences.
 """
 
 from .data import MIXTURES as MIXTURES
@@ -11,6 +11,11 @@ from .data import DataConfig as DataConfig
 from .data import EnvConfig as EnvConfig
 from .data import OfflineConfig as OfflineConfig
 from .data import PPOConfig as PPOConfig
+from .dynamics import DynamicsConfig as DynamicsConfig
+from .dynamics import RSSMConfig as RSSMConfig
+from .dynamics import SamplerConfig as SamplerConfig
+from .dynamics import ShortcutConfig as ShortcutConfig
+from .dynamics import TransformerConfig as TransformerConfig
 from .presets import PRESETS as PRESETS
 from .training import GuardConfig as GuardConfig
 from .training import HeadsConfig as HeadsConfig
@@ -21,15 +26,10 @@ from .training import TrainConfig as TrainConfig
 from .tree import AgentConfig as AgentConfig
 from .tree import Config as Config
 from .tree import ContinuousConfig as ContinuousConfig
-from .tree import DynamicsConfig as DynamicsConfig
 from .tree import EvaluationConfig as EvaluationConfig
 from .tree import ImaginationConfig as ImaginationConfig
 from .tree import ObjectiveConfig as ObjectiveConfig
-from .tree import RSSMConfig as RSSMConfig
-from .tree import SamplerConfig as SamplerConfig
-from .tree import ShortcutConfig as ShortcutConfig
 from .tree import TokenizerConfig as TokenizerConfig
-from .tree import TransformerConfig as TransformerConfig
 from .tree import diff as diff
 from .tree import earlier as earlier
 from .tree import from_yaml as from_yaml

@@ -8,13 +8,18 @@ data for the finest step, two half steps of the model itself for the others; `lo
 `model.py` is all of it behind the contract of a dynamics model.
 """
 
-from dreamer4.dynamics.shortcut.forcing import ShortcutForcing as ShortcutForcing
+from dreamer4.dynamics.shortcut.forcing import AbstractForcing as AbstractForcing
+from dreamer4.dynamics.shortcut.forcing import DiffusionForcing as DiffusionForcing
+from dreamer4.dynamics.shortcut.forcing import SplitForcing as SplitForcing
+from dreamer4.dynamics.shortcut.forcing import TeacherForcing as TeacherForcing
 from dreamer4.dynamics.shortcut.forcing import bootstrap_levels as bootstrap_levels
 from dreamer4.dynamics.shortcut.forcing import bootstrap_target as bootstrap_target
+from dreamer4.dynamics.shortcut.forcing import build_forcing as build_forcing
 from dreamer4.dynamics.shortcut.forcing import context_levels as context_levels
 from dreamer4.dynamics.shortcut.forcing import flow_levels as flow_levels
 from dreamer4.dynamics.shortcut.forcing import paper_levels as paper_levels
 from dreamer4.dynamics.shortcut.forcing import ramp as ramp
+from dreamer4.dynamics.shortcut.forcing import space_weight as space_weight
 from dreamer4.dynamics.shortcut.loss import shortcut_loss as shortcut_loss
 from dreamer4.dynamics.shortcut.model import ShortcutDynamics as ShortcutDynamics
 from dreamer4.dynamics.shortcut.model import ShortcutState as ShortcutState

@@ -6,7 +6,9 @@ written in clean space, `z + (1 - tau) (b' + b'') / 2`; its squared distance to 
 times (1 - tau)^2 of eq 7, and nothing that is differentiated contains a division.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -97,72 +99,48 @@ def bootstrap_target(
     return jax.lax.stop_gradient(frames.z + (1.0 - tau) * velocities.mean(0))
 
 
-class ShortcutForcing(eqx.Module):
-    """The settings of shortcut forcing, and the draws that follow from them."""
+def space_weight(tau: Float[Array, "*T"], space: str) -> Float[Array, "*T"]:
+    """Returns what a squared error of clean latents is multiplied by to be one of space `x` or `v`.
 
-    grid: NoiseGrid
-    mode: str = eqx.field(static=True)
-    bootstrap_fraction: float = eqx.field(static=True)
-    bootstrap_start: float = eqx.field(static=True)
-    context_fraction: float = eqx.field(static=True)
-    context_keep: float = eqx.field(static=True)
+    The velocity towards clean latents is `(z_hat - z) / (1 - tau)`, so its squared error is theirs over `(1 - tau)^2`,
+    the factor that eq 7 takes back. Signal levels in training stay below 1.
+    """
+    return {"x": jnp.ones_like(tau), "v": 1.0 / jnp.square(1.0 - tau)}[space]
+
+
+class AbstractForcing(eqx.Module):
+    """How frames are shown in training: how much noise is in each, by how large a step it is removed, who sees whom.
+
+    Attributes:
+        settings: the branch `dynamics.shortcut`.
+        context_index: index of the signal level of past frames at inference.
+    """
+
+    settings: ShortcutConfig = eqx.field(static=True)
     context_index: int = eqx.field(static=True)
-    noise_fraction: float = eqx.field(static=True)
-    ramp_floor: float = eqx.field(static=True)
-    image_fraction: float = eqx.field(static=True)
-    chunk_length: int | None = eqx.field(static=True)
-    long_fraction: float = eqx.field(static=True)
-
-    def __init__(self, config: ShortcutConfig, *, context_signal: float):
-        """Reads the settings.
-
-        Args:
-            config: the branch `dynamics.shortcut`.
-            context_signal: signal level of past frames at inference, for rows that imitate it.
-        """
-        self.grid = NoiseGrid(config.k_max)
-        self.mode = config.mode
-        self.bootstrap_fraction = config.bootstrap_fraction
-        self.bootstrap_start = config.bootstrap_start
-        self.context_fraction = config.context_fraction
-        self.context_keep = config.context_keep
-        self.context_index = self.grid.snap(context_signal)
-        self.noise_fraction = config.noise_fraction
-        self.ramp_floor = config.ramp_floor
-        self.image_fraction = config.image_fraction
-        self.chunk_length = config.chunk_length
-        self.long_fraction = config.long_fraction
+    given_past: ClassVar[bool] = False  # whether each frame is predicted after a past as when acting
 
     @property
-    def drafts(self) -> bool:
-        """Whether each frame is predicted after the frames before it at the context's level, as when acting."""
-        return self.mode == "drafts"
+    def grid(self) -> NoiseGrid:
+        """The signal levels and step sizes."""
+        return NoiseGrid(self.settings.k_max)
 
+    @property
+    def has_shortcuts(self) -> bool:
+        """Whether steps larger than the finest are trained."""
+        return self.bootstrap_rows(2) > 0
+
+    @abstractmethod
     def bootstrap_rows(self, batch_size: int) -> int:
-        """Returns how many rows of a batch, its first ones, need teachers: all in `paper` mode.
+        """Returns how many rows of a batch, its first ones, need teachers."""
 
-        Of a batch that is to have both kinds of rows, each has at least one: without the first, nothing would train the
-        coarse steps that a sampler takes, and without the second, nothing would tell the model what the data is.
-        """
-        if self.mode == "paper":
-            return batch_size
-        rows = round(self.bootstrap_fraction * batch_size)
-        return min(max(rows, 1), batch_size - 1) if 0 < self.bootstrap_fraction < 1 else rows
-
-    def flow_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
-        """Draws the labels of a row that learns from the data alone."""
-        if self.drafts:
-            return draft_levels(self.grid, length, self.noise_fraction, key=key)
-        key_kind, key_flow, key_context = jr.split(key, 3)
-        flow = flow_levels(self.grid, length, key=key_flow)
-        context = context_levels(self.grid, length, self.context_index, self.context_keep, key=key_context)
-        chosen = jr.bernoulli(key_kind, self.context_fraction)
-        return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), context, flow)
-
+    @abstractmethod
     def bootstrap_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
         """Draws the labels of a row that needs teachers."""
-        draw = paper_levels if self.mode == "paper" else bootstrap_levels
-        return draw(self.grid, length, key=key)
+
+    @abstractmethod
+    def flow_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
+        """Draws the labels of a row that learns from the data alone."""
 
     def segments(self, length: int, *, key: PRNGKeyArray) -> tuple[Int[Array, " T"], Bool[Array, ""]]:
         """Draws what a row is: separate images, short clips, or one long clip, all of the same shape.
@@ -173,7 +151,70 @@ class ShortcutForcing(eqx.Module):
         key_image, key_long = jr.split(key)
         frame = jnp.arange(length)
         segment = jnp.zeros(length, jnp.int32)
-        if self.chunk_length is not None:
-            segment = jnp.where(jr.bernoulli(key_long, self.long_fraction), segment, frame // self.chunk_length)
-        image = jr.bernoulli(key_image, self.image_fraction)
+        if self.settings.chunk_length is not None:
+            segment = jnp.where(
+                jr.bernoulli(key_long, self.settings.long_fraction), segment, frame // self.settings.chunk_length
+            )
+        image = jr.bernoulli(key_image, self.settings.image_fraction)
         return jnp.where(image, frame, segment), image
+
+
+class DiffusionForcing(AbstractForcing):
+    """Eq 4 literally: a level and a step size for each frame, so every row has frames that need teachers."""
+
+    def bootstrap_rows(self, batch_size: int) -> int:
+        return batch_size
+
+    def bootstrap_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
+        return paper_levels(self.grid, length, key=key)
+
+    def flow_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
+        return flow_levels(self.grid, length, key=key)
+
+
+class SplitForcing(AbstractForcing):
+    """A share of the rows needs teachers, so that the others cost none; not in the paper.
+
+    A share of 0 is diffusion forcing without shortcuts.
+    """
+
+    def bootstrap_rows(self, batch_size: int) -> int:
+        """Returns how many rows of a batch, its first ones, need teachers.
+
+        Of a batch that is to have both kinds of rows, each has at least one: without the first, nothing would train the
+        coarse steps that a sampler takes, and without the second, nothing would tell the model what the data is.
+        """
+        share = self.settings.bootstrap_fraction
+        rows = round(share * batch_size)
+        return min(max(rows, 1), batch_size - 1) if 0 < share < 1 else rows
+
+    def bootstrap_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
+        return bootstrap_levels(self.grid, length, key=key)
+
+    def flow_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
+        key_kind, key_flow, key_context = jr.split(key, 3)
+        flow = flow_levels(self.grid, length, key=key_flow)
+        context = context_levels(self.grid, length, self.context_index, self.settings.context_keep, key=key_context)
+        chosen = jr.bernoulli(key_kind, self.settings.context_fraction)
+        return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), context, flow)
+
+
+class TeacherForcing(SplitForcing):
+    """Rows as in `SplitForcing`, each frame after the true past at the context's level; not in the paper."""
+
+    given_past: ClassVar[bool] = True
+
+    def flow_row(self, length: int, *, key: PRNGKeyArray) -> Levels:
+        return draft_levels(self.grid, length, self.settings.noise_fraction, key=key)
+
+
+FORCINGS: dict[str, type[AbstractForcing]] = {
+    "paper": DiffusionForcing,
+    "split": SplitForcing,
+    "drafts": TeacherForcing,
+}
+
+
+def build_forcing(settings: ShortcutConfig, *, context_signal: float) -> AbstractForcing:
+    """Builds the forcing that a configuration names; `context_signal` is the signal level of past frames."""
+    return FORCINGS[settings.mode](settings, NoiseGrid(settings.k_max).snap(context_signal))

@@ -7,7 +7,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dreamer4.dynamics.base import WorldLoss
-from dreamer4.dynamics.shortcut.forcing import ShortcutForcing, bootstrap_target, ramp
+from dreamer4.dynamics.shortcut.forcing import AbstractForcing, bootstrap_target, ramp, space_weight
 from dreamer4.dynamics.shortcut.network import AbstractNetwork
 from dreamer4.dynamics.shortcut.noise import NoisyFrames, as_past, corrupt
 from dreamer4.errors import InputError
@@ -18,7 +18,7 @@ from dreamer4.types import Trajectory
 class _Rows(eqx.Module):
     """A batch as the dynamics is trained on it: latents, the frames shown, and who sees whom.
 
-    `past` is what the frames are as the past of others, in the mode `drafts`.
+    `past` is what the frames are as the past of others, where the forcing gives one.
     """
 
     z: Float[Array, "B T Nz Dz"]
@@ -30,7 +30,7 @@ class _Rows(eqx.Module):
 def _predictor(network: AbstractNetwork, row: _Rows, task: Int[Array, ""] | None):
     """Returns the model of one row as a function of noisy frames; it gives read-outs `h` too, if there is a task.
 
-    In the mode `drafts` the read-outs are those of the past, which is what an acting agent has. Otherwise they are
+    Where rows have a past, the read-outs are those of the past, which is what an acting agent has. Otherwise they are
     those of the noisy frames, and come with the prediction.
     """
     if row.past is None:
@@ -40,7 +40,7 @@ def _predictor(network: AbstractNetwork, row: _Rows, task: Int[Array, ""] | None
 
 
 def _targets(
-    forcing: ShortcutForcing, network: AbstractNetwork, rows: _Rows, progress: Float[Array, ""], accumulate: int
+    forcing: AbstractForcing, network: AbstractNetwork, rows: _Rows, progress: Float[Array, ""], accumulate: int
 ) -> Float[Array, "B T Nz Dz"]:
     """Returns what each frame should be predicted as: the data, or for coarse steps what two half steps lead to."""
 
@@ -49,7 +49,7 @@ def _targets(
         return bootstrap_target(lambda frames: predict(frames)[0], forcing.grid, row.frames)
 
     # Until teachers start, coarse steps learn from the data too, so that no teacher is untrained.
-    started = progress >= forcing.bootstrap_start
+    started = progress >= forcing.settings.bootstrap_start
     taught = jax.lax.cond(started, over_rows(teach, accumulate), lambda rows: rows.z, rows)
     coarse = rows.frames.levels.step_index < forcing.grid.finest
     return jax.lax.stop_gradient(jnp.where(coarse[..., None, None], taught, rows.z))
@@ -57,18 +57,21 @@ def _targets(
 
 def shortcut_loss(
     network: AbstractNetwork,
-    forcing: ShortcutForcing,
+    forcing: AbstractForcing,
     batch: Trajectory,
     progress: Float[Array, ""],
     *,
     with_readout: bool,
     accumulate: int = 1,
+    space: str = "x",
     key: PRNGKeyArray,
 ) -> WorldLoss:
     """Returns the shortcut-forcing loss of a batch (eq 7 with the ramp of eq 8), and the read-outs it produced.
 
+    The error is taken in `space`, x or v (`space_weight`); metrics are errors of clean latents in any case.
+
     The teachers of the bootstrap rows run first, without gradient, on those rows only; one differentiated pass over all
-    rows follows. In the mode `drafts` only frames with a past count, since a dream always starts from a frame.
+    rows follows. Where the forcing gives a past, only frames with one count, since a dream always starts from a frame.
     """
     if batch.latent is None:
         raise InputError("dynamics: the batch holds frames, not latents. Encode the data set first.")
@@ -87,7 +90,7 @@ def shortcut_loss(
     z_noisy = corrupt(batch.latent, jr.normal(key_noise, batch.latent.shape), tau)
     frames = NoisyFrames(z_noisy, levels, batch.action, known)
     past, counted = None, batch.valid & batch.uniform[:, None]
-    if forcing.drafts:
+    if forcing.given_past:
         key_past = jr.fold_in(key_noise, 1)
         past = as_past(grid, forcing.context_index, batch.latent, batch.action, known, key=key_past)
         follows = jnp.diff(segment, axis=1, prepend=-1) == 0
@@ -108,7 +111,8 @@ def shortcut_loss(
     else:
         z_hat, h = over_rows(lambda row: predict(row, None), accumulate)(rows)
     error = jnp.mean((z_hat - target) ** 2, axis=(-2, -1))
-    loss = masked_mean(ramp(tau, floor=forcing.ramp_floor) * error, counted)
+    weight = ramp(tau, floor=forcing.settings.ramp_floor) * space_weight(tau, space)
+    loss = masked_mean(weight * error, counted)
     coarse = levels.step_index < grid.finest
     from_noise = (levels.tau_index == 0) & ~image[:, None]
     metrics = {

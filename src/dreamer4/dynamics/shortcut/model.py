@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.config import DynamicsConfig, SamplerConfig
 from dreamer4.dynamics.base import AbstractDynamics, Flops, Imagined, WorldLoss
-from dreamer4.dynamics.shortcut.forcing import ShortcutForcing
+from dreamer4.dynamics.shortcut.forcing import AbstractForcing, build_forcing
 from dreamer4.dynamics.shortcut.loss import shortcut_loss
 from dreamer4.dynamics.shortcut.network import AbstractNetwork, build_network
 from dreamer4.dynamics.shortcut.noise import as_past
@@ -42,15 +42,22 @@ class ShortcutDynamics(AbstractDynamics):
         forcing: how it is trained.
         num_steps: K, a power of two that divides k_max.
         context_signal: signal level of past frames, 1 is clean; snapped to the closest trained level.
+        loss_space: where the error is taken, x or v (`space_weight`).
     """
 
     network: AbstractNetwork
-    forcing: ShortcutForcing
+    forcing: AbstractForcing
     num_steps: int = eqx.field(static=True)
     context_signal: float = eqx.field(static=True)
+    loss_space: str = eqx.field(static=True, default="x")
 
     def __init__(
-        self, network: AbstractNetwork, forcing: ShortcutForcing, num_steps: int = 4, context_signal: float = 0.9
+        self,
+        network: AbstractNetwork,
+        forcing: AbstractForcing,
+        num_steps: int = 4,
+        context_signal: float = 0.9,
+        loss_space: str = "x",
     ):
         """Puts the parts together; see the attributes.
 
@@ -58,6 +65,7 @@ class ShortcutDynamics(AbstractDynamics):
             InputError: the grid of the network does not know `num_steps`.
         """
         self.network, self.forcing, self.num_steps, self.context_signal = network, forcing, num_steps, context_signal
+        self.loss_space = loss_space
         if num_steps not in network.grid.passes:
             raise InputError(
                 f"num_steps: got {num_steps}, expected a power of two that divides k_max = {network.grid.k_max}."
@@ -103,7 +111,8 @@ class ShortcutDynamics(AbstractDynamics):
     ) -> tuple[Imagined, ShortcutState]:
         key_denoise, key_commit = jr.split(key)
         known, count = jnp.array(True), self.num_steps if num_steps is None else num_steps
-        z, halfway = jax.lax.stop_gradient(denoise(self.network, action, known, state.stream, count, key=key_denoise))
+        how = {"shortcuts": self.forcing.has_shortcuts, "key": key_denoise}
+        z, halfway = jax.lax.stop_gradient(denoise(self.network, action, known, state.stream, count, **how))
         following = self.observe(state, z, action, known, key=key_commit)
         movement = jnp.where(jnp.asarray(count) > 1, jnp.sqrt(jnp.mean(jnp.square(z - halfway))), 0.0)
         return jax.lax.stop_gradient((Imagined(z, movement), following))
@@ -137,18 +146,18 @@ class ShortcutDynamics(AbstractDynamics):
         accumulate: int = 1,
         key: PRNGKeyArray,
     ) -> WorldLoss:
-        how = {"with_readout": with_readout, "accumulate": accumulate}
+        how = {"with_readout": with_readout, "accumulate": accumulate, "space": self.loss_space}
         return shortcut_loss(self.network, self.forcing, clips, progress, **how, key=key)
 
     def flops(self, *, rows: int, length: int, with_readout: bool) -> Flops:
         """Counts the operations; a differentiated pass costs three forward passes.
 
-        A row with teachers adds two forward passes, and the mode `drafts` one over the past.
+        A row with teachers adds two forward passes, and a past that the forcing gives one more.
         """
         count, seen = self.network.flops, self.context_length + 1
         past = count(frames=length, agent=False)
         teachers, learning = 2 * past, count(frames=length, agent=with_readout)
-        if self.forcing.drafts:
+        if self.forcing.given_past:
             draft = count(frames=length + 1, agent=False)
             teachers, learning = past + 2 * draft, learning + draft
         loss = length * (self.forcing.bootstrap_rows(rows) * teachers + 3 * rows * learning)
@@ -168,6 +177,6 @@ def build_shortcut(
 ) -> ShortcutDynamics:
     """Builds the dynamics that a configuration describes, for latents of `num_spatial` x `spatial_dim`."""
     network = build_network(config, num_spatial, spatial_dim, spec, key=key)
-    forcing = ShortcutForcing(config.shortcut, context_signal=sampler.context_signal)
+    forcing = build_forcing(config.shortcut, context_signal=sampler.context_signal)
     num_steps = network.grid.k_max if sampler.kind == "flow" else sampler.num_steps
-    return ShortcutDynamics(network, forcing, num_steps, sampler.context_signal)
+    return ShortcutDynamics(network, forcing, num_steps, sampler.context_signal, config.loss_space)

@@ -120,6 +120,7 @@ class TransformerNetwork(AbstractNetwork):
     spatial_dim: int = eqx.field(static=True)
     agent_dim: int = eqx.field(static=True)
     context_length: int = eqx.field(static=True)
+    velocity: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -129,6 +130,7 @@ class TransformerNetwork(AbstractNetwork):
         action: ActionSpec,
         num_tasks: int = 1,
         k_max: int = 64,
+        velocity: bool = False,
         key: PRNGKeyArray,
     ):
         """Builds the model around a transformer.
@@ -139,6 +141,7 @@ class TransformerNetwork(AbstractNetwork):
             action: factors of an action.
             num_tasks: number of tasks.
             k_max: finest number of sampling steps, a power of two.
+            velocity: whether the head tells the velocity towards the clean latents in place of them (v-prediction).
             key: randomness of the remaining weights.
         """
         key_action, key_signal, key_step, key_in, key_task, key_out = jr.split(key, 6)
@@ -154,7 +157,7 @@ class TransformerNetwork(AbstractNetwork):
         self.flow_head = Linear(width, spatial_dim, use_bias=True, scale=0.0, key=key_out)
         self.num_spatial, self.spatial_dim = spatial.stop - spatial.start, spatial_dim
         self.agent_dim = (agent.stop - agent.start) * width
-        self.context_length = transformer.context_length
+        self.context_length, self.velocity = transformer.context_length, velocity
 
     def _tokens(self, frame, task):
         """Lays one frame out; `task=None` leaves the agent slots out."""
@@ -174,29 +177,36 @@ class TransformerNetwork(AbstractNetwork):
     def _clip_tokens(self, frames, task):
         return jax.vmap(self._tokens, in_axes=(0, None))(frames, task)
 
-    def _read(self, tokens, task):
-        """Reads prediction and `h` of one frame. The flow head is float32, as the transformer's output is."""
+    def _read(self, tokens, frame, task):
+        """Reads prediction and `h` of one frame. The flow head is float32, as the transformer's output is.
+
+        A head that tells the velocity v means the clean latents `z + (1 - tau) v`.
+        """
         layout = self.transformer.layout
         h = None if task is None else tokens[layout.slots("agent")].reshape(-1)
-        return self.flow_head(tokens[layout.slots("spatial")]), h
+        told = self.flow_head(tokens[layout.slots("spatial")])
+        return frame.z + (1.0 - self.grid.tau(frame.levels.tau_index)) * told if self.velocity else told, h
+
+    def _read_clip(self, tokens, frames, task):
+        return jax.vmap(self._read, in_axes=(0, 0, None))(tokens, frames, task)
 
     def __call__(
         self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None]:
         tokens = self.transformer(self._clip_tokens(frames, task), segment)
-        return jax.vmap(self._read, in_axes=(0, None))(tokens, task)
+        return self._read_clip(tokens, frames, task)
 
     def prefill(
         self, frames: NoisyFrames, task: Int[Array, ""] | None, segment: Int[Array, " T"] | None = None
     ) -> tuple[Float[Array, "T Nz Dz"], Float[Array, "T E"] | None, Entry]:
         tokens, entries = self.transformer.prefill(self._clip_tokens(frames, task), segment)
-        return *jax.vmap(self._read, in_axes=(0, None))(tokens, task), entries
+        return *self._read_clip(tokens, frames, task), entries
 
     def drafts(
         self, frames: NoisyFrames, entries: Entry, segment: Int[Array, " T"] | None = None
     ) -> Float[Array, "T Nz Dz"]:
         tokens = self.transformer.drafts(self._clip_tokens(frames, None), entries, segment)
-        return jax.vmap(self._read, in_axes=(0, None))(tokens, None)[0]
+        return self._read_clip(tokens, frames, None)[0]
 
     def init_cache(self) -> Stream:
         return Stream(self.transformer.init_cache(), jnp.zeros((), jnp.int32))
@@ -205,7 +215,7 @@ class TransformerNetwork(AbstractNetwork):
         self, frame: NoisyFrames, task: Int[Array, ""] | None, stream: Stream
     ) -> tuple[Float[Array, "Nz Dz"], Float[Array, " E"] | None, Entry]:
         tokens, entry = self.transformer.step(self._tokens(frame, task), stream.cache, stream.position)
-        return *self._read(tokens, task), entry
+        return *self._read(tokens, frame, task), entry
 
     def flops(self, *, frames: int, agent: bool) -> int:
         slots = None if agent else self.transformer.layout.slots("agent").start
@@ -225,5 +235,6 @@ def build_network(
         action=spec.action,
         num_tasks=spec.num_tasks,
         k_max=config.shortcut.k_max,
+        velocity=config.prediction == "v",
         key=key_rest,
     )

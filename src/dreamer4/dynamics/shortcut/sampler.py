@@ -55,6 +55,7 @@ def denoise(
     stream: Stream,
     num_steps: int | Int[Array, ""],
     *,
+    shortcuts: bool = True,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, "Nz Dz"], Float[Array, "Nz Dz"]]:
     """Draws the next frame from pure noise in `num_steps` equal steps; the cache is only read.
@@ -69,12 +70,18 @@ def denoise(
         stream: the past.
         num_steps: K, a power of two that divides k_max. If it is an array, one compiled program serves every K, but no
             gradient can be taken.
+        shortcuts: whether the model knows large steps; if not, every pass is labelled with the finest one.
         key: randomness of the noise.
 
     Returns:
         The frame, and the clean estimate after half of the passes (after the only one, if K is 1).
     """
     grid = network.grid
+
+    def denoised(z, i, step_index):
+        label = step_index if shortcuts else jnp.asarray(grid.finest, jnp.int32)
+        return _denoise_pass(network, z, i, step_index, label, action, action_mask, stream)
+
     noise = jr.normal(key, (network.num_spatial, network.spatial_dim))
     if isinstance(num_steps, int):
         if num_steps not in grid.passes:
@@ -82,7 +89,7 @@ def denoise(
         step_index = jnp.asarray(num_steps.bit_length() - 1, jnp.int32)
 
         def scanned(z, i):
-            return _denoise_pass(network, z, i, step_index, action, action_mask, stream)
+            return denoised(z, i, step_index)
 
         z, estimates = jax.lax.scan(scanned, noise, jnp.arange(num_steps))
         return z, estimates[max(num_steps // 2 - 1, 0)]
@@ -92,15 +99,15 @@ def denoise(
 
     def looped(i, carry):
         z, halfway = carry
-        z, z_hat = _denoise_pass(network, z, i, step_index, action, action_mask, stream)
+        z, z_hat = denoised(z, i, step_index)
         return z, jnp.where(i == middle, z_hat, halfway)
 
     return jax.lax.fori_loop(0, count, looped, (noise, noise))
 
 
-def _denoise_pass(network, z, i, step_index, action, action_mask, stream):
+def _denoise_pass(network, z, i, step_index, label, action, action_mask, stream):
     """Returns the latents after pass i, and the clean estimate that moved them."""
-    levels = Levels(i * network.grid.stride(step_index), step_index)
+    levels = Levels(i * network.grid.stride(step_index), label)
     z_hat, _, _ = network.step(NoisyFrames(z, levels, action, action_mask), None, stream)
     # d / (1 - tau) = 1 / (K - i), which is exactly 1 in the last pass.
     remaining = (jnp.asarray(1, jnp.int32) << step_index) - i
