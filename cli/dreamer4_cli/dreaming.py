@@ -43,7 +43,7 @@ def dream(
     Args:
         path: run or checkpoint.
         out: the .gif or .mp4 to create.
-        actions: `policy`, `random`, `data`, or a list as `parse_actions` reads it.
+        actions: `policy`, `random`, `data`, `none`, or a list as `parse_actions` reads it.
         episode: which held-out episode, or which of all if none is held out.
         context: its first frames, which the dream remembers.
         length: frames to dream at most.
@@ -57,7 +57,7 @@ def dream(
     check_place(out)
     step = find_checkpoint(path)
     config, spec = read_description(step)
-    listed = None if actions in ("policy", "random", "data") else parse_actions(actions, spec.action)
+    listed = None if actions in ("policy", "random", "data", "none") else parse_actions(actions, spec.action)
     folder = find_dataset(step, config) if dataset is None else dataset
     info = data.read_info(folder)
     if info.spec != spec:
@@ -92,7 +92,8 @@ def dream(
     if listed is not None and count > most:
         raise InputError(f"--length: got {length}, but there are {most} actions.")
     taken = None if listed is None else jax.tree.map(lambda x: x[:count], listed)
-    dreamt = _film(world, taken, count, actions == "policy", key=jr.key(seed))
+    known = jnp.array(actions != "none")
+    dreamt = _film(world, taken, count, actions == "policy", known, key=jr.key(seed))
     frames, rewards, terminal = (np.asarray(x) for x in dreamt)
     ends = np.flatnonzero(terminal)
     shown = int(ends[0]) + 1 if len(ends) else count
@@ -105,7 +106,7 @@ def dream(
 
 
 @eqx.filter_jit
-def _film(world, taken, count, by_policy, *, key):
+def _film(world, taken, count, by_policy, known, *, key):
     """Returns frames, expected rewards and terminations of one dream."""
     state = jax.tree.map(lambda x: x[0], world.starts)
 
@@ -117,7 +118,7 @@ def _film(world, taken, count, by_policy, *, key):
             action = world.dreamer.act(memory, key=key_act)
         elif action is None:
             action = random_action(world.spec.action, key=key_act)
-        state, *seen = world.advance(state, action, key=key_world)
+        state, *seen = world.advance(state, action, action_mask=known, key=key_world)
         return state, tuple(seen)
 
     return jax.lax.scan(body, state, (taken, jr.split(key, count)))[1]

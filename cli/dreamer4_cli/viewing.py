@@ -34,8 +34,8 @@ def dream(
         typer.Option(
             "--actions",
             metavar="WHAT",
-            help="policy, random, data (those of the episode, beside the truth), or a list such as 0,2x5,1: one entry "
-            "a frame, xN repeats, and a colon separates components, 1:0:-0.5.",
+            help="policy, random, none, data (those of the episode, beside the truth), or a list such as 0,2x5,1: one "
+            "entry a frame, xN repeats, and a colon separates components, 1:0:-0.5.",
         ),
     ] = "policy",
     episode: Annotated[int, typer.Option("--episode", min=0, help="Which held-out episode it starts from.")] = 0,

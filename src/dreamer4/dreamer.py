@@ -195,20 +195,29 @@ class Dreamer(eqx.Module):
 
     @in_32_bits
     def imagine_step(
-        self, memory: Memory, action: Action, *, num_steps: int | Int[Array, ""] | None = None, key: PRNGKeyArray
+        self,
+        memory: Memory,
+        action: Action,
+        *,
+        action_mask: Bool[Array, ""] | None = None,
+        num_steps: int | Int[Array, ""] | None = None,
+        key: PRNGKeyArray,
     ) -> tuple[Imagined, Memory]:
         """Invents the frame that an action leads to, as latents.
 
         Args:
             memory: the past.
             action: the action.
+            action_mask: False where the frame is invented without the action; None: True.
             num_steps: K, passes that draw the frame, as `AbstractDynamics.imagine` takes it.
             key: randomness of the frame.
 
         Returns:
             The frame, and the memory that includes it.
         """
-        imagined, world = self.dynamics.imagine(memory.world, action, num_steps=num_steps, key=key)
+        imagined, world = self.dynamics.imagine(
+            memory.world, action, action_mask=action_mask, num_steps=num_steps, key=key
+        )
         return imagined, Memory(memory.encoder, world)
 
     def imagine_frame(
@@ -217,6 +226,7 @@ class Dreamer(eqx.Module):
         decoder: Stream,
         action: Action,
         *,
+        action_mask: Bool[Array, ""] | None = None,
         num_steps: int | Int[Array, ""] | None = None,
         key: PRNGKeyArray,
     ) -> tuple[Float[Array, "H W C"], Imagined, Memory, Stream]:
@@ -225,7 +235,7 @@ class Dreamer(eqx.Module):
         Returns:
             Its pixels, not clipped; the frame as latents; and the pasts of agent and decoder that include it.
         """
-        imagined, memory = self.imagine_step(memory, action, num_steps=num_steps, key=key)
+        imagined, memory = self.imagine_step(memory, action, action_mask=action_mask, num_steps=num_steps, key=key)
         pixels, decoder = self.tokenizer.decode_step(imagined.latent, decoder)
         return pixels, imagined, memory, decoder
 

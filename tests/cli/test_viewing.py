@@ -61,7 +61,7 @@ def test_what_is_no_action_is_refused(text):
 FILM = {"episode": 0, "context": 1, "length": None, "num_steps": None, "seed": 0, "fps": 5.0}
 
 
-@pytest.mark.parametrize("actions", ["policy", "data"])
+@pytest.mark.parametrize("actions", ["policy", "data", "none"])
 def test_a_film_has_the_context_and_the_dream(run, tmp_path, capsys, actions):
     out = tmp_path / "film.gif"
     dreaming.dream(run, out, actions=actions, **FILM)

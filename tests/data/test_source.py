@@ -163,6 +163,14 @@ def test_latents_take_the_place_of_their_frames(source):
         source.with_latents(latent[1:])
 
 
+@pytest.mark.parametrize(("share", "labelled"), [(0.0, 0), (0.4, 2), (1.0, 5)])
+def test_the_first_share_of_the_episodes_keeps_its_actions(source, share, labelled):
+    rows = source.with_labels(share).episodes(jnp.arange(5), source.max_length)
+    expected = [n - 1 if i < labelled else 0 for i, n in enumerate(LENGTHS)]
+    assert rows.action_mask.sum(1).tolist() == expected
+    assert leaves_equal(rows.action, source.episodes(jnp.arange(5), source.max_length).action)
+
+
 def test_whole_episodes_come_from_their_first_frame(source):
     assert (source.num_episodes, source.max_length, source.num_frames) == (5, 10, 25)
     whole = eqx.filter_jit(source.episodes)(jnp.arange(5), source.max_length)

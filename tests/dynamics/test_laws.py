@@ -99,6 +99,18 @@ def test_the_dream_does_not_depend_on_the_task_and_the_read_out_does(dynamics, c
     assert not np.allclose(dynamics.readout(ours), dynamics.readout(theirs))
 
 
+def test_a_dream_depends_on_its_action_where_that_is_known_alone(dynamics, clip):
+    @eqx.filter_jit
+    def dreamt(dynamics, action, known):
+        state = dynamics.init(jnp.array(0))
+        return dynamics.imagine(state, action, action_mask=known, key=jr.key(1))[0].latent
+
+    left, right = (Action(jnp.array([i]), jnp.array([0.5 - i])) for i in (0, 1))
+    for known in (False, True):
+        same = equal(*(dreamt(dynamics, action, jnp.array(known)) for action in (left, right)))
+        assert same != known
+
+
 def test_no_gradient_comes_out_of_a_dream(dynamics, clip):
     @eqx.filter_jit
     @eqx.filter_grad

@@ -96,6 +96,13 @@ class DataConfig(Branch):
         description="share of the training episodes, the best by return, that cloning learns from (agent.balanced); "
         "the paper clones successful ones alone",
     )
+    labelled: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the training episodes, in the order of the data set, whose actions are told "
+        "to dynamics and agent; the others are video alone",
+    )
     spec: SpecConfig | None = Field(
         default=None, description="shapes for a dry run without data; training reads the data's own"
     )

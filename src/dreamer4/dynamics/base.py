@@ -96,13 +96,20 @@ class AbstractDynamics(eqx.Module):
 
     @abstractmethod
     def imagine(
-        self, state: State, action: Action, *, num_steps: int | Int[Array, ""] | None = None, key: PRNGKeyArray
+        self,
+        state: State,
+        action: Action,
+        *,
+        action_mask: Bool[Array, ""] | None = None,
+        num_steps: int | Int[Array, ""] | None = None,
+        key: PRNGKeyArray,
     ) -> tuple[Imagined, State]:
         """Dreams the frame that an action leads to; no gradient flows out of it.
 
         Args:
             state: the past.
             action: the action.
+            action_mask: False where the frame is dreamt without the action, as one that is unknown; None: True.
             num_steps: K, passes that draw the frame, where the model has a choice (`passes`); an array makes one
                 program serve every K. None: the model's own.
             key: randomness of the frame.

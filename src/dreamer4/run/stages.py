@@ -116,7 +116,7 @@ class Session(contextlib.ExitStack):
         episodes, held_out = (data.read_episodes(path, split) for split in ("train", "held_out"))
         at_least = data.return_of_best(episodes, config.data.relevant)
         episodes, held_out = (data.flag_relevant(part, at_least) for part in (episodes, held_out))
-        source, judged = DeviceSource.from_episodes(episodes), None
+        source, judged = DeviceSource.from_episodes(episodes).with_labels(config.data.labelled), None
         if held_out:
             judged = DeviceSource.from_episodes(held_out)
         elif waiting := [name for name in self.phases if getattr(config.train, name).patience]:

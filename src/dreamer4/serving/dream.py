@@ -202,13 +202,14 @@ class DreamWorld(AbstractEnvironment):
 
     @in_32_bits
     def advance(
-        self, state: DreamState, action: Action, *, key: PRNGKeyArray
+        self, state: DreamState, action: Action, *, action_mask: Bool[Array, ""] | None = None, key: PRNGKeyArray
     ) -> tuple[DreamState, UInt8[Array, "H W C"], Float[Array, ""], Bool[Array, ""]]:
         """Dreams one frame, without limit and without reset.
 
         Args:
             state: where the dream stands.
             action: the action.
+            action_mask: False where the frame is dreamt without the action; None: True.
             key: randomness of the frame.
 
         Returns:
@@ -216,7 +217,9 @@ class DreamWorld(AbstractEnvironment):
         """
         dreamer = self.dreamer
         memory = Memory(dreamer.tokenizer.init_encoder(), state.world)
-        image, _, memory, decoder = dreamer.imagine_frame(memory, state.decoder, action, key=key)
+        image, _, memory, decoder = dreamer.imagine_frame(
+            memory, state.decoder, action, action_mask=action_mask, key=key
+        )
         h = dreamer.readout(memory)
         terminal = ~(dreamer.continuation(h).mean() > 0.5)
         following = DreamState(memory.world, decoder, state.time + 1, terminal)

@@ -94,6 +94,12 @@ class DeviceSource(AbstractEpisodeSource):
         """Returns the same data set with where the real environment stood at each frame, as `replay` finds it."""
         return dataclasses.replace(self, place=place)
 
+    def with_labels(self, share: float) -> "DeviceSource":
+        """Returns the same data set in which a share of the episodes, the first ones, keep their actions."""
+        ends = np.append(np.asarray(self.start), self.num_frames)
+        known = np.arange(self.num_frames) < ends[round(share * (len(ends) - 1))]
+        return dataclasses.replace(self, action_mask=self.action_mask & known)
+
     def episodes(self, index: Int[Array, " B"], length: int) -> Trajectory:
         """Returns whole episodes from their first frame, padded to `length`.
 

@@ -119,10 +119,16 @@ class RSSMDynamics(AbstractDynamics):
         return self._observe(state, latent, action, action_mask, key=key)[0]
 
     def imagine(
-        self, state: RSSMState, action: Action, *, num_steps: int | Int[Array, ""] | None = None, key: PRNGKeyArray
+        self,
+        state: RSSMState,
+        action: Action,
+        *,
+        action_mask: Bool[Array, ""] | None = None,
+        num_steps: int | Int[Array, ""] | None = None,
+        key: PRNGKeyArray,
     ) -> tuple[Imagined, RSSMState]:
         del num_steps  # there is one pass
-        recurrent = self._advance(state, action, jnp.array(True))
+        recurrent = self._advance(state, action, jnp.array(True) if action_mask is None else action_mask)
         draws = draw(self._mixed(self.prior(recurrent)), key=key)
         latent = symexp(self.decoder(recurrent, draws)).reshape(self.latent_shape)
         return jax.lax.stop_gradient((Imagined(latent, jnp.zeros(())), RSSMState(recurrent, draws, state.task)))

@@ -107,10 +107,17 @@ class ShortcutDynamics(AbstractDynamics):
         return ShortcutState(stream, h, state.task)
 
     def imagine(
-        self, state: ShortcutState, action: Action, *, num_steps: int | Int[Array, ""] | None = None, key: PRNGKeyArray
+        self,
+        state: ShortcutState,
+        action: Action,
+        *,
+        action_mask: Bool[Array, ""] | None = None,
+        num_steps: int | Int[Array, ""] | None = None,
+        key: PRNGKeyArray,
     ) -> tuple[Imagined, ShortcutState]:
         key_denoise, key_commit = jr.split(key)
-        known, count = jnp.array(True), self.num_steps if num_steps is None else num_steps
+        known = jnp.array(True) if action_mask is None else action_mask
+        count = self.num_steps if num_steps is None else num_steps
         how = {"shortcuts": self.forcing.has_shortcuts, "key": key_denoise}
         z, halfway = jax.lax.stop_gradient(denoise(self.network, action, known, state.stream, count, **how))
         following = self.observe(state, z, action, known, key=key_commit)
