@@ -10,5 +10,6 @@ from dreamer4.data.readers.opening import format_of as format_of
 from dreamer4.data.readers.opening import is_dataset as is_dataset
 from dreamer4.data.readers.opening import open_reader as open_reader
 from dreamer4.data.readers.own import OwnReader as OwnReader
+from dreamer4.data.readers.rlds import RLDSReader as RLDSReader
 from dreamer4.data.readers.video import VideoReader as VideoReader
 from dreamer4.data.readers.vpt import VptReader as VptReader

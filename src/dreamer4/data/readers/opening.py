@@ -18,6 +18,7 @@ from dreamer4.data.readers.lerobot import LeRobotReader, is_lerobot
 from dreamer4.data.readers.minari import MinariReader, is_minari
 from dreamer4.data.readers.own import OwnReader
 from dreamer4.data.readers.part import PartReader
+from dreamer4.data.readers.rlds import RLDSReader, is_rlds
 from dreamer4.data.readers.video import VideoReader
 from dreamer4.data.readers.vpt import VptReader, is_vpt
 from dreamer4.data.vpt.segments import held_out
@@ -156,6 +157,7 @@ def _named(path: Path) -> tuple[Path, dict[str, Any]]:
 FORMATS = (
     Format("LeRobot data sets", is_lerobot, LeRobotReader),
     Format("Minari data sets", is_minari, MinariReader),
+    Format("RLDS data sets", is_rlds, RLDSReader),
     Format("flat arrays", is_flat, FlatReader),
     Format("recordings of VPT", is_vpt, VptReader),
     Format("videos without labels", _holds_videos, VideoReader),
