@@ -24,7 +24,7 @@ LAYERS = [
     {"training", "evaluation", "baselines"},
     {"reporting"},
     {"run"},
-    {"sharing"},
+    {"sharing", "study"},
     {"serving"},
     {"dreamer4_cli"},
 ]

@@ -11,7 +11,7 @@ import typer
 
 from dreamer4 import allocator
 from dreamer4.errors import InputError
-from dreamer4_cli import baseline_options, compile_cache, data_options, options, play_options, viewing
+from dreamer4_cli import baseline_options, compile_cache, data_options, options, play_options, studies, viewing
 from dreamer4_cli.endings import Commands, complain
 
 
@@ -274,9 +274,8 @@ def info(
     work.info(existing)
 
 
-app.command()(viewing.report)
-app.command()(viewing.dream)
-app.command()(viewing.runs)
+for command in (viewing.report, viewing.dream, viewing.runs, studies.study):
+    app.command()(command)
 
 
 @config_app.command()

@@ -1,0 +1,153 @@
+"""What a study asks: its file, its cells, and which stages of which cells are the same."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError, field_validator
+
+from dreamer4.config import Branch, Config, load
+from dreamer4.config.text import explain, parse, read
+from dreamer4.dreamer import PHASES
+from dreamer4.errors import InputError, nearest
+
+
+Measure = Literal["dreams", "return"]
+
+# What the weights at the end of a stage depend on, beside all that is listed before it.
+_PARTS = {
+    "data": ("env", "ppo", "data"),
+    "tokenizer": ("seed", "tokenizer", "train.tokenizer"),
+    "dynamics": ("data.labelled", "dynamics", "sampler", "train.dynamics"),
+    "agent": ("data.relevant", "agent", "train.agent", "train.heads"),
+    "imagination": ("imagination", "train.imagination"),
+}
+STAGES = tuple(_PARTS)
+
+
+class Quick(Branch):
+    """What makes a study a first look."""
+
+    settings: tuple[str, ...] = Field(default=(), description="assignments a.b=c after all others")
+    seeds: int = Field(default=1, gt=0)
+
+
+class Study(Branch):
+    """A study, as its file tells it."""
+
+    study: str = Field(description="its name, which its results bear")
+    about: str = Field(default="", description="what it asks")
+    preset: str = Field(default="catch", description="preset of every cell")
+    settings: tuple[str, ...] = Field(default=(), description="assignments a.b=c of every cell")
+    axes: dict[str, list[JsonValue] | dict[str, list[str]]] = Field(
+        min_length=1, description="a key and its values; or any name, and the assignments of each of its values by name"
+    )
+    seeds: int = Field(default=3, gt=0, description="training seeds of each cell: 0, 1, ...")
+    measure: tuple[Measure, ...] = Field(
+        min_length=1, description="dreams: against held-out episodes; return: of the policy in the real environment"
+    )
+    quick: Quick = Quick()
+    at_last: tuple[str, ...] = Field(default=(), description="assignments a.b=c after those of the axes")
+
+    @field_validator("study")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", value):
+            raise ValueError(f"got {value}, expected lower-case letters, digits and hyphens")
+        return value
+
+    def made_quick(self) -> "Study":
+        """Returns the study as a first look, under a name of its own."""
+        changes = {"seeds": self.quick.seeds, "at_last": (*self.at_last, *self.quick.settings)}
+        return self.model_copy(update={"study": f"{self.study}-quick", **changes})
+
+    @property
+    def last(self) -> str:
+        """The last stage that the measures need."""
+        return "imagination" if "return" in self.measure else "dynamics"
+
+    def cells(self, only: Sequence[str] = ()) -> list["Cell"]:
+        """Returns the cells, every combination of the axes' values, or those of the given names.
+
+        Raises:
+            InputError: if there is none of a name, or a configuration is refused.
+        """
+        cells = [self._cell(choices) for choices in itertools.product(*map(self._choices, self.axes))]
+        names = [cell.name for cell in cells]
+        for name in only:
+            if name not in names:
+                raise InputError(f"--only: no cell {name!r} in {self.study}. {nearest(name, names)}")
+        for cell in cells:
+            cell.config(0)
+        return [cell for cell in cells if not only or cell.name in only]
+
+    def _choices(self, axis):
+        values = self.axes[axis]
+        if isinstance(values, dict):
+            return [(axis, label, tuple(settings)) for label, settings in values.items()]
+        return [(axis, str(value), (f"{axis}={json.dumps(value)}",)) for value in values]
+
+    def _cell(self, choices):
+        name = ",".join(f"{axis.rpartition('.')[2]}={label}" for axis, label, _ in choices)
+        return Cell(name, self.preset, (*self.settings, *itertools.chain(*(own for *_, own in choices)), *self.at_last))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a study.
+
+    Attributes:
+        name: what it is called.
+        preset: preset of its runs.
+        settings: assignments a.b=c over it.
+    """
+
+    name: str
+    preset: str
+    settings: tuple[str, ...]
+
+    @property
+    def file_name(self) -> str:
+        """Its name, as a file may bear it."""
+        return re.sub(r"[^A-Za-z0-9=,.-]", "_", self.name)
+
+    def config(self, seed: int) -> Config:
+        """Returns the configuration of a training seed."""
+        return load(self.preset, overrides=self.settings, seed=seed)
+
+    def fingerprint(self, stage: str, seed: int) -> str:
+        """Returns what stands for everything that the end of a stage depends on; equal ones are trained once."""
+        tree = self.config(seed).model_dump(mode="json")
+        late = {name: tree["data"].pop(name) for name in ("labelled", "relevant")}  # they choose among what is there
+        parts: list[Any] = []
+        for name in STAGES[: STAGES.index(stage) + 1]:
+            for key in _PARTS[name]:
+                value: Any = tree
+                for part in key.split("."):
+                    value = late[part] if part in late else value[part]
+                parts.append((key, value))
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_study(path: Path) -> Study:
+    """Reads a study from its YAML file.
+
+    Raises:
+        InputError: names every key that is wrong, what it got, and the rule.
+    """
+    try:
+        return Study.model_validate(parse(read(path), str(path)))
+    except ValidationError as error:
+        told = [
+            f"{e['loc'][0]}: missing, and a study has one." if e["type"] == "missing" else explain(dict(e), Study)
+            for e in error.errors()
+        ]
+        raise InputError("\n".join(f"{path}: {line}" for line in told)) from None
+
+
+assert (*STAGES[1:],) == PHASES

@@ -1,0 +1,119 @@
+"""The rows of a study: one file for each cell, with a number for every training seed; a table and a figure of them."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from pydantic import ValidationError
+
+from dreamer4.errors import InputError
+from dreamer4.evaluation.record import Record
+from dreamer4.evaluation.statistics import interval
+from dreamer4.files import write_atomically
+from dreamer4.study.plan import Cell, Study
+
+
+class Row(Record):
+    """What one cell came to.
+
+    Attributes:
+        study: name of the study.
+        cell: name of the cell.
+        preset: preset of its runs.
+        settings: assignments over it.
+        seeds: the training seeds.
+        values: each measure, for each seed.
+        curves: measures by dreamt frame, for each seed.
+        minutes: of training, for each seed; stages that cells share count in each of them.
+        data: fingerprints of the data sets.
+        device: what it was computed on.
+        commit: of the code; a + marks changes that were not committed.
+        command: what to run for the same numbers.
+    """
+
+    study: str
+    cell: str
+    preset: str
+    settings: tuple[str, ...]
+    seeds: tuple[int, ...]
+    values: dict[str, tuple[float, ...]]
+    curves: dict[str, tuple[tuple[float, ...], ...]]
+    minutes: tuple[float, ...]
+    data: tuple[str, ...]
+    device: str
+    commit: str
+    command: str
+
+
+def row_file(out: Path, study: Study, cell: Cell) -> Path:
+    """Returns where the row of a cell lies."""
+    return out / study.study / f"{cell.file_name}.json"
+
+
+def read_row(file: Path) -> Row:
+    """Reads a row.
+
+    Raises:
+        InputError: if the file is none.
+    """
+    try:
+        return Row.model_validate_json(file.read_text())
+    except ValidationError as error:
+        raise InputError(f"{file}: no row of a study ({error.errors()[0]['msg']}). Remove it.") from None
+
+
+def publish(out: Path, study: Study) -> Path:
+    """Draws the table and the figure of all rows that there are; returns the page."""
+    rows = [read_row(file) for cell in study.cells() if (file := row_file(out, study, cell)).exists()]
+    folder, figure = out / study.study, ""
+    for name in dict.fromkeys(name for row in rows for name in row.curves):
+        write_atomically(folder / f"{name}.svg", _chart(rows, name))
+        figure += f"\n![{name} by dreamt frame]({name}.svg)\n"
+    told = f"{study.about.strip()}\n\n" if study.about else ""
+    commands = ", ".join(f"`{command}`" for command in dict.fromkeys(row.command for row in rows))
+    page = folder / "README.md"
+    text = (
+        f"# {study.study}\n\n{told}{commands}. Means over training seeds, with 95 % bootstrap intervals over them.\n\n"
+    )
+    write_atomically(page, f"{text}{table(rows)}\n{figure}")
+    return page
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Returns the rows as a Markdown table."""
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    lines = [["cell", *names, "seeds", "minutes a seed", "device", "commit"]]
+    lines.append(["---"] * len(lines[0]))
+    for row in rows:
+        told = [_estimate(row.values.get(name, ())) for name in names]
+        lines.append([row.cell, *told, str(len(row.seeds)), f"{np.mean(row.minutes):.1f}", row.device, row.commit])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _estimate(values):
+    if not len(values):
+        return "-"
+    mean = f"{np.mean(values):.3g}"
+    if len(values) == 1:
+        return mean
+    low, high = interval(np.array(values))
+    return f"{mean} ({low:.3g} to {high:.3g})"
+
+
+def _chart(rows: Sequence[Row], name: str) -> str:
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.add_subplot(xlabel="dreamt frame", ylabel=name)
+    for row in rows:
+        if name in row.curves:
+            length = max(map(len, row.curves[name]))
+            seeds = np.array([[*curve, *[math.nan] * (length - len(curve))] for curve in row.curves[name]])
+            axes.plot(np.arange(1, length + 1), np.nanmean(seeds, axis=0), marker=".", label=row.cell)
+    axes.legend(fontsize="small")
+    drawn = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # the same rows, the same file
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return drawn.getvalue()
