@@ -16,7 +16,7 @@ from dreamer4_cli import run
 
 def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path):
     for override, match in (
-        ("tokenizer.patch=[3,5]", "patch"),
+        ("tokenizer.patch=[30,5]", "patch"),
         ("train.imagination.length=9", "context_length"),
         ("env.id=Catch-bsuit", "Catch-bsuite"),
         ("env.id=CartPole-v1", "adapter"),
