@@ -21,10 +21,10 @@ from dreamer4.dreamer import PHASES, read_description, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.run import lineage
 from dreamer4.run.folder import RunFolder, run_of
+from dreamer4.run.phase import start_of
 from dreamer4.sharing import STARTS, export_agent, import_agent
 from dreamer4.training import build_phase, init_dreamer, stack_members
 from dreamer4.training.trained import TRAINED
-from dreamer4_cli import run as commands
 
 
 RESULTS = {
@@ -237,7 +237,7 @@ def test_an_imported_agent_is_where_the_next_phase_starts(exported, dreamer, tmp
             assert equal(getattr(agent, part), wanted), (phase, part)
         if phase != PHASES[-1]:
             following = PHASES[PHASES.index(phase) + 1]
-            assert equal(commands._start(config, new, following, TINY_SPEC), agent)
+            assert equal(start_of(config, new, following, TINY_SPEC), agent)
 
 
 @pytest.mark.parametrize("phase", PHASES[:-1])

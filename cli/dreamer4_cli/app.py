@@ -11,7 +11,16 @@ import typer
 
 from dreamer4 import allocator
 from dreamer4.errors import InputError
-from dreamer4_cli import baseline_options, compile_cache, data_options, options, play_options, studies, viewing
+from dreamer4_cli import (
+    baseline_options,
+    compile_cache,
+    data_options,
+    encoding,
+    options,
+    play_options,
+    studies,
+    viewing,
+)
 from dreamer4_cli.endings import Commands, complain
 
 
@@ -274,7 +283,7 @@ def info(
     work.info(existing)
 
 
-for command in (viewing.report, viewing.dream, viewing.runs, studies.study):
+for command in (encoding.encode, viewing.report, viewing.dream, viewing.runs, studies.study):
     app.command()(command)
 
 

@@ -18,6 +18,7 @@ from dreamer4.run import trackers
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.sizes import check_sizes, data_spec, is_to_come
 from dreamer4.run.stages import Evaluate
+from dreamer4.training.encoding import FRAMES, side_by_side
 from dreamer4.training.flops import parameters, step_flops
 
 
@@ -70,6 +71,10 @@ def dry_run(config: Config, wanted: Sequence[str] = PHASES, *, judged: bool = Fa
         )
     console.print(table)
     console.print("Operations count matrix products; memory is the training state without activations." + pixels)
+    episodes, frames, size = side_by_side(dreamer.tokenizer, FRAMES)
+    console.print(
+        f"Encoding takes {frames} frames of {episodes} episodes at a time, about {size / 1e6:,.0f} MB without weights."
+    )
 
 
 def info(path: Path) -> None:

@@ -13,13 +13,14 @@ import pytest
 
 from dreamer4 import checkpoint, data
 from dreamer4.checkpoint import Checkpoints
-from dreamer4.config import load
+from dreamer4.config import load, override
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.envs import make
 from dreamer4.errors import InputError
-from dreamer4.run import lineage, pages, stages, stopping
+from dreamer4.run import latents, lineage, pages, stages, stopping
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
+from dreamer4.run.reporter import SILENT
 from dreamer4.sharing import import_agent
 from dreamer4.training import init_dreamer
 from dreamer4_cli import describe, run, world_model
@@ -261,7 +262,7 @@ def stopped(monkeypatch):
     def stop(*_):
         raise stopping.Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(stages, "encode_members", stop)
+    monkeypatch.setattr(stages.latents, "encode", stop)
     return pytest.raises(stopping.Stopped)
 
 
@@ -376,6 +377,43 @@ def test_a_phase_starts_from_another_run_with_its_own_settings(folder, config, t
     assert not eqx.tree_equal(trained.policy, first.policy)
 
 
+def hashes(run_folder, phase, step):
+    leaves = checkpoint.read_manifest(RunFolder(run_folder).checkpoints(phase).path(step)).leaves
+    return {name: leaf.sha256 for name, leaf in leaves.items()}
+
+
+def test_a_run_that_reads_from_disk_encodes_once_and_resumes_bitwise(folder, config, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    streamed = override(config, [f"data.path={folder / 'data'}", "data.source=stream", "train.tokenizer.patience=0"])
+    with pytest.raises(InputError, match=r"train\.heads\.patience is 4.*in memory: set it to 0"):
+        run.train(streamed, path, PHASES, resume=False)
+    assert not path.exists()
+    streamed = override(streamed, ["train.heads.patience=0"])
+    run.train(streamed, path, PHASES, resume=False)
+
+    def encode(*args, **how):
+        raise AssertionError("what was encoded is encoded again")
+
+    monkeypatch.setattr(latents, "encode_store", encode)
+    for phase in reversed(PHASES):
+        steps = RunFolder(path).checkpoints(phase)
+        *before, last = steps.steps()
+        whole = hashes(path, phase, last)
+        shutil.rmtree(steps.path(last))
+        run.train(streamed, path, (phase,), resume=True)
+        assert before and hashes(path, phase, last) == whole, phase
+
+
+def test_latents_are_encoded_ahead_in_parts(folder, tmp_path):
+    path = shutil.copytree(folder, tmp_path / "run")
+    (store,) = (path / "latents").iterdir()
+    kept = {file.name: file.read_bytes() for file in store.iterdir()}
+    shutil.rmtree(store)
+    for part in ((1, 2), (0, 2)):
+        assert latents.encode_run(path, None, SILENT, part=part) == [store]
+    assert {file.name: file.read_bytes() for file in store.iterdir()} == kept
+
+
 def test_a_start_from_another_run_that_was_stopped_before_its_first_save_can_be_repeated(folder, tmp_path, monkeypatch):
     path = tmp_path / "other"
     other = load("tiny", overrides=[f"data.path={folder / 'data'}", "seed=1"])
@@ -383,7 +421,7 @@ def test_a_start_from_another_run_that_was_stopped_before_its_first_save_can_be_
     def stop(*_):
         raise stopping.Stopped(signal.SIGTERM)
 
-    for holder, place, taken in ((stages.Session, "dataset", []), (stages, "encode_members", [4])):
+    for holder, place, taken in ((stages.Session, "dataset", []), (stages.latents, "encode", [4])):
         with monkeypatch.context() as patched, pytest.raises(stopping.Stopped):
             patched.setattr(holder, place, stop)
             run.train(other, path, ("imagination",), resume=False, origin=folder)

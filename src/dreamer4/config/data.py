@@ -1,6 +1,6 @@
 """The ground of the configuration tree, and its branches about where data comes from."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, field_validator, model_validator
 
@@ -102,6 +102,10 @@ class DataConfig(Branch):
         le=1,
         description="share of the training episodes, in the order of the data set, whose actions are told "
         "to dynamics and agent; the others are video alone",
+    )
+    source: Literal["auto", "device", "stream"] = Field(
+        default="auto",
+        description="where batches come from: all of the data on the device, or read from disk; auto: by its size",
     )
     spec: SpecConfig | None = Field(
         default=None, description="shapes for a dry run without data; training reads the data's own"

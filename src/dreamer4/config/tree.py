@@ -212,7 +212,7 @@ def load(
     """Builds a configuration: defaults, then the preset, then the file, then `env`, `seed` and `seeds`, then overrides.
 
     Mappings merge key by key; any other value replaces what it meets. Nothing is adapted to the environment: a preset
-    whose patch does not divide the frames of `env` is refused when the tokenizer is built.
+    whose patch is larger than the frames of `env` is refused when the tokenizer is built.
 
     Args:
         preset: a name of `PRESETS`. None: the one the file names, else `catch`.
@@ -270,11 +270,11 @@ def diff(a: Config, b: Config) -> list[str]:
 def without_hardware(config: Config) -> Config:
     """Returns a configuration without what may change when a run goes on elsewhere: how its work is cut up.
 
-    That is what devices it lies on, and what is computed twice to save memory. Batches and results are the same; only
-    the order in which sums are taken is not. Nor does it hold which modules were imported.
+    That is what devices it lies on, where data is read, and what is computed twice to save memory. Batches and results
+    are the same; only the order in which sums are taken is not. Nor does it hold which modules were imported.
     """
     tree = config.model_dump(mode="json")
-    del tree["train"]["mesh"], tree["imports"]
+    del tree["train"]["mesh"], tree["data"]["source"], tree["imports"]
     for name in ("tokenizer", "dynamics", "agent", "imagination"):
         del tree["train"][name]["accumulate"]
     for transformer in (tree["tokenizer"]["encoder"], tree["tokenizer"]["decoder"], tree["dynamics"]["transformer"]):

@@ -261,6 +261,10 @@ class LatentStore(AbstractReader):
             for first in range(0, size, count):
                 yield self._standardised(self._read(shard, first, min(count, size - first))["latent"])
 
+    def latents(self) -> Float32[np.ndarray, "N Nz Dz"]:
+        """Returns the latents of all frames in their order."""
+        return np.concatenate(list(self.blocks()))
+
     def _standardised(self, latent: np.ndarray) -> Float32[np.ndarray, "n Nz Dz"]:
         return (latent.astype(np.float32) - self._mean) / self._std
 

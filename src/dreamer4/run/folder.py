@@ -2,6 +2,7 @@
 
     config.yaml                    the resolved configuration; its presence is what makes a folder a run folder
     data/                          the data set, if the run collected its own
+    latents/<tokenizer>-<data>/    its training episodes as latents, see `data.latents`
     metrics.jsonl                  one line of metrics each
     checkpoints/<phase>/<step>/    numbered checkpoints of each phase
     results.json, report.html      what came out
@@ -11,8 +12,9 @@
 
 A folder belongs to one configuration. Continuing a run is asked for, never assumed, and continuing it with other
 settings is refused key by key: half a run of each of two configurations is a result of neither. Only how the work is
-cut up may change (`train.mesh`, `train.<phase>.accumulate`, `remat`), for a run may go on elsewhere; `config.yaml`
-keeps what it was begun with. And the phase that came last may be given more steps, which `config.yaml` then tells.
+cut up may change (`train.mesh`, `train.<phase>.accumulate`, `remat`, `data.source`), for a run may go on elsewhere;
+`config.yaml` keeps what it was begun with. And the phase that came last may be given more steps, which `config.yaml`
+then tells.
 """
 
 import os
@@ -75,6 +77,11 @@ class RunFolder:
     def data(self) -> Path:
         """The folder of the data set that the run collected."""
         return self.path / "data"
+
+    @property
+    def latents(self) -> Path:
+        """The folder of the latents of its data set, a store for each tokenizer."""
+        return self.path / "latents"
 
     @property
     def is_run(self) -> bool:

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 
 from dreamer4 import checkpoint
 from dreamer4.config import Config
-from dreamer4.dreamer import spec_to_json
+from dreamer4.dreamer import PHASES, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.run import processes
 from dreamer4.run.folder import RunFolder
+from dreamer4.run.reporter import Reporter
 from dreamer4.training.trained import TRAINED, check_trained, load_trained
 from dreamer4.types import DataSpec
 
@@ -75,6 +76,28 @@ def data_of(step: Path) -> str | None:
     """
     meta = checkpoint.read_meta(step)
     return meta.get(_TAKEN_TO, meta.get("data")) if checkpoint.read_leaves(step, at="step") else None
+
+
+def check_data(run: RunFolder, fingerprint: str, report: Reporter, *, accept: bool) -> None:
+    """Refuses a data set that is not the one of the run's newest checkpoint.
+
+    That one speaks for all: it was saved after its run had passed here with the older ones.
+    """
+    steps = [run.checkpoints(phase).path(n) for phase in PHASES for n in run.checkpoints(phase).steps()]
+    for path in reversed(steps):
+        try:
+            saved = data_of(path)
+        except InputError:  # it is passed over or refused where it is loaded
+            continue
+        if saved in (None, fingerprint):
+            return
+        what = f"The data set changed since {path} was saved (fingerprint {str(saved)[:12]}, now {fingerprint[:12]})."
+        if not accept:
+            raise InputError(
+                f"{what} Restore the data set, start a new run, or go on all the same with --changed-data."
+            )
+        report.say(f"{what} Going on with the changed one.")
+        return
 
 
 def _hashes(end: Path) -> dict[str, str]:

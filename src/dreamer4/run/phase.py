@@ -1,6 +1,7 @@
 """One phase of training at work: steps, metrics, checkpoints, what is left when it is stopped or comes to nothing."""
 
 import json
+import shlex
 import warnings
 from collections import deque
 from dataclasses import dataclass
@@ -11,16 +12,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dreamer4 import checkpoint
 from dreamer4.checkpoint import Checkpoints, whole
 from dreamer4.config import Config, PhaseConfig
-from dreamer4.data import DatasetInfo, DeviceSource
+from dreamer4.data import AbstractEpisodeSource, DatasetInfo, DeviceSource
+from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import DivergenceError, InputError
 from dreamer4.run import processes, stopping
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import MetricLog
 from dreamer4.run.reporter import SILENT, Reporter
-from dreamer4.training import AbstractPhase, TrainState, stream, train
+from dreamer4.training import AbstractPhase, TrainState, init_dreamer, stream, train
 from dreamer4.training.loop import draws_from, step_keys
+from dreamer4.types import DataSpec
 
 
 def save(steps: Checkpoints, done: int, state: TrainState, meta: dict[str, Any]) -> None:
@@ -39,6 +43,22 @@ def save(steps: Checkpoints, done: int, state: TrainState, meta: dict[str, Any])
             steps.save(done, state, meta, kind="safetensors")
     finally:
         processes.wait("saved")
+
+
+def start_of(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer:
+    """Returns the agent that a phase starts from: untrained, or the averaged weights of the phase before."""
+    if name == PHASES[0]:
+        return init_dreamer(config, spec)
+    before = PHASES[PHASES.index(name) - 1]
+    path = run.checkpoints(before).latest_valid()
+    wanted = getattr(config.train, before).steps
+    if path is None or int(path.name) < wanted:
+        reached = "no checkpoint" if path is None else f"step {path.name}"
+        raise InputError(
+            f"{name} starts from the end of {before}, step {wanted}, but {run.path} has {reached}. "
+            f"Run: dreamer4 train {before} --run {shlex.quote(str(run.path))} --resume"
+        )
+    return checkpoint.load(path, eqx.filter_eval_shape(init_dreamer, config, spec), at="ema")
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class Work:
 
     config: Config
     run: RunFolder
-    source: DeviceSource
+    source: AbstractEpisodeSource
     info: DatasetInfo
     log: MetricLog | None
     meta: dict[str, Any]

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config, diff
-from dreamer4.data import DeviceSource
+from dreamer4.data import AbstractEpisodeSource, DatasetInfo, DeviceSource, LatentStore
 from dreamer4.dreamer import PHASES, Dreamer, spec_to_json
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
@@ -31,18 +32,14 @@ from dreamer4.evaluation.return_gap import measure_return_gap
 from dreamer4.evaluation.statistics import Estimate
 from dreamer4.files import write_atomically
 from dreamer4.reporting import write_report
-from dreamer4.run import behaviour, lineage, pages, processes, sizes, stopping, trackers, writing
+from dreamer4.run import behaviour, latents, lineage, pages, processes, sizes, stopping, trackers, writing
 from dreamer4.run.facts import device, memory_gb, run_results, source_commit
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import MetricLog
-from dreamer4.run.phase import Work, save
+from dreamer4.run.phase import Work, save, start_of
 from dreamer4.run.reporter import SILENT, Reporter
-from dreamer4.training import (
-    build_phase,
-    init_dreamer,
-    init_state,
-    stream,
-)
+from dreamer4.tokenizer import LatentStats
+from dreamer4.training import build_phase, init_state, measure_store, member, stack_members, stream
 from dreamer4.training.finish import encode_members, finish
 from dreamer4.training.placement import build_mesh, spread
 from dreamer4.training.state import ADDED
@@ -82,8 +79,9 @@ class Session(contextlib.ExitStack):
         self.seconds, self.end, self.fallback, self.changed_data = seconds, end, fallback, changed_data
         self.commit = source_commit()  # of the code that runs; by the end there may be another
         self.measured: tuple[DreamQuality, DreamFrames] | None = None
-        self.latents: Any = None
-        self.sources: dict[str, DeviceSource] = {}
+        self.device: DeviceSource | None = None
+        self._encoded: tuple[AbstractEpisodeSource | None, Any] | None = None
+        self.sources: dict[str, AbstractEpisodeSource] = {}
         self._work: Work | None = None
 
     def dataset(self) -> Path:
@@ -112,7 +110,25 @@ class Session(contextlib.ExitStack):
                 lineage.write(config, run, self.end, path, info.fingerprint, info.spec)
             processes.wait("taken over")
             stopping.note(f"Go on with: {self.command}")
-        _check_data_unchanged(run, info.fingerprint, self.report, accept=self.changed_data)
+        lineage.check_data(run, info.fingerprint, self.report, accept=self.changed_data)
+        judged = None
+        if latents.streams(config, info):
+            source = latents.streamed(config, info, data.open_reader(path))
+            self.sources = dict.fromkeys(self.phases, source)
+        else:
+            source, judged = self._on_device(path, info)
+        log = None
+        if processes.first():
+            tracker = trackers.start(config.train.tracker, run.path, config.model_dump(mode="json"))
+            log = self.enter_context(contextlib.closing(MetricLog(run.metrics_file, tracker)))
+        meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(info.spec), "data": info.fingerprint}
+        mesh = build_mesh(config.train.mesh)
+        self._work = Work(config, run, source, info, log, meta, self.command, mesh, self.report, judged)
+        return self._work
+
+    def _on_device(self, path: Path, info: DatasetInfo) -> tuple[DeviceSource, DeviceSource | None]:
+        """Returns the training episodes and the held-out ones, if there are any, and prepares them for each phase."""
+        config = self.config
         episodes, held_out = (data.read_episodes(path, split) for split in ("train", "held_out"))
         at_least = data.return_of_best(episodes, config.data.relevant)
         episodes, held_out = (data.flag_relevant(part, at_least) for part in (episodes, held_out))
@@ -126,18 +142,40 @@ class Session(contextlib.ExitStack):
             )
         # Before the first trains, lest the last be refused.
         self.sources = {name: build_phase(name, config, info.spec).prepare(source, episodes) for name in self.phases}
-        log = None
-        if processes.first():
-            tracker = trackers.start(config.train.tracker, run.path, config.model_dump(mode="json"))
-            log = self.enter_context(contextlib.closing(MetricLog(run.metrics_file, tracker)))
-        meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(info.spec), "data": info.fingerprint}
-        mesh = build_mesh(config.train.mesh)
-        self._work = Work(config, run, source, info, log, meta, self.command, mesh, self.report, judged)
-        return self._work
+        self.device = source
+        return source, judged
+
+    def encode(self, agent: Dreamer) -> list[LatentStore]:
+        """Returns the raw latents of the training episodes by each seed's tokenizer, encoding what is not there."""
+        tokenizers = [member(agent, i, self.config.seeds).tokenizer for i in range(self.config.seeds)]
+        return latents.encode(self.run, tokenizers, self.dataset(), self.work().info, self.report)
+
+    def measure(self, agents: Dreamer) -> list[LatentStats]:
+        """Returns the statistics of the raw latents of the training episodes, of each seed's tokenizer."""
+        return [measure_store(store) for store in self.encode(agents)]
+
+    def reads(self, phase: str, start: Dreamer) -> tuple[AbstractEpisodeSource, Any]:
+        """Returns what a phase draws from, and the latents of all of it where these lie on the device.
+
+        Args:
+            phase: its name.
+            start: the agent that it starts from.
+        """
+        if phase == PHASES[0]:
+            return self.sources[phase], None
+        if self._encoded is None:
+            stats = [member(start, i, self.config.seeds).tokenizer.stats for i in range(self.config.seeds)]
+            stores = [latents.standardised(*pair) for pair in zip(self.encode(start), stats, strict=True)]
+            if latents.streams(self.config, self.work().info):
+                self._encoded = latents.streamed(self.config, self.work().info, stores[0]), None
+            else:
+                self._encoded = None, stack_members([jnp.asarray(store.latents()) for store in stores])
+        source, held = self._encoded
+        return self.sources[phase] if source is None else source, held
 
     def release(self) -> None:
         """Lets go of what training holds: the episodes and latents on the devices, and the log."""
-        self._work = self.latents = None
+        self._work = self._encoded = self.device = None
         self.sources = {}
         self.close()
 
@@ -193,25 +231,33 @@ class Train(AbstractStage):
         if newest is not None and int(newest.name) == settings.steps:
             session.report.say(f"{name}: done before")
             return
-        start = _start(config, run, name, work.info.spec)
+        start = start_of(config, run, name, work.info.spec)
         state = spread(init_state(phase, start, settings, config.seeds), work.mesh)
         if newest is not None:
             state = checkpoint.load(newest, state, added=ADDED)
-        if name != "tokenizer" and session.latents is None:
-            session.latents = encode_members(config, start, work.source)
+        source, held = session.reads(name, start)
         with stopping.hold():
-            latents = None if name == "tokenizer" else session.latents
-            work = replace(work, source=session.sources[name])
-            if settings.patience and work.held_out is not None and latents is not None:
+            work = replace(work, source=source)
+            if settings.patience and work.held_out is not None and held is not None:
                 work = replace(work, held_out_latents=encode_members(config, start, work.held_out))
-            state = work.train(phase, settings, state, latents, steps)
-            state, looks = finish(config, phase, state, session.work().source, latents, work.held_out)
+            state = work.train(phase, settings, state, held, steps)
+            given = None
+            if held is not None and session.device is not None and work.held_out is not None:
+                given = session.device, held, work.held_out
+            state, looks = finish(config, phase, state, session.measure, given)
             if work.log is not None and looks:
                 work.log.truncate("heads", -1)
                 for number, figures in enumerate(looks):
                     work.log.append("heads", number * config.train.heads.every, figures)
             save(steps, settings.steps, state, work.meta | {"phase": name})
             stopping.note(f"{name}: done. Go on with: {session.command}")
+
+
+class Encode(AbstractStage):
+    """Encodes the training episodes with the finished tokenizer, which the phases behind it would do otherwise."""
+
+    def __call__(self, session: Session) -> None:
+        session.encode(start_of(session.config, session.run, PHASES[1], session.work().info.spec))
 
 
 class Evaluate(AbstractStage):
@@ -391,41 +437,3 @@ def play_agent(
             key=stream(seed, "evaluate"),
         )
     return np.asarray(played.returns)
-
-
-def _start(config: Config, run: RunFolder, name: str, spec: DataSpec) -> Dreamer:
-    """Returns the agent that a phase starts from: untrained, or the averaged weights of the phase before."""
-    if name == PHASES[0]:
-        return init_dreamer(config, spec)
-    before = PHASES[PHASES.index(name) - 1]
-    path = run.checkpoints(before).latest_valid()
-    wanted = getattr(config.train, before).steps
-    if path is None or int(path.name) < wanted:
-        reached = "no checkpoint" if path is None else f"step {path.name}"
-        raise InputError(
-            f"{name} starts from the end of {before}, step {wanted}, but {run.path} has {reached}. "
-            f"Run: dreamer4 train {before} --run {shlex.quote(str(run.path))} --resume"
-        )
-    return checkpoint.load(path, eqx.filter_eval_shape(init_dreamer, config, spec), at="ema")
-
-
-def _check_data_unchanged(run: RunFolder, fingerprint: str, report: Reporter, *, accept: bool) -> None:
-    """Refuses a data set that is not the one of the run's newest checkpoint.
-
-    That one speaks for all: it was saved after its run had passed here with the older ones.
-    """
-    steps = [run.checkpoints(phase).path(n) for phase in PHASES for n in run.checkpoints(phase).steps()]
-    for path in reversed(steps):
-        try:
-            saved = lineage.data_of(path)
-        except InputError:  # it is passed over or refused where it is loaded
-            continue
-        if saved in (None, fingerprint):
-            return
-        what = f"The data set changed since {path} was saved (fingerprint {str(saved)[:12]}, now {fingerprint[:12]})."
-        if not accept:
-            raise InputError(
-                f"{what} Restore the data set, start a new run, or go on all the same with --changed-data."
-            )
-        report.say(f"{what} Going on with the changed one.")
-        return

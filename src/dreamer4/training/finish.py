@@ -1,5 +1,7 @@
 """What is done between two phases: latents for those that train on them, and an agent as the next should find it."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 from jaxtyping import Array, Float
 
@@ -7,10 +9,11 @@ from dreamer4.config import Config
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
+from dreamer4.tokenizer import LatentStats
 from dreamer4.training.encoding import encode_source
 from dreamer4.training.heads import finish_agent, told
 from dreamer4.training.loop import member, stack_members, stream
-from dreamer4.training.phases import AbstractPhase, measure_latents
+from dreamer4.training.phases import AbstractPhase
 from dreamer4.training.placement import bring_home
 from dreamer4.training.state import TrainState
 
@@ -31,9 +34,8 @@ def finish(
     config: Config,
     phase: AbstractPhase,
     state: TrainState,
-    source: DeviceSource,
-    latents: Float[Array, "*seeds N Nz Dz"] | None,
-    held_out: DeviceSource | None,
+    measure: Callable[[Dreamer], list[LatentStats]],
+    given: tuple[DeviceSource, Float[Array, "*seeds N Nz Dz"], DeviceSource] | None,
 ) -> tuple[TrainState, list[dict[str, float | list[float]]]]:
     """Returns the last state of a phase, with the averaged weights as the phase leaves them.
 
@@ -41,9 +43,9 @@ def finish(
         config: settings of the run.
         phase: the phase.
         state: its state after the last step.
-        source: training episodes.
-        latents: theirs, behind the tokenizer phase.
-        held_out: held-out episodes, by which the heads of an agent are trained to the end; None: they are not.
+        measure: returns the statistics of the raw latents of the training episodes, for each training seed.
+        given: training episodes, their latents, and held-out episodes by which the heads of an agent are trained to the
+            end; None: they are not.
 
     Returns:
         The state, and what `training.heads` tells of its looks at held-out episodes, if it was asked.
@@ -51,12 +53,15 @@ def finish(
     agents, looks, ema = [], [], state.ema if config.train.mesh.size == 1 else bring_home(state.ema)
     for i in range(config.seeds):
         dreamer = member(ema, i, config.seeds)
-        if phase.name == "agent" and config.train.heads.patience and held_out is not None:
+        if phase.name == "agent" and config.train.heads.patience and given is not None:
+            source, latents, held_out = given
             encoded, key = source.with_latents(member(latents, i, config.seeds)), stream(config.seed + i, "heads")
             dreamer, seen = finish_agent(dreamer, encoded, held_out, config, key=key)
             looks.append(seen)
-        dreamer = phase.finish(dreamer)
-        if phase.name == "tokenizer":
-            dreamer, _ = measure_latents(dreamer, lambda d: encode_source(d, source))
-        agents.append(dreamer)
+        agents.append(phase.finish(dreamer))
+    if phase.name == "tokenizer":
+        stats = measure(stack_members(agents))
+        agents = [
+            eqx.tree_at(lambda d: d.tokenizer.stats, agent, found) for agent, found in zip(agents, stats, strict=True)
+        ]
     return eqx.tree_at(lambda s: s.ema, state, stack_members(agents)), told(looks) if looks else []

@@ -1,0 +1,133 @@
+"""Where the phases of a run find their data: on the device or on disk, and the latents in the run's folder."""
+
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dreamer4.config import Config
+from dreamer4.data import AbstractReader, DatasetInfo, LatentStore, StreamSource, latents, open_reader, read_info
+from dreamer4.dreamer import PHASES
+from dreamer4.errors import InputError
+from dreamer4.run import processes
+from dreamer4.run.folder import RunFolder
+from dreamer4.run.phase import start_of
+from dreamer4.run.reporter import SILENT, Reporter
+from dreamer4.tokenizer import AbstractTokenizer, LatentStats
+from dreamer4.training import encode_store, fingerprint, member
+
+
+DEVICE_BYTES = 2**30  # of frames; with more, `data.source: auto` reads from disk. Loading takes thrice as much at most
+
+
+def streams(config: Config, info: DatasetInfo) -> bool:
+    """Returns whether the batches of a run are read from disk.
+
+    Raises:
+        InputError: if they are to be, and the run asks for what only data on the device has.
+    """
+    size = info.num_frames * math.prod(info.frame_shape)
+    if config.data.source == "device" or (config.data.source == "auto" and size <= DEVICE_BYTES):
+        return False
+    real, heads = not config.imagination.is_imagined, config.train.heads.patience
+    waiting = [name for name in PHASES if getattr(config.train, name).patience]
+    for wrong, what in (
+        (config.seeds > 1, f"seeds is {config.seeds}, and a stream trains one"),
+        (real, "imagination.world=real needs all episodes in memory"),
+        (config.data.labelled < 1, f"data.labelled is {config.data.labelled}, which hides labels in memory"),
+        (heads, f"train.heads.patience is {heads}, and heads are trained on read-outs in memory: set it to 0"),
+        (waiting, f"train.{(waiting or ['x'])[0]}.patience needs held-out episodes in memory: set it to 0"),
+    ):
+        if wrong:
+            raise InputError(
+                f"data.source: {config.data.source} reads {size / 1e9:.1f} GB of frames from disk, but {what}; or set "
+                "data.source=device."
+            )
+    return True
+
+
+def streamed(config: Config, info: DatasetInfo, reader: AbstractReader) -> StreamSource:
+    """Returns the training episodes, read from disk; the best by return are relevant, as `data.relevant` says."""
+    totals = np.array(info.returns)[list(info.indices("train"))]
+    at_least = np.sort(totals)[-math.ceil(config.data.relevant * len(totals))]
+    reader.relevant = reader.relevant & (totals >= at_least)
+    return StreamSource(reader)
+
+
+def stored(
+    run: RunFolder,
+    tokenizer: AbstractTokenizer,
+    data: Path,
+    info: DatasetInfo,
+    report: Reporter = SILENT,
+    part: tuple[int, int] | None = None,
+) -> None:
+    """Encodes the training episodes of a run into its folder, as far as that was not done.
+
+    Args:
+        run: the run.
+        tokenizer: encodes; its statistics do not matter.
+        data: the data set.
+        info: its description.
+        report: is told how it goes.
+        part: as for `encode_store`. None: all of it; of several processes, each a part.
+    """
+    place = folder_of(run, tokenizer, info)
+    if not latents.whole(place):
+        reader = open_reader(data)
+        share = part or ((jax.process_index(), jax.process_count()) if processes.several() else (0, 1))
+        with report.progress("encode", total=int(reader.lengths.sum()), unit="frames") as bar:
+            encode_store(tokenizer, reader, place, part=share, progress=bar.advance)
+
+
+def encode(
+    run: RunFolder, tokenizers: list[AbstractTokenizer], data: Path, info: DatasetInfo, report: Reporter = SILENT
+) -> list[LatentStore]:
+    """Returns the raw latents of the training episodes of a run by each tokenizer, encoding what is not there."""
+    for tokenizer in tokenizers:
+        stored(run, tokenizer, data, info, report)
+    processes.wait("encoded")
+    part = info.part("train")
+    return [LatentStore(folder_of(run, t, info), tokenizer=fingerprint(t), data=part) for t in tokenizers]
+
+
+def encode_run(path: Path, data: Path | None, report: Reporter, *, part: tuple[int, int]) -> list[Path]:
+    """Encodes with the finished tokenizer of a run, one of each seed, and returns where the latents lie.
+
+    Several processes, on several machines, may do so at a time with a part each; none writes to the rest of the run.
+
+    Args:
+        path: the run.
+        data: the data set; None: that of the run.
+        report: is told how it goes.
+        part: `(i, n)`: every n-th shard from the i-th on.
+
+    Raises:
+        InputError: if the tokenizer is not trained to its end, or does not fit the data.
+    """
+    run = RunFolder(path)
+    config = run.read_config()
+    data = data or (run.data if config.data.path is None else Path(config.data.path))
+    info = read_info(data)
+    agent = start_of(config, run, PHASES[1], info.spec)
+    tokenizers = [member(agent, i, config.seeds).tokenizer for i in range(config.seeds)]
+    for tokenizer in tokenizers:
+        stored(run, tokenizer, data, info, report, part)
+    return [folder_of(run, tokenizer, info) for tokenizer in tokenizers]
+
+
+def standardised(store: LatentStore, stats: LatentStats) -> LatentStore:
+    """Returns a store whose latents have zero mean and unit variance.
+
+    Raises:
+        InputError: if the statistics are not measured.
+    """
+    if not bool(stats.measured):
+        raise InputError("The tokenizer's latent statistics were never measured. Train the tokenizer phase to its end.")
+    return store.standardised(stats.mean, stats.std)
+
+
+def folder_of(run: RunFolder, tokenizer: AbstractTokenizer, info: DatasetInfo) -> Path:
+    """Returns where the latents of a tokenizer and a data set lie: no two of either share a folder."""
+    return run.latents / f"{fingerprint(tokenizer)[:16]}-{info.part('train')[:16]}"
