@@ -198,3 +198,42 @@ def test_the_ladder_is_climbed_by_the_task_asked_for():
     log, planks = TASKS.index("mine_log"), TASKS.index("craft_planks")
     events = np.array([[0, planks, 20], [1, log, 9], [2, log, 3], [3, planks, 16], [4, log, 1], [5, planks, 4]])
     assert climb(LADDER, events).tolist() == [0, 0, 1, 1, 1, 2]
+
+
+# Rows as a recorder writes them, one after another: what changes, and below it what the labels must be, bit by bit.
+GOLDEN = [
+    ({"yaw": -112.35006, "pitch": 8.099996, "hotbar": 4}, ["w", "left.control"], [0], [0]),
+    ({"yaw": -112.35006, "pitch": 8.099996, "hotbar": 4}, ["w"], [0], []),
+    ({"yaw": -110.40006, "pitch": 7.9499965, "hotbar": 4}, ["space"], [0, 1], [0, 1]),
+    ({"yaw": -110.40006, "pitch": 7.9499965, "hotbar": 7, "isGuiOpen": True}, [], [], []),
+    ({"yaw": -110.40006, "pitch": 7.9499965, "hotbar": 7, "isGuiOpen": True}, ["escape"], [2], [2]),
+    ({"yaw": 79.6, "pitch": 7.9499965, "hotbar": 7}, ["f3", "5"], [], []),
+    ({"yaw": 79.6, "pitch": -2.0, "hotbar": 4}, [], [], []),
+]
+CURSOR = [(640, 360), (640, 360), (640, 360), (640, 360), (652, 345), (652, 345), (640, 360)]
+
+
+def test_golden_rows(tmp_path):
+    lines = []
+    for (state, keys, buttons, newly), (x, y) in zip(GOLDEN, CURSOR, strict=True):
+        mouse = {"x": x, "y": y, "dx": 3, "dy": -2, "buttons": buttons, "newButtons": newly}
+        keyboard = {"keys": [f"key.keyboard.{key}" for key in keys]}
+        lines.append(json.dumps({"isGuiOpen": False, "stats": {}} | state | {"mouse": mouse, "keyboard": keyboard}))
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    labels = label(read_rows(tmp_path / "a.jsonl"), "9.0")
+    named = [{name for name, down in zip(CONTROLS, row, strict=True) if down} for row in unpack(labels.controls)]
+    assert named == [
+        {"forward", "sprint"},  # attack is stuck
+        {"forward"},
+        {"jump", "attack", "use", "hotbar.8"},  # freed; the slot changes in the next frame
+        set(),
+        {"inventory", "pickItem"},  # escape closes the window
+        {"hotbar.5"},
+        set(),
+    ]
+    turns = [[0, 0], [-110.40006 + 112.35006, 7.9499965 - 8.099996], [0, 0], [6 * 0.15, -7.5 * 0.15], [0, 0]]
+    turns += [[0, -2.0 - 7.9499965], [3 * 0.15, -2 * 0.15]]
+    np.testing.assert_array_equal(labels.camera, np.array(turns).astype(np.float32))
+    assert Mouse().classes(labels.camera).tolist() == [60, 62, 60, 39, 60, 5, 50]
+    assert not labels.idle.any()
+    assert np.isfinite(labels.cursor[:, 0]).tolist() == [False, False, False, True, True, False, False]
