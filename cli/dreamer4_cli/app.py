@@ -170,6 +170,12 @@ def train(
         Path | None,
         typer.Option("--from", metavar="RUN", help="Start from the phase before in another run, and on its data."),
     ] = None,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds", min=0, help="Of all: then so often collect with the newest policy and train on all data."
+        ),
+    ] = 0,
     coordinator: options.Coordinator = None,
     processes: options.Processes = None,
     process: options.Process = None,
@@ -183,12 +189,14 @@ def train(
     with together.joined(coordinator, processes, process, complain=complain):
         from dreamer4_cli import run as work
 
+        if rounds and phase is not Phases.all:
+            raise InputError("--rounds: rounds follow the whole loop. Give them with train all.")
         phases = _PHASES if phase is Phases.all else (phase.value,)
         if dry_run:
             work.dry_run(resolved, phases)
             return
         go_on = {"resume": resume, "fallback": not no_fallback, "changed_data": changed_data}
-        work.train(resolved, folder, phases, **go_on, origin=origin)
+        work.train(resolved, folder, phases, **go_on, origin=origin, rounds=rounds)
 
 
 @app.command()

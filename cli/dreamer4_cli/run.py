@@ -20,6 +20,7 @@ from dreamer4.run.facts import device as device
 from dreamer4.run.facts import run_results
 from dreamer4.run.facts import source_commit as source_commit
 from dreamer4.run.folder import RunFolder, cloned_head, steps_done
+from dreamer4.run.rounds import rounds as online
 from dreamer4.run.stages import LOOP, Collect, Train, execute, play_agent
 from dreamer4.training import stream
 from dreamer4_cli.console import ConsoleReporter, console, say
@@ -56,19 +57,30 @@ def train(
     fallback: bool = True,
     changed_data: bool = False,
     origin: Path | None = None,
+    rounds: int = 0,
 ) -> None:
     """Trains phases in a run folder, each from the end of the one before it; arguments are those of `execute`."""
-    execute(
+    run = execute(
         config,
         folder,
-        (Collect(), *map(Train, phases)),
+        (Collect(), *map(Train, phases), *(online(rounds) if rounds else ())),
         report=ConsoleReporter(),
         resume=resume,
         fallback=fallback,
         changed_data=changed_data,
         origin=origin,
-        program=f"{invoked()} train {'all' if phases == PHASES else phases[0]}",
+        program=f"{invoked()} train {'all' if phases == PHASES else phases[0]}"
+        + (f" --rounds {rounds}" if rounds else ""),
     )
+    if rounds:
+        results = run_results(run)
+        assert results is not None
+        table = Table("round", "episodes", "collected", "sampled", "95 % interval", "greedy", title=config.env.id)
+        for row in results.rounds:
+            new = "-" if row.collected is None else f"{row.collected:+.3f}"
+            mean, spread, _ = _cells(row.sampled)
+            table.add_row(str(row.number), str(row.episodes), new, mean, spread, _cells(row.greedy)[0])
+        console.print(table)
 
 
 def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = None) -> None:

@@ -131,7 +131,7 @@ class TestCalls:
             (
                 "train",
                 (load("tiny"), Path("runs/tiny-Catch-bsuite-seed0"), (phase,)),
-                AFRESH | {"origin": None},
+                AFRESH | {"origin": None, "rounds": 0},
             )
         ]
 
@@ -159,7 +159,7 @@ class TestCalls:
     def test_train_all_phases_in_order(self, calls):
         assert invoke("train", "all", "--resume").exit_code == 0
         assert calls[0][1][2] == ("tokenizer", "dynamics", "agent", "imagination")
-        assert calls[0][2] == AFRESH | {"resume": True, "origin": None}
+        assert calls[0][2] == AFRESH | {"resume": True, "origin": None, "rounds": 0}
 
     @pytest.mark.parametrize("line", ["demo", "train all"])
     def test_an_older_checkpoint_may_be_refused(self, calls, line):

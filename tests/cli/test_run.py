@@ -21,6 +21,7 @@ from dreamer4.run import latents, lineage, pages, stages, stopping
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
 from dreamer4.run.reporter import SILENT
+from dreamer4.run.rounds import rounds as online
 from dreamer4.sharing import import_agent
 from dreamer4.training import init_dreamer
 from dreamer4_cli import describe, run, world_model
@@ -487,3 +488,31 @@ def test_what_was_taken_from_another_run_stays_is_mended_and_is_not_replaced_by_
     checkpoint.save(elsewhere, {"ema": changed, "step": jnp.zeros(())}, meta=checkpoint.read_meta(end))
     with pytest.raises(InputError, match="holds other weights than"):
         take(elsewhere)
+
+
+def test_a_round_begins_with_the_newest_agent_learns_from_all_that_was_played_and_can_be_repeated(
+    folder, config, tmp_path
+):
+    path = tmp_path / "run"
+    shutil.copytree(folder, path)
+    run.train(config, path, PHASES, resume=True, rounds=1)
+    rows = json.loads((path / "results.json").read_text())["rounds"]
+    assert [row["number"] for row in rows] == [0, 1] and rows[0]["collected"] is None
+    first, everything = data.read_info(path / "data"), data.read_info(path / "rounds" / "1" / "data")
+    assert [row["episodes"] for row in rows] == [32, 32 + config.rounds.episodes]
+    assert everything.returns[:32] == first.returns
+    assert set(first.held_out) == {i for i in everything.held_out if i < 32}, "what was trained on is never held out"
+    newest, begun = Dreamer.load(path), Dreamer.load(path / "rounds" / "1" / "checkpoints" / "tokenizer")
+    assert eqx.tree_equal(newest, begun)
+    last = Dreamer.load(path / "rounds" / "1")
+    assert eqx.tree_equal(last.tokenizer, newest.tokenizer) and not eqx.tree_equal(last.dynamics, newest.dynamics)
+
+    shutil.rmtree(path / "rounds" / "1" / "checkpoints" / "imagination")
+    results = json.loads((path / "results.json").read_text())
+    (path / "results.json").write_text(json.dumps(results | {"rounds": rows[:1]}))
+    run.train(config, path, PHASES, resume=True, rounds=1)
+    assert eqx.tree_equal(Dreamer.load(path / "rounds" / "1"), last)
+    assert json.loads((path / "results.json").read_text())["rounds"] == rows
+    with pytest.raises(InputError, match="--rounds: data is collected by one agent"):
+        stages.execute(load("tiny", overrides=[*SETTINGS, "seeds=2"]), tmp_path / "two", online(1))
+    assert not (tmp_path / "two").exists()

@@ -29,6 +29,7 @@ from .tree import ContinuousConfig as ContinuousConfig
 from .tree import EvaluationConfig as EvaluationConfig
 from .tree import ImaginationConfig as ImaginationConfig
 from .tree import ObjectiveConfig as ObjectiveConfig
+from .tree import RoundsConfig as RoundsConfig
 from .tree import TokenizerConfig as TokenizerConfig
 from .tree import diff as diff
 from .tree import earlier as earlier

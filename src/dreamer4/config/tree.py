@@ -141,6 +141,13 @@ class EvaluationConfig(Branch):
     temperature: float = Field(default=1.0, gt=0, description="of the sampled policy")
 
 
+class RoundsConfig(Branch):
+    """Online rounds behind the offline loop; how many there are is said by `train all --rounds`."""
+
+    episodes: int = Field(default=100, gt=1, description="episodes that the newest policy collects for a round")
+    share: float = Field(default=0.5, gt=0, description="steps of a phase in a round, relative to the offline ones")
+
+
 class Config(Branch):
     """A whole run."""
 
@@ -161,6 +168,7 @@ class Config(Branch):
     imagination: ImaginationConfig = ImaginationConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    rounds: RoundsConfig = RoundsConfig()
 
     @model_validator(mode="after")
     def _across(self):

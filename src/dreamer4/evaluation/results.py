@@ -46,6 +46,24 @@ class WorldSummary(Record):
         return self.mean_exact.get(self.num_steps, float(np.mean(steps)) if steps else None)
 
 
+class RoundResult(Record):
+    """One online round; 0 is the offline loop.
+
+    Attributes:
+        number: which.
+        episodes: of all data that its agent was trained on.
+        collected: mean return of the episodes that were new; None in round 0.
+        sampled: return of its policy, actions sampled.
+        greedy: return of its policy, the most likely action taken.
+    """
+
+    number: int
+    episodes: int
+    collected: float | None
+    sampled: Estimate
+    greedy: Estimate
+
+
 class Results(Record):
     """A finished run.
 
@@ -60,6 +78,7 @@ class Results(Record):
         device: what it was computed on.
         memory_gb: most memory of the process.
         commit: of the code; a + marks changes.
+        rounds: online rounds, if there were any.
     """
 
     env: str = ""
@@ -72,6 +91,7 @@ class Results(Record):
     device: str | None = None
     memory_gb: float | None = None
     commit: str | None = None
+    rounds: tuple[RoundResult, ...] = ()
 
 
 def read_results(content: bytes, *, name: str) -> Results:

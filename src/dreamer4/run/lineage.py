@@ -34,7 +34,9 @@ def check(end: Path, config: Config, spec: DataSpec) -> None:
     check_trained(end, end.parent.name, config, spec)
 
 
-def write(config: Config, run: RunFolder, end: Path, data: Path, fingerprint: str, spec: DataSpec) -> None:
+def write(
+    config: Config, run: RunFolder, end: Path, data: Path, fingerprint: str, spec: DataSpec, *, into: str | None = None
+) -> None:
     """Writes what a phase of another run has trained as the end of that phase of this run. May be repeated.
 
     Args:
@@ -44,20 +46,21 @@ def write(config: Config, run: RunFolder, end: Path, data: Path, fingerprint: st
         data: the data set of the run.
         fingerprint: of that data set.
         spec: of that data set.
+        into: the phase of this run that it shall be the end of; None: the same.
 
     Raises:
         InputError: if a checkpoint is damaged or cannot be written, or if the run has another one at that place.
     """
-    phase = end.parent.name
-    steps, number = run.checkpoints(phase), getattr(config.train, phase).steps
+    phase, place = end.parent.name, into or end.parent.name
+    steps, number = run.checkpoints(place), getattr(config.train, place).steps
     target = steps.path(number)
     if target.exists() and not checkpoint.verify(target):
-        if _hashes(target) == _hashes(end):
+        if _hashes(target, phase) == _hashes(end, phase):
             return
         raise InputError(f"train --from: {target} holds other weights than {end}. Choose another run folder.")
     dreamer = load_trained(end, phase, config, spec)
     saved, origin = checkpoint.read_meta(end).get("data"), RunFolder(end.parents[2])
-    meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(spec), "data": saved, "phase": phase}
+    meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(spec), "data": saved, "phase": place}
     # Another place is another data set on purpose; the same place with other episodes has changed under the weights.
     own = Path(origin.read_config().data.path or origin.data)
     if data.resolve() != own.resolve() and saved != fingerprint:
@@ -100,7 +103,7 @@ def check_data(run: RunFolder, fingerprint: str, report: Reporter, *, accept: bo
         return
 
 
-def _hashes(end: Path) -> dict[str, str]:
+def _hashes(end: Path, phase: str) -> dict[str, str]:
     """Returns the SHA-256 of every array that has been trained by the end of a phase."""
-    places = tuple(f"ema.{part}." for part in TRAINED[end.parent.name])
+    places = tuple(f"ema.{part}." for part in TRAINED[phase])
     return {name: leaf.sha256 for name, leaf in checkpoint.read_manifest(end).leaves.items() if name.startswith(places)}

@@ -22,7 +22,7 @@ import numpy as np
 from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config, diff
 from dreamer4.data import AbstractEpisodeSource, DatasetInfo, DeviceSource, LatentStore
-from dreamer4.dreamer import PHASES, Dreamer, spec_to_json
+from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, spec_to_json
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate, summarise, summarise_seeds
@@ -55,7 +55,7 @@ class Session(contextlib.ExitStack):
         report: is told how it goes.
         command: what a person types to go on with the run.
         phases: those that will be trained.
-        end: the end of the phase before the first one, in another run.
+        end: the end of the phase before the first one, in another run; or the newest agent there.
         fallback: whether a damaged checkpoint may be passed over for an older one.
         changed_data: whether the data set may be another one than that of the checkpoint.
         seconds: tells how long the run has taken, earlier pieces included.
@@ -107,7 +107,8 @@ class Session(contextlib.ExitStack):
         info = data.read_info(path)
         if self.end is not None:
             if processes.first():
-                lineage.write(config, run, self.end, path, info.fingerprint, info.spec)
+                before = PHASES[PHASES.index(self.phases[0]) - 1]
+                lineage.write(config, run, self.end, path, info.fingerprint, info.spec, into=before)
             processes.wait("taken over")
             stopping.note(f"Go on with: {self.command}")
         lineage.check_data(run, info.fingerprint, self.report, accept=self.changed_data)
@@ -306,7 +307,7 @@ class Evaluate(AbstractStage):
             spread=float(np.std(info.returns)),
             key=stream(seed, "evaluate"),
         )
-        quality = quality.model_copy(update={"returns": gap})
+        quality, before = quality.model_copy(update={"returns": gap}), run_results(run)
         results = Results(
             env=config.env.id,
             seed=seed,
@@ -318,6 +319,7 @@ class Evaluate(AbstractStage):
             device=device(),
             memory_gb=memory_gb(),
             commit=session.commit,
+            rounds=() if before is None else before.rounds,
         )
         write_atomically(run.results_file, results.model_dump_json(indent=1) + "\n")
         session.measured = (quality, frames)
@@ -350,7 +352,9 @@ def execute(
     fallback: bool = True,
     changed_data: bool = False,
     origin: Path | None = None,
+    newest: bool = False,
     program: str = "dreamer4 train all",
+    command: str | None = None,
 ) -> RunFolder:
     """Works through the stages of a run, each from where it was left.
 
@@ -363,7 +367,9 @@ def execute(
         fallback: whether a damaged checkpoint may be passed over for an older one.
         changed_data: whether the data set may be another one than that of the checkpoint.
         origin: another run; what its phases before the first of these have trained is taken over.
+        newest: take over the whole newest agent of `origin`, whatever its phase.
         program: what a person types to do these stages, without the options that name the run.
+        command: what a person types to go on, all of it; None: `program` with this run.
 
     Raises:
         InputError: if a stage could not do its work, or the folder holds something else; nothing is written then.
@@ -375,7 +381,9 @@ def execute(
     phases = [phase for stage in stages for phase in stage.trains()]
     begun = any(run.checkpoints(phase).steps() for phase in phases)
     before: tuple[str, ...] = PHASES[: PHASES.index(phases[0])] if phases else ()
-    end = None if origin is None or begun else lineage.end_of(RunFolder(origin), before)
+    end = None
+    if origin is not None and not begun:
+        end = find_checkpoint(origin) if newest else lineage.end_of(RunFolder(origin), before)
     if end is not None:
         lineage.check(end, config, spec)  # before anything is written
     missing = [phase for phase in before if not run.checkpoints(phase).steps()]
@@ -390,10 +398,11 @@ def execute(
     if processes.first():
         run.open(config, resume=resume, kept=kept)
     processes.wait("opened")
-    command = resume_command(program, run, config)
+    told = "" if end is None or command else f" --from {shlex.quote(str(end.parents[2]))}"
+    command = command or resume_command(program, run, config)
     go_on = {"end": end, "fallback": fallback, "changed_data": changed_data}
     with writing.alone(run), writing.clock(run) as seconds:
-        stopping.note(f"Go on with: {command}" + ("" if end is None else f" --from {shlex.quote(str(end.parents[2]))}"))
+        stopping.note(f"Go on with: {command}{told}")
         with Session(config, run, report, command, phases, seconds=seconds, **go_on) as session:
             for stage in stages:
                 stage(session)
