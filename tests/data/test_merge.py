@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dreamer4.data import Behaviour, Episode, check, merge_datasets, read_episodes, write_dataset
+from dreamer4.data import Behaviour, Episode, check, import_folder, merge_datasets, read_episodes, write_dataset
 from dreamer4.errors import InputError
 from dreamer4.types import ActionSpec, DataSpec
 
@@ -59,3 +59,9 @@ def test_sets_that_do_not_fit_together_are_refused(tmp_path):
         with pytest.raises(InputError, match=told):
             merge_datasets(sources, tmp_path / "both")
     assert not (tmp_path / "both").exists()
+
+
+def test_a_data_set_is_not_imported_but_merged(tmp_path):
+    write(tmp_path / "a", 1, 2)
+    with pytest.raises(InputError, match="is a data set already.*data merge"):
+        import_folder(tmp_path / "a", tmp_path / "b")

@@ -194,6 +194,11 @@ def _scan(source: Path, ignore: Sequence[str], fps: float | None) -> list[_Clip]
     """Looks at every entry of the folder, without decoding a frame."""
     if not source.is_dir():
         raise InputError(f"{source} is no folder. Give the folder that holds one file or one sub-folder per episode.")
+    if (source / "dataset.json").is_file():
+        raise InputError(
+            f"{source} is a data set already. Train on it with --set data.path={source}, or join it with others: "
+            "dreamer4 data merge."
+        )
     root = source.resolve()
 
     def inside(path: Path) -> bool:
