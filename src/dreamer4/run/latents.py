@@ -1,6 +1,9 @@
 """Where the phases of a run find their data: on the device or on disk, and the latents in the run's folder."""
 
 import math
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -21,6 +24,9 @@ from dreamer4.training import encode_store, fingerprint, member
 DEVICE_BYTES = 2**30  # of frames; with more, `data.source: auto` reads from disk. Loading takes thrice as much at most
 
 
+TOLD = "data: read from disk; heads end as the agent phase leaves them, since the read-outs are too many for memory"
+
+
 def streams(config: Config, info: DatasetInfo) -> bool:
     """Returns whether the batches of a run are read from disk.
 
@@ -30,13 +36,12 @@ def streams(config: Config, info: DatasetInfo) -> bool:
     size = info.num_frames * math.prod(info.frame_shape)
     if config.data.source == "device" or (config.data.source == "auto" and size <= DEVICE_BYTES):
         return False
-    real, heads = not config.imagination.is_imagined, config.train.heads.patience
+    real = not config.imagination.is_imagined
     waiting = [name for name in PHASES if getattr(config.train, name).patience]
     for wrong, what in (
         (config.seeds > 1, f"seeds is {config.seeds}, and a stream trains one"),
         (real, "imagination.world=real needs all episodes in memory"),
         (config.data.labelled < 1, f"data.labelled is {config.data.labelled}, which hides labels in memory"),
-        (heads, f"train.heads.patience is {heads}, and heads are trained on read-outs in memory: set it to 0"),
         (waiting, f"train.{(waiting or ['x'])[0]}.patience needs held-out episodes in memory: set it to 0"),
     ):
         if wrong:
@@ -79,6 +84,25 @@ def stored(
         share = part or ((jax.process_index(), jax.process_count()) if processes.several() else (0, 1))
         with report.progress("encode", total=int(reader.lengths.sum()), unit="frames") as bar:
             encode_store(tokenizer, reader, place, part=share, progress=bar.advance)
+
+
+def take_over(origin: Path, run: RunFolder) -> None:
+    """Shares the latents of the run at `origin` with a run that starts from it; which it can use is told by their names.
+
+    Shards are never written anew, so where the file system allows they are the same files.
+    """
+    theirs, ours = RunFolder(origin).latents, run.latents
+    if theirs.is_dir() and not ours.exists():
+        with tempfile.TemporaryDirectory(dir=run.path, prefix=".latents-") as partial:
+            shutil.copytree(theirs, Path(partial) / ours.name, copy_function=_link)
+            (Path(partial) / ours.name).rename(ours)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def encode(

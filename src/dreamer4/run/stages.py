@@ -109,11 +109,13 @@ class Session(contextlib.ExitStack):
             if processes.first():
                 before = PHASES[PHASES.index(self.phases[0]) - 1]
                 lineage.write(config, run, self.end, path, info.fingerprint, info.spec, into=before)
+                latents.take_over(self.end.parents[2], run)
             processes.wait("taken over")
             stopping.note(f"Go on with: {self.command}")
         lineage.check_data(run, info.fingerprint, self.report, accept=self.changed_data)
         judged = None
         if latents.streams(config, info):
+            self.report.say(latents.TOLD)
             source = latents.streamed(config, info, data.open_reader(path))
             self.sources = dict.fromkeys(self.phases, source)
         else:
