@@ -139,7 +139,7 @@ class TestCommand:
             suite.speed(["collect", "fram"], Settings("tiny"), out=tmp_path / "a.json")
         for text in ('{"other": 1}', "[]", "{"):
             (tmp_path / "b.json").write_text(text)
-            with pytest.raises(InputError, match=r"b\.json is not a result"):
+            with pytest.raises(InputError, match=r"b\.json is no result"):
                 suite.speed(["collect"], Settings("tiny"), out=tmp_path / "b.json")
         with pytest.raises(InputError, match="is no result of the speed benchmarks"):
             suite.speed(["collect"], Settings("tiny"), out=tmp_path)

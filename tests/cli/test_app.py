@@ -22,7 +22,9 @@ from dreamer4_cli import compile_cache, endings, options
 from dreamer4_cli.app import app
 
 
-WORK = ["demo", "collect", "train", "evaluate", "play", "export", "import", "info", "report", "dream", "runs"]
+WORK = """
+    demo collect train evaluate play export import info encode report dream runs study
+""".split()
 COMMANDS = [*WORK, "config", "baseline", "data"]
 LEAVES = [
     *WORK,
@@ -30,6 +32,7 @@ LEAVES = [
     "baseline ppo",
     "baseline offline",
     "data check",
+    "data plan",
     "data import",
     "data merge",
 ]
@@ -450,7 +453,7 @@ class TestProcess:
     def test_a_closed_pipe_is_no_error_message(self):
         command = f"{sys.executable} -m dreamer4_cli config show | head -n 1"
         done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
-        assert (done.stdout, done.stderr) == ("preset: catch\n", "")
+        assert (done.stdout, done.stderr) == ("# The demo: Catch from random data, minutes on two CPU cores.\n", "")
 
     def test_an_interrupt_ends_cleanly(self):
         script = """

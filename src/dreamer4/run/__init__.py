@@ -4,7 +4,5 @@
 work, with its checkpoints; `behaviour` collects the data set; `lineage` starts a run from another one's phases;
 `writing`, `processes` and `stopping` are locks, several hosts and signals; `reporter` is who is told.
 
-The stages import all of the library, so they are imported from where they are: `dreamer4.run.stages`.
+Each is imported from where it is, such as `dreamer4.run.stages`: signals are handled before anything heavy is loaded.
 """
-
-from .folder import RunFolder as RunFolder
