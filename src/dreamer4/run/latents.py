@@ -87,7 +87,7 @@ def stored(
 
 
 def take_over(origin: Path, run: RunFolder) -> None:
-    """Shares the latents of the run at `origin` with a run that starts from it; which it can use is told by their names.
+    """Shares the latents of the run at `origin` with one that starts from it; names tell which of them fit.
 
     Shards are never written anew, so where the file system allows they are the same files.
     """
