@@ -163,7 +163,6 @@ def test_the_world_model_follows_actions(learned):
     assert np.mean(np.abs(reward - held_out.reward[:, 1:]) < 0.3) > 0.75
 
 
-@eqx.filter_jit
 def mean_return(dreamer: Dreamer):
     return evaluate(dreamer, Row(), episodes=256, batch_size=256, key=jr.key(2)).returns.mean()
 

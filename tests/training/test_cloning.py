@@ -102,13 +102,15 @@ def test_rows_that_are_not_relevant_teach_nothing(source, dreamer):
 
 
 def test_a_frame_weighs_the_same_beside_padding(source, dreamer):
+    # A fresh policy finds all actions equally likely.
+    policy = eqx.tree_at(lambda p: p.mlp.readout.bias, dreamer.policy, replace_fn=lambda b: jnp.linspace(-1, 1, b.size))
     batch = source.episodes(jnp.arange(2), LENGTH)
     short = dataclasses.replace(batch, valid=jnp.arange(LENGTH) < jnp.array([LENGTH, 2])[:, None])
     known = (
         dataclasses.replace(short, relevant=jnp.array([True, False])),
         dataclasses.replace(short, relevant=jnp.array([False, True])),
     )
-    (whole, _), (long, _), (brief, _) = (loss_and_gradient(dreamer.policy, dreamer, rows) for rows in (short, *known))
+    (whole, _), (long, _), (brief, _) = (loss_and_gradient(policy, dreamer, rows) for rows in (short, *known))
     # Two offsets: of five frames four have a next one and three one after it; of two frames one has a next one.
     np.testing.assert_allclose(whole, (7 * long + brief) / 8, rtol=1e-5)
     assert not np.isclose(long, brief, rtol=1e-3)

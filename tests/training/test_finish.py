@@ -2,11 +2,9 @@
 
 import equinox as eqx
 import jax.random as jr
-import numpy as np
 from helpers import equal, generic
 
 from dreamer4.config import load
-from dreamer4.data import DeviceSource, Episode
 from dreamer4.dreamer import Dreamer
 from dreamer4.training import build_phase, init_state
 from dreamer4.training.finish import finish
@@ -14,18 +12,6 @@ from dreamer4.types import ActionSpec, DataSpec
 
 
 TINY, SPEC = load("tiny"), DataSpec((10, 5, 1), ActionSpec((3,)))
-SOURCE = DeviceSource.from_episodes(
-    [
-        Episode(
-            frame=np.zeros((3, *SPEC.frame_shape), np.uint8),
-            discrete=np.zeros((3, 1), np.int32),
-            continuous=np.zeros((3, 0), np.float32),
-            action_mask=np.arange(3) > 0,
-            reward=np.zeros(3, np.float32),
-            is_terminal=True,
-        )
-    ]
-)
 
 
 def test_the_agent_phase_ends_with_its_averaged_policy_as_the_prior():
@@ -35,6 +21,6 @@ def test_the_agent_phase_ends_with_its_averaged_policy_as_the_prior():
     phase, averaged = build_phase("agent", TINY, SPEC), drawn(1)
     state = eqx.tree_at(lambda s: s.ema, init_state(phase, drawn(0), TINY.train.agent), averaged)
     assert not equal(averaged.prior, averaged.policy)
-    ended, _ = finish(TINY, phase, state, SOURCE, None, None)
+    ended, _ = finish(TINY, phase, state, lambda agents: [], None)
     assert equal(ended.ema.prior, averaged.policy) and equal(ended.ema.policy, averaged.policy)
     assert equal(ended.model, state.model)  # what training would go on from
