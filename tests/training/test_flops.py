@@ -243,7 +243,8 @@ def test_parameters_of_every_preset(preset):
 
     width, k_max, dim = dyn.transformer.width, dyn.shortcut.k_max, tok.spatial_dim
     slots = 2 + tok.num_spatial + dyn.num_registers + dyn.num_agent_tokens
-    tables = (1 + sum(spec.action.num_classes) + spec.num_tasks) * width  # base action, actions, tasks
+    actions = sum(spec.action.num_classes) + spec.action.continuous_dim
+    tables = (1 + actions + spec.num_tasks) * width  # base action, actions, tasks
     tables += (k_max + 1) * (width // 2) + (k_max.bit_length()) * (width - width // 2)  # signal levels, step sizes
     ends = (dim + 1) * width + (width + 1) * dim
     assert parameters(dreamer.dynamics) == transformer_parameters(dyn.transformer, slots) + tables + ends
