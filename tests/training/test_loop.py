@@ -141,7 +141,8 @@ def test_losses_are_finite_and_the_state_counts(runs, name):
         assert set(run.phase.weights) <= set(metrics)
         assert all(np.shape(v) == () and np.isfinite(v) for v in metrics.values())
         assert metrics["gradient_norm"] > 0
-    assert all(np.all(np.isfinite(leaf)) for leaf in named(run.states[-1]).values())
+    # Nothing was watched, so the best held-out loss is still infinite.
+    assert all(np.all(np.isfinite(x)) for name, x in named(run.states[-1]).items() if name != "watch.best")
 
 
 @pytest.mark.parametrize("name", PHASES)
