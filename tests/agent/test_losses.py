@@ -107,9 +107,10 @@ def slow(heads, h, row):
                 for i, part in enumerate(policy.discrete):
                     nll -= log_softmax(part.logits[t, n])[int(row.action.discrete[target, i])]
                 for d in range(SPEC.continuous_dim):
-                    loc, log_scale = float(policy.continuous.loc[t, n, d]), float(policy.continuous.log_scale[t, n, d])
-                    z = (float(row.action.continuous[target, d]) - loc) / np.exp(log_scale)
-                    nll += 0.5 * z**2 + log_scale + 0.5 * np.log(2 * np.pi)
+                    logits = policy.continuous.logits[t, n, d]
+                    centres = np.linspace(-1, 1, len(logits))
+                    bin_ = np.argmin(np.abs(centres - row.action.continuous[target, d]))
+                    nll -= log_softmax(logits)[bin_] / SPEC.continuous_dim
                 cloning.append(nll)
             target = t + n
             if target < LENGTH and row.valid[target]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import equal
 
 from dreamer4 import checkpoint, data
 from dreamer4.checkpoint import Checkpoints
@@ -499,9 +500,11 @@ def test_a_round_begins_with_the_newest_agent_learns_from_all_that_was_played_an
     assert everything.returns[:32] == first.returns
     assert set(first.held_out) == {i for i in everything.held_out if i < 32}, "what was trained on is never held out"
     newest, begun = Dreamer.load(path), Dreamer.load(path / "rounds" / "1" / "checkpoints" / "tokenizer")
-    assert eqx.tree_equal(newest, begun)
+    # Weights alone: a round has settings of its own.
+    assert equal(jax.tree.leaves(newest), jax.tree.leaves(begun))
     last = Dreamer.load(path / "rounds" / "1")
-    assert eqx.tree_equal(last.tokenizer, newest.tokenizer) and not eqx.tree_equal(last.dynamics, newest.dynamics)
+    assert equal(jax.tree.leaves(last.tokenizer), jax.tree.leaves(newest.tokenizer))
+    assert not equal(jax.tree.leaves(last.dynamics), jax.tree.leaves(newest.dynamics))
 
     shutil.rmtree(path / "rounds" / "1" / "checkpoints" / "imagination")
     results = json.loads((path / "results.json").read_text())

@@ -217,7 +217,9 @@ def test_weight_decay_pulls_matrices_to_zero_and_leaves_gains_biases_and_learned
     names = {keystr(path) for path, _ in tree_flatten_with_path(model)[0]}
     layers = {name for name in names if name.endswith(".weight") and ".groups" in name}
     assert len(layers) > 10
-    assert decayed == layers | ({".spatial_in.weight", ".flow_head.weight"} if kind == "adamw" else set())
+    assert decayed == layers | (
+        {".network.spatial_in.weight", ".network.flow_head.weight"} if kind == "adamw" else set()
+    )
 
 
 def test_a_gain_that_is_called_weight_does_not_decay():
