@@ -233,7 +233,7 @@ def test_ppo_may_train_in_the_world_model_of_its_seed(plan, monkeypatch, tmp_pat
         asked.append((path, member, seed))
         return "the dream"
 
-    def train(config, env, seeds):
+    def train(config, env, seeds, report):
         asked.append((env, seeds))
         return [PPORun(snapshots=(), steps=(1, 2), returns=(0.25, float("nan")))]
 
