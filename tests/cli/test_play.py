@@ -11,7 +11,7 @@ from dreamer4_cli import play as command
 
 
 def play(name="catch", *, host="127.0.0.1", port=0, token=None, allow=()):
-    command.play(name, host=host, port=port, token=token, allow=allow, dataset=None, member=0, show=False)
+    command.play(name, host=host, port=port, token=token, allow=allow, prefix="", dataset=None, member=0, show=False)
 
 
 @pytest.fixture(autouse=True)

@@ -232,7 +232,7 @@ class TestTraining:
         end = trained(work("train.save_every=100"), planted({0: 0}), small, saved=25)
         assert equal(jnp.asarray(end.step), whole.step) and equal(end.guard, whole.guard)
         assert equal(end.model.dynamics.network.gain, whole.model.dynamics.network.gain)
-        assert equal(end.ema.dynamics.gain, whole.ema.dynamics.gain)
+        assert equal(end.ema.dynamics.network.gain, whole.ema.dynamics.network.gain)
         again = read_metrics(work().run.metrics_file)
         assert [r["step"] for r in again] == sorted({*range(4, STEPS + 1, 4), 10, 25})
         told = {r["step"]: r["near"] for r in again}

@@ -79,7 +79,7 @@ def test_an_exported_agent_dreams_on_from_the_episodes_that_came_with_it_or_are_
     for out, starts in ((alone, 0), (full, 1)):
         export_agent(run, out, starts=starts)
     dreaming.dream(full, tmp_path / "a.gif", actions="random", **FILM)
-    with pytest.raises(InputError, match=r"Give a data set"):
+    with pytest.raises(InputError, match=r"Give the data set"):
         dreaming.dream(alone, tmp_path / "b.gif", actions="random", **FILM)
     dreaming.dream(alone, tmp_path / "b.gif", actions="random", **FILM, dataset=run / "data")
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()

@@ -110,6 +110,6 @@ def test_a_count_that_is_none_is_refused(folder):
 
 
 def test_a_full_disk_hides_no_message(folder, monkeypatch):
-    monkeypatch.setattr(writing.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(InputError, match="the first"), writing.clock(folder):
         raise InputError("the first")
