@@ -22,6 +22,10 @@ _DIRECTIONS = {
 _KNOWN: dict[str, tuple[tuple[str, ...], float]] = {
     "Catch-bsuite": (("left", "stay", "right"), 6.0),
     "CartPole-pixels": (("left", "right"), 50.0),
+    "CartPoleSwingup-pixels": ((), 25.0),
+    "PendulumSwingup-pixels": ((), 12.5),
+    "PointGoal-pixels": ((), 10.0),
+    "Reacher-pixels": ((), 12.5),
     "FourRooms-pixels": (("up", "right", "down", "left"), 8.0),
     "FourRooms-misc": (("up", "right", "down", "left"), 8.0),
     "MetaMaze-misc": (("up", "right", "down", "left"), 8.0),
