@@ -117,7 +117,9 @@ class DatasetInfo(_Closed):
         if split not in ("train", "held_out", "all"):
             raise InputError(f"Unknown split: got {split!r}, expected train, held_out or all.")
         held_out = set(self.held_out)
-        return tuple(i for i in range(self.num_episodes) if split == "all" or (i in held_out) == (split == "held_out"))
+        # Not `num_episodes`, which a damaged description may put at anything; lengths are listed.
+        every = range(len(self.lengths))
+        return tuple(i for i in every if split == "all" or (i in held_out) == (split == "held_out"))
 
 
 def split_fingerprint(fingerprint: str, split: str) -> str:
