@@ -15,16 +15,23 @@ def study(
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Stages side by side.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="A first look, as the study's file defines it.")] = False,
+    only_table: Annotated[
+        bool, typer.Option("--table", help="Draw the table of the rows there are; run nothing.")
+    ] = False,
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where stages lie.")] = Path("runs/studies"),
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results lie.")] = Path("benchmarks/results"),
 ) -> None:
     """Train and measure every cell of a study, one row each, and draw its table; what is done is not done again."""
     viewing.existing(file)
     from dreamer4.study import read_study
+    from dreamer4.study.rows import publish
     from dreamer4.study.work import command_line, run_study
     from dreamer4_cli.console import ConsoleReporter, say
 
     asked = read_study(file)
+    if only_table:
+        say(str(publish(out, asked.made_quick() if quick else asked)))
+        return
     command = command_line(file, quick=quick, only=only or ())
     where = {"runs": runs, "out": out, "only": only or (), "workers": workers}
     say(str(run_study(asked.made_quick() if quick else asked, **where, command=command, report=ConsoleReporter())))

@@ -160,7 +160,9 @@ class TestProcess:
 
 def described():
     """What a data set says of itself; of its eight episodes two are for training."""
-    return DatasetInfo.model_construct(fingerprint="f" * 64, num_episodes=8, lengths=(1,) * 8, held_out=(0, 1, 2, 3, 4, 6))
+    return DatasetInfo.model_construct(
+        fingerprint="f" * 64, num_episodes=8, lengths=(1,) * 8, held_out=(0, 1, 2, 3, 4, 6)
+    )
 
 
 def configuration(*overrides):

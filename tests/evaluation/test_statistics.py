@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 
 from dreamer4.errors import InputError
 from dreamer4.evaluation import interval, iqm, mean, paired_difference, rank_correlation, statistics, summarise
+from dreamer4.evaluation.statistics import nested_interval
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,16 @@ def test_chunks_of_resamples_do_not_change_the_shape_of_the_answer():
     values = np.random.default_rng(0).integers(0, 2, 50_000) * 2 - 1  # 80 resamples at a time
     low, high = interval(values, resamples=200)
     np.testing.assert_allclose(high - low, 2 * 1.96 / np.sqrt(50_000), rtol=0.25)
+
+
+def test_draws_that_share_their_group_are_not_independent():
+    """Forty draws of four groups that differ by much more than the draws within them: the groups count."""
+    means = np.array([0.0, 1.0, 2.0, 5.0])
+    draws = np.repeat(means, 10) + 0.01 * np.sin(np.arange(40))
+    group = np.repeat(np.arange(4), 10)
+    assert nested_interval(draws, group) == pytest.approx(interval(means), abs=0.1)
+    assert np.ptp(interval(draws)) < 0.5 * np.ptp(nested_interval(draws, group))
+    assert nested_interval(draws, np.zeros(40)) == interval(draws)
 
 
 def test_pairing_removes_what_both_share():

@@ -1,11 +1,16 @@
 """Studies: what is refused, which stages cells share, what a row holds, and that work is done once."""
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+from dreamer4.data import random_policy
 from dreamer4.errors import InputError
-from dreamer4.study import read_study
-from dreamer4.study.rows import read_row, row_file, table
-from dreamer4.study.work import run_study
+from dreamer4.study import read_study, work
+from dreamer4.study.rows import Row, publish, read_row, row_file, table
+from dreamer4.study.work import check_comparisons, run_study
 
 
 TEXT = """
@@ -31,7 +36,7 @@ def study(tmp_path, text=TEXT):
     ("old", "new", "told"),
     [
         ("study: example", "study: An Example", "lower-case"),
-        ("measure: [dreams]", "measure: [fvd]", "measure.0: got \"fvd\", expected 'dreams' or 'return'"),
+        ("measure: [dreams]", "measure: [fvd]", "measure.0: got \"fvd\", expected 'dreams', 'return'"),
         ("axes:", "axs:", "axs: unknown key. Did you mean axes?"),
     ],
 )
@@ -51,19 +56,23 @@ def test_cells_share_exactly_the_stages_that_are_the_same(tmp_path):
     cells = study(tmp_path).cells()
     assert [cell.name for cell in cells] == [f"labelled={a},prediction={b}" for a in (0.5, 1) for b in "xv"]
 
-    def different(stage, seed=0):
-        return len({cell.fingerprint(stage, seed) for cell in cells})
+    def different(stage):
+        return len({cell.fingerprint(stage, (0, 0)) for cell in cells})
 
     assert [different(stage) for stage in ("data", "tokenizer", "dynamics", "agent")] == [1, 1, 4, 4]
     first = cells[0]
-    assert first.fingerprint("data", 0) == first.fingerprint("data", 1)
-    assert first.fingerprint("tokenizer", 0) != first.fingerprint("tokenizer", 1)
+    assert first.fingerprint("data", (0, 0)) == first.fingerprint("data", (0, 1))
+    assert first.fingerprint("tokenizer", (0, 0)) != first.fingerprint("tokenizer", (0, 1))
+    assert first.fingerprint("data", (0, 0)) != first.fingerprint("data", (1, 0))
+    # What needs no world model is measured once for all of them.
+    assert len({cell.measured("references", (0, 0)) for cell in cells}) == 1
+    assert len({cell.measured("dreams", (0, 0)) for cell in cells}) == 4
 
 
 def test_what_is_quick_is_said_last_and_has_a_name_of_its_own(tmp_path):
     quick = study(tmp_path, TEXT.replace("[data.episodes=8]", "[train.dynamics.steps=99]")).made_quick()
     assert (quick.study, quick.seeds) == ("example-quick", 1)
-    assert {cell.config(0).train.dynamics.steps for cell in quick.cells()} == {2}
+    assert {cell.config((0, 0)).train.dynamics.steps for cell in quick.cells()} == {2}
 
 
 def test_a_study_trains_what_is_shared_once_and_goes_on_where_it_was(tmp_path):
@@ -77,7 +86,72 @@ def test_a_study_trains_what_is_shared_once_and_goes_on_where_it_was(tmp_path):
     folders = sorted(path.name.partition("-")[0] for path in (tmp_path / "runs").iterdir())
     assert folders == ["data", "dynamics", "dynamics", "measured", "tokenizer"]
     rows = [read_row(row_file(tmp_path / "out", quick, cell)) for cell in quick.cells(both)]
-    assert rows[1].seeds == (0,) and rows[1].values["PSNR"] != rows[0].values["PSNR"]
+    assert rows[1].seeds == ((0, 0),) and rows[1].values["PSNR"] != rows[0].values["PSNR"]
     assert len(rows[1].curves["PSNR"][0]) > 1 and "K=2" in page.read_text()
     assert (page.parent / "PSNR.svg").read_text().count("<svg") == 1
-    assert table(rows).count("\n") == 3
+    assert table(rows, quick).splitlines()[0].count("prediction=") == 2
+
+
+def row(values, seeds):
+    facts = {"curves": {}, "minutes": (1.0,), "data": (), "device": "", "commit": "", "command": ""}
+    return Row(study="example", cell="a", preset="tiny", settings=(), seeds=seeds, values=values, **facts)
+
+
+def test_the_best_of_one_side_is_set_against_the_best_of_the_other(tmp_path):
+    asked = study(tmp_path, TEXT + 'compare: {gain: [[a, "a, greedy"], [b, c]]}')
+    values = {"a": (1.0, 2.0), "a, greedy": (3.0, 5.0), "b": (2.0, 2.0), "c": (0.0, 3.0)}
+    (line,) = [x for x in table([row(values, ((0, 0), (0, 1)))], asked).splitlines() if "gain" in x]
+    assert line == "| gain | +2 (+1 to +3) |"
+
+
+def test_a_comparison_of_what_is_not_measured_is_refused_before_any_work(tmp_path):
+    asked = study(tmp_path, TEXT.replace("[dreams]", "[return]") + "compare: {gain: [[imagination], [cloned, clon]]}")
+    with pytest.raises(InputError, match="measures no 'clon'. Did you mean cloned"):
+        run_study(asked, runs=tmp_path / "runs", out=tmp_path / "out")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_preset_can_be_an_axis(tmp_path):
+    text = (
+        TEXT.replace("data.labelled: [0.5, 1]", "preset: [tiny, catch]")
+        .replace("episodes=8", "episodes=40")
+        .replace(", v: [dynamics.prediction=v]", "")
+    )
+    cells = study(tmp_path, text).cells()
+    assert [(cell.name, cell.config((0, 0)).preset) for cell in cells] == [
+        ("preset=tiny,prediction=x", "tiny"),
+        ("preset=catch,prediction=x", "catch"),
+    ]
+
+
+def test_baselines_play_the_same_episodes_as_random_play(tmp_path, monkeypatch):
+    """So random play in the place of a baseline has the return of `random`; nothing but data is made for it."""
+    monkeypatch.setattr(work, "OFFLINE", ("clone",))
+    monkeypatch.setattr(
+        work, "train_offline", lambda name, data, *_, **__: SimpleNamespace(policy=random_policy(data.spec))
+    )
+    monkeypatch.setattr(work, "replace", lambda policy, mode: policy)
+    text = TEXT.replace("measure: [dreams]", "measure: [references]").replace("seeds: 2", "seeds: 1")
+    asked = study(tmp_path, text.replace("data.episodes=8", "data.episodes=8, evaluation.episodes=4"))
+    (cell,) = asked.cells(["labelled=1,prediction=x"])
+    run_study(asked, runs=tmp_path / "runs", out=tmp_path / "out", only=[cell.name])
+    values = read_row(row_file(tmp_path / "out", asked, cell)).values
+    assert values["random"] == values["clone from frames"] == values["clone from frames, greedy"]
+    assert values.keys() == {"random", "data", "clone from frames", "clone from frames, greedy"}
+    assert [path.name.partition("-")[0] for path in sorted((tmp_path / "runs").iterdir())] == ["data", "measured"]
+
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("file", sorted((RESULTS.parent / "studies").glob("*.yaml")), ids=lambda file: file.stem)
+def test_published_tables_are_those_of_their_rows(tmp_path, file):
+    """Each study is sound, and its page, where rows were published, is what `--table` draws."""
+    for asked in (read_study(file), read_study(file).made_quick()):
+        check_comparisons(asked)
+        if (RESULTS / asked.study).exists():
+            shutil.copytree(RESULTS / asked.study, tmp_path / asked.study)
+            before = (tmp_path / asked.study / "README.md").read_text()
+            assert publish(tmp_path, asked).read_text() == before
+        else:
+            asked.cells()

@@ -89,6 +89,36 @@ def interval(
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def nested_interval(
+    values: Num[Array | np.ndarray, " N"],
+    group: Num[Array | np.ndarray, " N"],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Returns the same of a mean of draws in groups: groups are resampled, then the draws within each that was drawn.
+
+    Training seeds on one data set share its luck, so they are not independent; `group` tells the data set of each.
+    With one group this is `interval`.
+
+    Raises:
+        InputError: as `interval`, or if there are not as many groups as values.
+    """
+    draws, group = _paired(values, group)
+    members = [draws[group == name] for name in np.unique(group)]
+    if len(members) == 1:
+        return interval(draws, level=level, resamples=resamples, seed=seed)
+    rng = np.random.default_rng(seed)
+
+    def once():
+        chosen = (members[i] for i in rng.integers(len(members), size=len(members)))
+        return np.concatenate([rng.choice(own, own.size) for own in chosen]).mean()
+
+    low, high = np.quantile([once() for _ in range(resamples)], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def paired_difference(
     a: Num[Array | np.ndarray, " N"],
     b: Num[Array | np.ndarray, " N"],

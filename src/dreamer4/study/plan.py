@@ -17,7 +17,10 @@ from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError, nearest
 
 
-Measure = Literal["dreams", "return"]
+Measure = Literal["dreams", "return", "references", "ppo"]
+
+# The stage at whose end each measure is taken. What needs no world model is shared by all that are trained on the data.
+MEASURED_AT: dict[Measure, str] = {"dreams": "dynamics", "return": "imagination", "references": "data", "ppo": "data"}
 
 # What the weights at the end of a stage depend on, beside all that is listed before it.
 _PARTS = {
@@ -29,12 +32,16 @@ _PARTS = {
 }
 STAGES = tuple(_PARTS)
 
+# A seed of the data set and a training seed.
+Seeds = tuple[int, int]
+
 
 class Quick(Branch):
     """What makes a study a first look."""
 
     settings: tuple[str, ...] = Field(default=(), description="assignments a.b=c after all others")
     seeds: int = Field(default=1, gt=0)
+    data_seeds: int = Field(default=1, gt=0)
 
 
 class Study(Branch):
@@ -45,11 +52,18 @@ class Study(Branch):
     preset: str = Field(default="catch", description="preset of every cell")
     settings: tuple[str, ...] = Field(default=(), description="assignments a.b=c of every cell")
     axes: dict[str, list[JsonValue] | dict[str, list[str]]] = Field(
-        min_length=1, description="a key and its values; or any name, and the assignments of each of its values by name"
+        min_length=1,
+        description="a key and its values; any name, and the assignments of each of its values by name; or `preset`",
     )
-    seeds: int = Field(default=3, gt=0, description="training seeds of each cell: 0, 1, ...")
+    seeds: int = Field(default=3, gt=0, description="training seeds of each cell on each data set: 0, 1, ...")
+    data_seeds: int = Field(default=1, gt=0, description="data sets of each cell, by their seed: 0, 1, ...")
     measure: tuple[Measure, ...] = Field(
-        min_length=1, description="dreams: against held-out episodes; return: of the policy in the real environment"
+        min_length=1,
+        description="dreams: against held-out episodes; return: of clone and policy in the real environment; "
+        "references: random play, the data and every baseline without a world model; ppo: trained online",
+    )
+    compare: dict[str, tuple[list[str], list[str]]] = Field(
+        default={}, description="by name, measures of which the best is set against the best of others, paired"
     )
     quick: Quick = Quick()
     at_last: tuple[str, ...] = Field(default=(), description="assignments a.b=c after those of the axes")
@@ -63,13 +77,22 @@ class Study(Branch):
 
     def made_quick(self) -> "Study":
         """Returns the study as a first look, under a name of its own."""
-        changes = {"seeds": self.quick.seeds, "at_last": (*self.at_last, *self.quick.settings)}
+        changes = {
+            "seeds": self.quick.seeds,
+            "data_seeds": self.quick.data_seeds,
+            "at_last": (*self.at_last, *self.quick.settings),
+        }
         return self.model_copy(update={"study": f"{self.study}-quick", **changes})
 
     @property
     def last(self) -> str:
         """The last stage that the measures need."""
-        return "imagination" if "return" in self.measure else "dynamics"
+        return max((MEASURED_AT[name] for name in self.measure), key=STAGES.index)
+
+    @property
+    def every_seed(self) -> tuple[Seeds, ...]:
+        """Every training seed on every data set."""
+        return tuple(itertools.product(range(self.data_seeds), range(self.seeds)))
 
     def cells(self, only: Sequence[str] = ()) -> list["Cell"]:
         """Returns the cells, every combination of the axes' values, or those of the given names.
@@ -83,7 +106,7 @@ class Study(Branch):
             if name not in names:
                 raise InputError(f"--only: no cell {name!r} in {self.study}. {nearest(name, names)}")
         for cell in cells:
-            cell.config(0)
+            cell.config((0, 0))
         return [cell for cell in cells if not only or cell.name in only]
 
     def _choices(self, axis):
@@ -94,7 +117,9 @@ class Study(Branch):
 
     def _cell(self, choices):
         name = ",".join(f"{axis.rpartition('.')[2]}={label}" for axis, label, _ in choices)
-        return Cell(name, self.preset, (*self.settings, *itertools.chain(*(own for *_, own in choices)), *self.at_last))
+        preset = next((label for axis, label, _ in choices if axis == "preset"), self.preset)
+        own = itertools.chain(*(own for axis, _, own in choices if axis != "preset"))
+        return Cell(name, preset, (*self.settings, *own, *self.at_last))
 
 
 @dataclass(frozen=True)
@@ -116,22 +141,36 @@ class Cell:
         """Its name, as a file may bear it."""
         return re.sub(r"[^A-Za-z0-9=,.-]", "_", self.name)
 
-    def config(self, seed: int) -> Config:
+    def config(self, seeds: Seeds) -> Config:
         """Returns the configuration of a training seed."""
-        return load(self.preset, overrides=self.settings, seed=seed)
+        return load(self.preset, overrides=self.settings, seed=seeds[1])
 
-    def fingerprint(self, stage: str, seed: int) -> str:
+    def collecting(self, seeds: Seeds) -> Config:
+        """Returns the configuration that its data set is collected by."""
+        return load(self.preset, overrides=self.settings, seed=seeds[0])
+
+    def fingerprint(self, stage: str, seeds: Seeds) -> str:
         """Returns what stands for everything that the end of a stage depends on; equal ones are trained once."""
-        tree = self.config(seed).model_dump(mode="json")
+        tree = self.config(seeds).model_dump(mode="json")
         late = {name: tree["data"].pop(name) for name in ("labelled", "relevant")}  # they choose among what is there
-        parts: list[Any] = []
+        parts: list[Any] = [("data seed", seeds[0])]
         for name in STAGES[: STAGES.index(stage) + 1]:
             for key in _PARTS[name]:
                 value: Any = tree
                 for part in key.split("."):
                     value = late[part] if part in late else value[part]
                 parts.append((key, value))
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(parts)
+
+    def measured(self, measure: Measure, seeds: Seeds) -> str:
+        """Returns the same of a measure."""
+        tree = self.config(seeds).model_dump(mode="json")
+        settings = [seeds[1], tree["evaluation"], tree["offline"] if measure == "references" else None]
+        return _digest([self.fingerprint(MEASURED_AT[measure], seeds), *settings])
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_study(path: Path) -> Study:

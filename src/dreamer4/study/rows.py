@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dreamer4.errors import InputError
 from dreamer4.evaluation.record import Record
-from dreamer4.evaluation.statistics import interval
+from dreamer4.evaluation.statistics import nested_interval
 from dreamer4.files import write_atomically
 from dreamer4.study.plan import Cell, Study
 
@@ -25,10 +25,10 @@ class Row(Record):
         cell: name of the cell.
         preset: preset of its runs.
         settings: assignments over it.
-        seeds: the training seeds.
-        values: each measure, for each seed.
-        curves: measures by dreamt frame, for each seed.
-        minutes: of training, for each seed; stages that cells share count in each of them.
+        seeds: the seed of the data set and the training seed of each run.
+        values: each measure, for each of them; one number where they all share it.
+        curves: measures by dreamt frame, likewise.
+        minutes: of training, likewise; stages that cells share count in each of them.
         data: fingerprints of the data sets.
         device: what it was computed on.
         commit: of the code; a + marks changes that were not committed.
@@ -39,7 +39,7 @@ class Row(Record):
     cell: str
     preset: str
     settings: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[tuple[int, int], ...]
     values: dict[str, tuple[float, ...]]
     curves: dict[str, tuple[tuple[float, ...], ...]]
     minutes: tuple[float, ...]
@@ -74,34 +74,50 @@ def publish(out: Path, study: Study) -> Path:
         write_atomically(folder / f"{name}.svg", _chart(rows, name))
         figure += f"\n![{name} by dreamt frame]({name}.svg)\n"
     told = f"{study.about.strip()}\n\n" if study.about else ""
-    commands = ", ".join(f"`{command}`" for command in dict.fromkeys(row.command for row in rows))
-    page = folder / "README.md"
-    text = (
-        f"# {study.study}\n\n{told}{commands}. Means over training seeds, with 95 % bootstrap intervals over them.\n\n"
+    commands = ", ".join(
+        f"`{command}`" for command in dict.fromkeys(", ".join(row.command for row in rows).split(", "))
     )
-    write_atomically(page, f"{text}{table(rows)}\n{figure}")
+    page = folder / "README.md"
+    text = f"# {study.study}\n\n{told}{commands}. Means over runs, with 95 % bootstrap intervals over them.\n\n"
+    write_atomically(page, f"{text}{table(rows, study)}\n{figure}")
     return page
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Returns the rows as a Markdown table."""
+def table(rows: Sequence[Row], study: Study) -> str:
+    """Returns the rows as a Markdown table, a column for each cell."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
-    lines = [["cell", *names, "seeds", "minutes a seed", "device", "commit"]]
-    lines.append(["---"] * len(lines[0]))
-    for row in rows:
-        told = [_estimate(row.values.get(name, ())) for name in names]
-        lines.append([row.cell, *told, str(len(row.seeds)), f"{np.mean(row.minutes):.1f}", row.device, row.commit])
+    lines = [["", *(row.cell for row in rows)], ["---"] * (len(rows) + 1)]
+    lines += [[name, *(_estimate(row, row.values.get(name)) for row in rows)] for name in names]
+    lines += [[name, *(_compared(row, *sides) for row in rows)] for name, sides in study.compare.items()]
+    facts = {
+        "data sets, runs": lambda row: f"{len({data for data, _ in row.seeds})}, {len(row.seeds)}",
+        "minutes a run": lambda row: f"{np.mean(row.minutes):.1f}",
+        "device": lambda row: row.device,
+        "commit": lambda row: row.commit,
+    }
+    lines += [[name, *(tell(row) for row in rows)] for name, tell in facts.items()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _estimate(values):
-    if not len(values):
+def _compared(row: Row, better: Sequence[str], than: Sequence[str]) -> str:
+    """Returns the difference of the best of one side to the best of the other, each chosen by its mean."""
+    sides = [[row.values[name] for name in side if name in row.values] for side in (better, than)]
+    if not all(sides):
         return "-"
-    mean = f"{np.mean(values):.3g}"
+    one, other = (max(side, key=np.mean) for side in sides)
+    return _estimate(row, tuple(np.subtract(one, other).tolist()), signed=True)
+
+
+def _estimate(row: Row, values: Sequence[float] | None, signed: bool = False) -> str:
+    """Returns a mean with its interval: over data sets, and training seeds within each, where there are several."""
+    if not values:
+        return "-"
+    sign = "+" if signed else ""
+    mean = f"{np.mean(values):{sign}.3g}"
     if len(values) == 1:
         return mean
-    low, high = interval(np.array(values))
-    return f"{mean} ({low:.3g} to {high:.3g})"
+    low, high = nested_interval(np.array(values), np.array([data for data, _ in row.seeds[: len(values)]]))
+    return f"{mean} ({low:{sign}.3g} to {high:{sign}.3g})"
 
 
 def _chart(rows: Sequence[Row], name: str) -> str:

@@ -1,34 +1,58 @@
 """The work of a study: each stage trained once for all cells that share it, each cell measured once, rows written."""
 
+import itertools
 import json
 import multiprocessing
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
 from dreamer4 import data
+from dreamer4.baselines import OFFLINE, OfflineData, train_offline
 from dreamer4.config import Config, override
+from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer
+from dreamer4.envs import AbstractEnvironment
+from dreamer4.errors import InputError, nearest
+from dreamer4.evaluation import play
 from dreamer4.files import write_atomically
 from dreamer4.nn.flops import parameters
-from dreamer4.run import pages, sizes
+from dreamer4.run import behaviour, pages, sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.run.stages import Collect, Train, execute, play_agent
-from dreamer4.study.plan import STAGES, Cell, Study
+from dreamer4.study.plan import MEASURED_AT, STAGES, Cell, Measure, Seeds, Study
 from dreamer4.study.rows import Row, publish, row_file
+from dreamer4.training import stream
 from dreamer4.types import Action
 
 
 SPEED_FRAMES = 64
+
+# Everybody plays the same episodes.
+EVALUATION_SEED = 0
+
+# How a policy acts, by what its measure's name ends with.
+MODES: dict[str, Literal["sample", "mode"]] = {"": "sample", ", greedy": "mode"}
+
+# What the measures of returns are called.
+VALUES = {
+    "return": [name + suffix for name in ("cloned", "imagination") for suffix in MODES],
+    "references": ["random", "data", *(f"{name} from frames{suffix}" for name in OFFLINE for suffix in MODES)],
+    "ppo": ["PPO, online"],
+}
 
 
 def run_study(
@@ -59,36 +83,57 @@ def run_study(
         InputError: if the study, or the configuration of a cell, is refused.
     """
     cells, commit = study.cells(only), str(source_commit())
-    wanted = [(cell, seed) for cell in cells for seed in range(study.seeds)]
+    check_comparisons(study)
+    wanted = [(cell, seeds) for cell in cells for seeds in study.every_seed]
     for cell in cells:
-        sizes.check_paths(cell.config(0))
+        sizes.check_paths(cell.config((0, 0)))
     for stage in STAGES[: STAGES.index(study.last) + 1]:
-        first = {cell.fingerprint(stage, seed): (runs, stage, cell, seed) for cell, seed in reversed(wanted)}
+        first = {cell.fingerprint(stage, seeds): (runs, stage, cell, seeds) for cell, seeds in reversed(wanted)}
         missing = [job for job in reversed(first.values()) if not _finished(*job)]
         report.say(f"{stage}: {len(first) - len(missing)} of {len(first)} done before")
         _each(_train, missing, workers, report)
-    jobs = [(runs, study, cell, seed, commit) for cell, seed in wanted]
-    _each(_measure, [job for job in jobs if not _measured(*job[:4]).exists()], workers, report)
+    jobs = {
+        _measured(runs, name, cell, seeds): (runs, name, cell, seeds, commit)
+        for cell, seeds in wanted
+        for name in study.measure
+    }
+    _each(_measure, [job for file, job in jobs.items() if not file.exists()], workers, report)
     for cell in cells:
-        told = [json.loads(_measured(runs, study, cell, seed).read_text()) for seed in range(study.seeds)]
-        row = Row(
-            study=study.study,
-            cell=cell.name,
-            preset=cell.preset,
-            settings=cell.settings,
-            seeds=tuple(range(study.seeds)),
-            values={name: tuple(one["values"][name] for one in told) for name in told[0]["values"]},
-            curves={name: tuple(tuple(one["curves"][name]) for one in told) for name in told[0]["curves"]},
-            minutes=tuple(one["minutes"] for one in told),
-            data=tuple(sorted({one["data"] for one in told})),
-            device=", ".join(sorted({one["device"] for one in told})),
-            commit=", ".join(sorted({one["commit"] for one in told})),
-            command=command,
-        )
         file = row_file(out, study, cell)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, row.model_dump_json(indent=1) + "\n")
+        write_atomically(file, _row(runs, study, cell, command).model_dump_json(indent=1) + "\n")
     return publish(out, study)
+
+
+def check_comparisons(study: Study) -> None:
+    """Raises an `InputError` if a comparison names what is not measured."""
+    known = [name for measure in study.measure for name in VALUES.get(measure, ())]
+    for name in itertools.chain(*itertools.chain(*study.compare.values())):
+        if name not in known:
+            raise InputError(f"compare: {study.study} measures no {name!r}. {nearest(name, known)}")
+
+
+def _row(runs: Path, study: Study, cell: Cell, command: str) -> Row:
+    """Returns what the measures of a cell came to."""
+    told = [
+        [json.loads(_measured(runs, name, cell, seeds).read_text()) for seeds in study.every_seed]
+        for name in study.measure
+    ]
+    flat = list(itertools.chain(*told))
+    return Row(
+        study=study.study,
+        cell=cell.name,
+        preset=cell.preset,
+        settings=cell.settings,
+        seeds=study.every_seed,
+        values={name: tuple(one["values"][name] for one in each) for each in told for name in each[0]["values"]},
+        curves={name: tuple(tuple(one["curves"][name]) for one in each) for each in told for name in each[0]["curves"]},
+        minutes=tuple(max(each[i]["minutes"] for each in told) for i in range(len(study.every_seed))),
+        data=tuple(sorted({one["data"] for one in flat})),
+        device=", ".join(sorted({one["device"] for one in flat})),
+        commit=", ".join(sorted({one["commit"] for one in flat})),
+        command=command,
+    )
 
 
 def _each(work: Callable, jobs: Sequence[tuple], workers: int, report: Reporter) -> None:
@@ -97,42 +142,51 @@ def _each(work: Callable, jobs: Sequence[tuple], workers: int, report: Reporter)
         for job in jobs:
             work(*job, report=report)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in [pool.submit(work, *job) for job in jobs]:
-            future.result()
+    # One process for each job, so that none keeps the compiled programs of another.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        try:
+            for future in [pool.submit(work, *job) for job in jobs]:
+                future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "study: a process ended without a word, most likely because memory ran out. The same command goes on; "
+                "with --workers 1 it needs the least memory."
+            ) from error
 
 
-def _folder(runs: Path, stage: str, cell: Cell, seed: int) -> RunFolder:
-    return RunFolder(runs / f"{stage}-{cell.fingerprint(stage, seed)}")
+def _folder(runs: Path, stage: str, cell: Cell, seeds: Seeds) -> RunFolder:
+    return RunFolder(runs / f"{stage}-{cell.fingerprint(stage, seeds)}")
 
 
-def _chain(runs: Path, stage: str, cell: Cell, seed: int) -> list[RunFolder]:
+def _chain(runs: Path, stage: str, cell: Cell, seeds: Seeds) -> list[RunFolder]:
     """Returns the folders of a stage and of all before it."""
-    return [_folder(runs, name, cell, seed) for name in STAGES[: STAGES.index(stage) + 1]]
+    return [_folder(runs, name, cell, seeds) for name in STAGES[: STAGES.index(stage) + 1]]
 
 
-def _finished(runs: Path, stage: str, cell: Cell, seed: int) -> bool:
-    run = _folder(runs, stage, cell, seed)
+def _finished(runs: Path, stage: str, cell: Cell, seeds: Seeds) -> bool:
+    run = _folder(runs, stage, cell, seeds)
     if stage == STAGES[0]:
-        return _dataset(runs, cell).exists()
+        return _dataset(runs, cell, seeds).exists()
     newest = run.checkpoints(stage).latest_valid()
-    return newest is not None and int(newest.name) == getattr(cell.config(seed).train, stage).steps
+    return newest is not None and int(newest.name) == getattr(cell.config(seeds).train, stage).steps
 
 
-def _dataset(runs: Path, cell: Cell) -> Path:
-    """Returns the data set of a cell: what it names, or what the first stage collects for all seeds."""
-    named = cell.config(0).data.path
-    return _folder(runs, STAGES[0], cell, 0).data if named is None else Path(named)
+def _dataset(runs: Path, cell: Cell, seeds: Seeds) -> Path:
+    """Returns the data set of a cell: what it names, or what the first stage collects for all training seeds."""
+    named = cell.config(seeds).data.path
+    return _folder(runs, STAGES[0], cell, seeds).data if named is None else Path(named)
 
 
-def _train(runs: Path, stage: str, cell: Cell, seed: int, *, report: Reporter = SILENT) -> None:
+def _train(runs: Path, stage: str, cell: Cell, seeds: Seeds, *, report: Reporter = SILENT) -> None:
     """Works on a stage to its end, from the end of the one before it."""
-    *before, run = _chain(runs, stage, cell, seed)
-    report.say(f"{stage} of {cell.name}, seed {seed}: {run.path}")
+    *before, run = _chain(runs, stage, cell, seeds)
+    report.say(f"{stage} of {cell.name}, seeds {seeds}: {run.path}")
     if not before:
-        execute(_own(run, cell.config(0)), run.path, (Collect(),), report=report, resume=run.is_run)
+        execute(_own(run, cell.collecting(seeds)), run.path, (Collect(),), report=report, resume=run.is_run)
         return
-    config = _own(run, override(cell.config(seed), [f"data.path={json.dumps(str(_dataset(runs, cell)))}"]))
+    path = f"data.path={json.dumps(str(_dataset(runs, cell, seeds)))}"
+    config = _own(run, override(cell.config(seeds), [path]))
     origin = before[-1].path if len(before) > 1 else None
     execute(config, run.path, (Train(stage),), report=report, resume=run.is_run, origin=origin)
 
@@ -142,43 +196,28 @@ def _own(run: RunFolder, config: Config) -> Config:
     return run.read_config() if run.is_run else config
 
 
-def _measured(runs: Path, study: Study, cell: Cell, seed: int) -> Path:
-    of = cell.fingerprint(study.last, seed)
-    return runs / "measured" / f"{'-'.join(sorted(study.measure))}-{of}-{cell.config(seed).evaluation.episodes}.json"
+def _measured(runs: Path, measure: Measure, cell: Cell, seeds: Seeds) -> Path:
+    return runs / "measured" / f"{measure}-{cell.measured(measure, seeds)}.json"
 
 
-def _measure(runs: Path, study: Study, cell: Cell, seed: int, commit: str, *, report: Reporter = SILENT) -> None:
-    """Measures one training seed of a cell, and writes what came out."""
-    report.say(f"measuring {cell.name}, seed {seed}")
-    chain, config = _chain(runs, study.last, cell, seed), cell.config(seed)
-    dataset, agent = _dataset(runs, cell), Dreamer.load(chain[-1].path)
-    info = data.read_info(dataset)
-    values: dict[str, float] = {"parameters": parameters(agent.dynamics), "dreamt frames/s": _speed(agent)}
-    curves: dict[str, Sequence[float]] = {}
-    if "dreams" in study.measure:
-        ((quality, _),) = pages.measure(config, [agent], dataset, seed=seed, heads=False)
-        own = quality.passes[quality.num_steps]
-        values |= {"exact": own.mean.exact, "PSNR": own.mean.psnr}
-        values |= {"PSNR last frame": own.psnr[-1]}
-        values |= {"PSNR over shuffled actions": quality.comparisons.psnr_over_shuffled_actions}
-        if own.mean.ssim is not None:
-            values["SSIM"] = own.mean.ssim
-        values |= {f"PSNR, K={k}": curve.mean.psnr for k, curve in quality.passes.items() if len(quality.passes) > 1}
-        curves["PSNR"] = own.psnr
-    if "return" in study.measure:
-        env, episodes = sizes.environment(config, info.spec), config.evaluation.episodes
-        for name, mode in (("return", "sample"), ("return, greedy", "mode")):
-            values[name] = float(play_agent(config, agent, env, episodes, "policy", mode, seed, report).mean())
+def _measure(runs: Path, measure: Measure, cell: Cell, seeds: Seeds, commit: str, *, report: Reporter = SILENT) -> None:
+    """Takes a measure of one training seed of a cell, and writes what came out."""
+    report.say(f"measuring {measure} of {cell.name}, seeds {seeds}")
+    chain, config = _chain(runs, MEASURED_AT[measure], cell, seeds), cell.config(seeds)
+    dataset, begun = _dataset(runs, cell, seeds), time.monotonic()
+    found = _MEASURES[measure](config, chain[-1].path, dataset, report)
     seconds = sum(float(run.seconds_file.read_text()) for run in chain if run.seconds_file.exists())
+    if len(chain) == 1:  # a measure that trains
+        seconds = time.monotonic() - begun
     told = {
-        "values": values,
-        "curves": curves,
+        "values": found.values,
+        "curves": found.curves,
         "minutes": round(seconds / 60, 2),
-        "data": info.fingerprint,
+        "data": data.read_info(dataset).fingerprint,
         "device": device(),
         "commit": commit,
     }
-    file = _measured(runs, study, cell, seed)
+    file = _measured(runs, measure, cell, seeds)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(told, indent=1) + "\n")
 
@@ -203,6 +242,81 @@ def _speed(agent: Dreamer) -> float:
         dream(agent, jr.key(i)).block_until_ready()
         seconds.append(time.perf_counter() - begun)
     return SPEED_FRAMES / min(seconds)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Values by name, and curves by dreamt frame."""
+
+    values: dict[str, float]
+    curves: dict[str, Sequence[float]] = field(default_factory=dict)
+
+
+def _dreams(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
+    agent = Dreamer.load(run)
+    ((quality, _),) = pages.measure(config, [agent], dataset, seed=config.seed, heads=False)
+    own = quality.passes[quality.num_steps]
+    values = {"parameters": float(parameters(agent.dynamics)), "dreamt frames/s": _speed(agent)}
+    values |= {"exact": own.mean.exact, "PSNR": own.mean.psnr}
+    values |= {"PSNR last frame": own.psnr[-1]}
+    values |= {"PSNR over shuffled actions": quality.comparisons.psnr_over_shuffled_actions}
+    if own.mean.ssim is not None:
+        values["SSIM"] = own.mean.ssim
+    values |= {f"PSNR, K={k}": curve.mean.psnr for k, curve in quality.passes.items() if len(quality.passes) > 1}
+    return Found(values, {"PSNR": own.psnr})
+
+
+def _returns(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
+    agent, env = Dreamer.load(run), sizes.environment(config, data.read_info(dataset).spec)
+    heads = {"cloned": "prior", "imagination": "policy"}
+    values = {
+        f"{name}{suffix}": float(
+            play_agent(config, agent, env, config.evaluation.episodes, head, mode, EVALUATION_SEED, report).mean()
+        )
+        for name, head in heads.items()
+        for suffix, mode in MODES.items()
+    }
+    return Found(values)
+
+
+def _references(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
+    info = data.read_info(dataset)
+    env = sizes.environment(config, info.spec)
+    values = {"random": _played(config, env, data.random_policy(info.spec)), "data": info.return_mean}
+    episodes = OfflineData(data.read_episodes(dataset, "train"), data.read_episodes(dataset, "held_out"), info.spec)
+    for name in OFFLINE:
+        with report.progress(name, total=config.offline.max_steps) as bar:
+
+            def tell(done: int, judged: float | None, bar=bar) -> None:
+                bar.advance(max(done - bar.completed, 0), "" if judged is None else f"held-out {judged:.4f}")
+
+            key = stream(config.seed, "offline")
+            policy = train_offline(name, episodes, config.offline, progress=tell, key=key).policy
+        for suffix, mode in MODES.items():
+            values[f"{name} from frames{suffix}"] = _played(config, env, replace(policy, mode=mode))
+    return Found(values)
+
+
+def _ppo(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
+    env = sizes.environment(config, data.read_info(dataset).spec)
+    (trained,) = behaviour.train(config, env, 1, report)
+    return Found({"PPO, online": _played(config, env, trained.policy())})
+
+
+def _played(config: Config, env: AbstractEnvironment, policy: AbstractPolicy) -> float:
+    """Returns the mean return of a policy over the episodes that every other one is judged by."""
+    count = config.evaluation.episodes
+    batch = min(config.evaluation.batch_size, count)
+    played = play(policy, env, episodes=count, batch_size=batch, key=stream(EVALUATION_SEED, "evaluate"))
+    return float(np.mean(played.returns))
+
+
+_MEASURES: dict[Measure, Callable[[Config, Path, Path, Reporter], Found]] = {
+    "dreams": _dreams,
+    "return": _returns,
+    "references": _references,
+    "ppo": _ppo,
+}
 
 
 def command_line(path: Path, *, quick: bool, only: Sequence[str]) -> str:
