@@ -19,7 +19,7 @@ def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path):
         ("tokenizer.patch=[30,5]", "patch"),
         ("train.imagination.length=9", "context_length"),
         ("env.id=Catch-bsuit", "Catch-bsuite"),
-        ("env.id=CartPole-v1", "adapter"),
+        ("env.id=SimpleBandit-bsuite", "adapter"),
     ):
         with pytest.raises(InputError, match=match):
             run.demo(load("tiny", overrides=[override]), tmp_path / "run", resume=False)

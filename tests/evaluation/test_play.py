@@ -322,6 +322,6 @@ def test_few_episodes_are_not_played_as_many(dreamer, monkeypatch):
     seen = []
     module = sys.modules["dreamer4.evaluation.play"]  # its name in the package is the function's
     batch = module._play_batch
-    monkeypatch.setattr(module, "_play_batch", lambda p, e, keys, m: seen.append(len(keys)) or batch(p, e, keys, m))
+    monkeypatch.setattr(module, "_play_batch", lambda p, e, keys, *m: seen.append(len(keys)) or batch(p, e, keys, *m))
     evaluate(dreamer, Tape(), episodes=1, key=jr.key(0))
     assert seen == [1]

@@ -25,8 +25,12 @@ class Branch(BaseModel):
 class EnvConfig(Branch):
     """The real environment."""
 
-    id: str = Field(default="Catch-bsuite", description="id of ours (`envs.ENVIRONMENTS`) or of gymnax")
-    kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="its arguments, or those of gymnax.make")
+    id: str = Field(
+        default="Catch-bsuite", description="id of ours (`envs.ENVIRONMENTS`), gymnax, Gymnasium or dm_control"
+    )
+    kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict, description="its arguments, or those of its library's make"
+    )
     sticky_actions: float = Field(
         default=0.0,
         ge=0,

@@ -69,10 +69,10 @@ def collect(
     if episodes < 1 or num_envs < 1:
         raise InputError(f"collect: got episodes={episodes} and num_envs={num_envs}, expected at least 1 of each.")
     check_environment(env)
-    num_envs = min(num_envs, episodes)
+    num_envs = min(num_envs, episodes, env.pace.streams)
     quota = [episodes // num_envs + (slot < episodes % num_envs) for slot in range(num_envs)]
     longest = quota[0] * (env.max_steps + 1) + 1  # with what follows the last end, which tells what kind of end it was
-    chunk = min(_CHUNK, longest)
+    chunk = min(_CHUNK, longest, env.pace.steps)
     finished: list[list[Episode]] = [[] for _ in quota]
     pieces: list[list[_Piece]] = [[] for _ in quota]
 

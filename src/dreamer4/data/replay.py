@@ -44,8 +44,14 @@ def replay(env: AbstractEnvironment, episodes: Sequence[Episode]) -> Place:
         episodes: at least one, with their keys.
 
     Raises:
-        InputError: if an episode has no keys, or the environment shows other frames or pays other rewards than it did.
+        InputError: if the environment cannot go back to a state, an episode has no keys, or other frames or rewards
+            come out than were recorded.
     """
+    if not env.pace.revisits:
+        raise InputError(
+            "The real environment lives outside JAX and cannot go back to where it stood at a frame, so nothing can be "
+            "played from there. Play whole episodes in it."
+        )
     for number, episode in enumerate(episodes):
         if episode.key is None:
             raise InputError(

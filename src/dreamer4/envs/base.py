@@ -1,6 +1,7 @@
 """The contract of an environment."""
 
 from abc import abstractmethod
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,6 +11,20 @@ from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from dreamer4.errors import InputError
 from dreamer4.types import Action, DataSpec, TimeStep
+
+
+class Pace(NamedTuple):
+    """How an environment is best played; by custom one that is compiled with its player.
+
+    Attributes:
+        streams: most episodes played side by side.
+        steps: steps between two looks at how far it is.
+        revisits: whether a state may be stepped from again when others have followed it.
+    """
+
+    streams: int = 1_000_000
+    steps: int = 1_000_000
+    revisits: bool = True
 
 
 class AbstractEnvironment(eqx.Module):
@@ -30,6 +45,15 @@ class AbstractEnvironment(eqx.Module):
 
     spec: eqx.AbstractVar[DataSpec]
     max_steps: eqx.AbstractVar[int]
+
+    @property
+    def pace(self) -> Pace:
+        """How it is best played."""
+        return Pace()
+
+    def fault(self) -> str | None:
+        """Returns what went wrong behind a time step that is not sound, if the environment knows."""
+        return None
 
     @abstractmethod
     def reset(self, *, key: PRNGKeyArray) -> tuple[PyTree, TimeStep]:
@@ -100,9 +124,10 @@ def is_sound(step: TimeStep, *, follows_last: Bool[Array, "*batch"] | bool) -> B
 def broken(env: AbstractEnvironment) -> InputError:
     """Returns the error to raise where a time step is not sound."""
     return InputError(
-        f"{type(env).__name__} does not keep the order of an episode: is_first must be True at the first time step and "
-        "at the one behind a last one, nowhere else; is_last wherever is_terminal; and rewards finite. The frame that "
-        "ends an episode comes before the next one's first: leave auto-reset to the step behind it."
+        env.fault()
+        or f"{type(env).__name__} does not keep the order of an episode: is_first must be True at the first time "
+        "step and at the one behind a last one, nowhere else; is_last wherever is_terminal; and rewards finite. The "
+        "frame that ends an episode comes before the next one's first: leave auto-reset to the step behind it."
     )
 
 

@@ -1,11 +1,14 @@
-"""Environments by name: our own, and those of gymnax."""
+"""Environments by name: our own, and those of gymnax, Gymnasium and dm_control."""
 
+import importlib.util
 import inspect
+import json
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial, wraps
 from typing import Any
 
 from dreamer4.config import EnvConfig
+from dreamer4.envs import dm_control
 from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.envs.cartpole import CartPolePixels
 from dreamer4.envs.control import CartPoleSwingup, PendulumSwingup, PointGoal, Reacher
@@ -32,8 +35,9 @@ def make(config: EnvConfig) -> AbstractEnvironment:
     """Builds the environment that a configuration names.
 
     Args:
-        config: an id of `ENVIRONMENTS` or of gymnax, and arguments of that class or of `gymnax.make`; an argument
-            `params` holds changes to the gymnax parameters. Its actions stick as often as it says.
+        config: an id, and arguments of its class or of the `make` of its library; an argument `params` holds changes
+            to gymnax parameters. Its actions stick as often as it says. An id that gymnax and Gymnasium share is
+            Gymnasium's, which draws what gymnax only counts.
 
     Raises:
         InputError: if the id or an argument is unknown, and as the environment does.
@@ -42,19 +46,53 @@ def make(config: EnvConfig) -> AbstractEnvironment:
     params = kwargs.pop("params", None)
     if not (params is None or isinstance(params, dict)):
         raise InputError(f"env.kwargs.params: got {params!r}, expected a mapping of parameter names to numbers.")
-    build = ENVIRONMENTS.get(config.id)
-    if build is None:
-        known = {*ENVIRONMENTS, *usable_ids()}
-        if config.id not in known | REFUSED:
-            raise InputError(
-                f"env.id: got {config.id!r}, expected a known environment. {nearest(config.id, known)} An agent of "
-                "recordings has no game to play in here: dreamer4 evaluate RUN --world-model measures it, and in "
-                "Python dreamer4.evaluation.evaluate plays any environment."
-            )
-        build = partial(GymnaxEnvironment, config.id)
+    build = ENVIRONMENTS.get(config.id) or _find(config.id)
     _check(build, config.id, kwargs, has_params=params is not None)
     env = build(**kwargs) if params is None else build(params=params, **kwargs)
     return StickyActions(env, config.sticky_actions) if config.sticky_actions else env
+
+
+def _find(env_id: str) -> Callable[..., AbstractEnvironment]:
+    """Returns what builds an environment of a library.
+
+    Raises:
+        InputError: if no library that is installed knows it.
+    """
+    import gymnasium
+
+    suite = importlib.util.find_spec("dm_control") is not None
+    if env_id.startswith(dm_control.PREFIX):
+        return _shared(dm_control.dm_control_environment, env_id)
+    if ":" in env_id or env_id in gymnasium.registry:
+        from dreamer4.envs.gymnasium import gymnasium_environment
+
+        return _shared(gymnasium_environment, env_id)
+    if env_id in {*usable_ids(), *REFUSED}:
+        return partial(GymnaxEnvironment, env_id)
+    if suite and dm_control.find_task(env_id) is not None:
+        return _shared(dm_control.dm_control_environment, env_id)
+    known = {*ENVIRONMENTS, *usable_ids(), *gymnasium.registry, *(dm_control.task_names() if suite else ())}
+    raise InputError(
+        f"env.id: got {env_id!r}, expected a known environment. {nearest(env_id, known)} What another package "
+        "registers with Gymnasium is named with its module, as ale_py:ALE/Pong-v5 is. An agent of recordings has "
+        "no game to play in here: dreamer4 evaluate RUN --world-model measures it, and in Python "
+        "dreamer4.evaluation.evaluate plays any environment."
+    )
+
+
+def _shared(build: Callable[..., AbstractEnvironment], env_id: str) -> Callable[..., AbstractEnvironment]:
+    """Returns the same with equal environments shared, as simulators cost time and memory, and programs a compiler."""
+
+    @wraps(build)
+    def make_once(env_id: str, **kwargs: Any) -> AbstractEnvironment:
+        return _built(build, env_id, json.dumps(kwargs, sort_keys=True))
+
+    return partial(make_once, env_id)
+
+
+@cache
+def _built(build: Callable[..., AbstractEnvironment], env_id: str, arguments: str) -> AbstractEnvironment:
+    return build(env_id, **json.loads(arguments))
 
 
 def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[str, Any], *, has_params: bool) -> None:

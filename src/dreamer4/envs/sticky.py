@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
-from dreamer4.envs.base import AbstractEnvironment
+from dreamer4.envs.base import AbstractEnvironment, Pace
 from dreamer4.errors import InputError
 from dreamer4.types import Action, DataSpec, TimeStep
 
@@ -54,6 +54,14 @@ class StickyActions(AbstractEnvironment):
     def max_steps(self) -> int:
         """That of the environment within."""
         return self.env.max_steps
+
+    @property
+    def pace(self) -> Pace:
+        """That of the environment within."""
+        return self.env.pace
+
+    def fault(self) -> str | None:
+        return self.env.fault()
 
     def reset(self, *, key: PRNGKeyArray) -> tuple[StickyState, TimeStep]:
         _, step_key = jr.split(key)  # as `step` does behind a last frame

@@ -78,38 +78,64 @@ def begin_episode(env: AbstractEnvironment, *, key: PRNGKeyArray) -> tuple[PyTre
     return *env.reset(key=key_env), key_steps
 
 
+class _Playing(eqx.Module):
+    """An episode that is being played: what the next step needs, and its outcome so far."""
+
+    state: PyTree
+    memory: PyTree
+    step: TimeStep
+    action: Action
+    action_mask: Bool[Array, "*batch"]
+    key: PRNGKeyArray
+    sound: Bool[Array, "*batch"]
+    played: Played
+
+
 def play_episode(
     policy: AbstractPolicy, env: AbstractEnvironment, *, key: PRNGKeyArray
 ) -> tuple[Played, Bool[Array, ""]]:
     """Plays one episode to its end or the environment's step limit; returns also whether all time steps are sound."""
+    playing = _go_on(policy, env, _begin(policy, env, key), env.max_steps)
+    return playing.played, playing.sound
+
+
+def _begin(policy: AbstractPolicy, env: AbstractEnvironment, key: PRNGKeyArray) -> _Playing:
     state, first, key_steps = begin_episode(env, key=key)
+    nothing, no = Action.null(env.spec.action), jnp.array(False)
+    played = Played(jnp.zeros(()), jnp.ones((), jnp.int32), no)
+    sound = is_sound(first, follows_last=True)
+    return _Playing(state, policy.init(), first, nothing, no, key_steps, sound, played)
 
-    def going(carry):
-        *_, length, _, finished = carry
-        return ~finished & (length <= env.max_steps)
 
-    def body(carry):
-        state, memory, step, action, action_mask, total, length, sound, _ = carry
-        key_policy, key_env = jr.split(jr.fold_in(key_steps, length))
-        action, memory = policy(memory, step, action, action_mask, key=key_policy)
-        state, step = env.step(state, action, key=key_env)
-        sound &= is_sound(step, follows_last=False)
-        return state, memory, step, action, jnp.array(True), total + step.reward, length + 1, sound, step.is_last
+def _go_on(policy: AbstractPolicy, env: AbstractEnvironment, playing: _Playing, most: int | Int[Array, ""]) -> _Playing:
+    """Plays on, to the end of the episode or until it has `most` actions."""
+
+    def going(now):
+        return ~now.played.finished & (now.played.length <= most)
+
+    def body(now):
+        total, length = now.played.returns, now.played.length
+        key_policy, key_env = jr.split(jr.fold_in(now.key, length))
+        action, memory = policy(now.memory, now.step, now.action, now.action_mask, key=key_policy)
+        state, step = env.step(now.state, action, key=key_env)
+        sound = now.sound & is_sound(step, follows_last=False)
+        played = Played(total + step.reward, length + 1, step.is_last)
+        return _Playing(state, memory, step, action, jnp.array(True), now.key, sound, played)
 
     # A loop with a condition, not a scan: a batch then stops at the end of its longest episode.
-    nothing, no = Action.null(env.spec.action), jnp.array(False)
-    sound = is_sound(first, follows_last=True)
-    start = (state, policy.init(), first, nothing, no, jnp.zeros(()), jnp.ones((), jnp.int32), sound, no)
-    *_, total, length, sound, finished = jax.lax.while_loop(going, body, start)
-    return Played(total, length, finished), sound
+    return jax.lax.while_loop(going, body, playing)
 
 
 @eqx.filter_jit
-def _play_batch(policy, env, keys, members):
-    def batch(policy):
-        return jax.vmap(lambda key: play_episode(policy, env, key=key))(keys)
+def _play_batch(policy, env, keys, members, playing, most):
+    """Begins a batch of episodes, or goes on with one, until each has ended or has `most` actions."""
 
-    return batch(policy) if members == 1 else eqx.filter_vmap(batch)(policy)
+    def batch(policy, playing):
+        if playing is None:
+            playing = jax.vmap(lambda key: _begin(policy, env, key))(keys)
+        return jax.vmap(lambda now: _go_on(policy, env, now, most))(playing)
+
+    return batch(policy, playing) if members == 1 else eqx.filter_vmap(batch)(policy, playing)
 
 
 @in_32_bits
@@ -144,17 +170,23 @@ def play(
         if value < 1:
             raise InputError(f"play: got {name}={value}, expected at least 1.")
     check_environment(env)
-    batch_size = min(batch_size, episodes)
+    batch_size = min(batch_size, episodes, env.pace.streams)
     keys = episode_keys(key, episodes)
     batches = []
     for start in range(0, episodes, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), episodes - 1)  # one shape, one compilation
-        batch, sound = _play_batch(policy, env, keys[index], members)
-        if not bool(sound.all()):
-            raise broken(env)
-        batches.append(jax.tree.map(lambda leaf: leaf[..., : min(batch_size, episodes - start)], batch))  # noqa: B023
-        if progress is not None:
-            progress(min(start + batch_size, episodes), episodes)
+        real = min(batch_size, episodes - start)
+        playing, most, last = None, 0, False
+        while not last:
+            most = min(most + env.pace.steps, env.max_steps)
+            playing = _play_batch(policy, env, keys[index], members, playing, jnp.asarray(most))
+            if not bool(playing.sound.all()):
+                raise broken(env)
+            over = playing.played.finished[..., :real].reshape(-1, real).all(axis=0)
+            last = most == env.max_steps or bool(over.all())
+            if progress is not None:
+                progress(start + (real if last else int(over.sum())), episodes)
+        batches.append(jax.tree.map(lambda leaf: leaf[..., :real], playing.played))  # noqa: B023
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *batches)
 
 

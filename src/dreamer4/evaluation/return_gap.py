@@ -107,7 +107,7 @@ def measure_return_gap(
         spread: standard deviation of returns in the data, by which a difference is judged small.
         key: randomness of everything.
     """
-    size = min(batch_size, episodes)
+    size = min(batch_size, episodes, env.pace.streams)
     played = evaluate(dreamer, env, episodes=episodes, batch_size=size, key=key)
     # A dream that outlives every real episode must get the chance to show it.
     horizon = min(env.max_steps, 2 * (int(played.length.max()) - 1))

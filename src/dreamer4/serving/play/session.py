@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, PyTree, UInt8
 
 from dreamer4.data import Episode
+from dreamer4.envs import broken
 from dreamer4.errors import InputError
 from dreamer4.reporting.media import differing
 from dreamer4.serving.play import worlds
@@ -84,6 +85,8 @@ class Session:
                 raise InputError(f"{stage.absent} Choose a recorded episode to start from.")
             self._game, played = worlds.open_game(stage.env, clock)
             played = jax.device_get(played)
+            if not played.sound:
+                raise broken(stage.env)
             rows = [self._row(self._nothing(), known=False, real=played.step.frame)]
         else:
             self._game = stage.find_game(stage.episodes[episode or 0], passed)
@@ -137,6 +140,9 @@ class Session:
         self._mind = mind
         # One wait for all of it, so that the two worlds are computed side by side.
         action, played, dreamt, reading = jax.device_get((action, played, dreamt, reading))
+        if played is not None and not played.sound:
+            assert stage.env is not None
+            raise broken(stage.env)
         self._take_in(action, played, dreamt, reading)
         return self._show()
 

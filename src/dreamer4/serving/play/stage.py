@@ -88,7 +88,7 @@ class Stage:
             passed: how many of its frames have passed.
         """
         longest = min(max(e.length for e in self.episodes), _LONGEST_REPLAY)
-        if self.env is None or passed > longest:
+        if self.env is None or passed > longest or not self.env.pace.revisits:
             return None
         known = episode.action_mask[:passed]
         if not known[1:].all():

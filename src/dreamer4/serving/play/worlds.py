@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from dreamer4.dreamer import Dreamer, Memory
-from dreamer4.envs import AbstractEnvironment
+from dreamer4.envs import AbstractEnvironment, is_sound
 from dreamer4.envs.render import render
 from dreamer4.nn import Stream
 from dreamer4.types import Action, TimeStep, to_float, to_uint8, within_bounds
@@ -86,10 +86,11 @@ class Dreamt(eqx.Module):
 
 
 class Played(eqx.Module):
-    """A frame of the real environment."""
+    """A frame of the real environment, and whether it is in its place."""
 
     step: TimeStep
     image: UInt8[Array, "H W 3"]
+    sound: Bool[Array, ""]
 
 
 @eqx.filter_jit
@@ -172,14 +173,14 @@ def choose(dreamer: Dreamer, mind: Mind, policy: Literal["policy", "prior"], clo
 def open_game(env: AbstractEnvironment, clock: Clock) -> tuple[PyTree, Played]:
     """Begins an episode of the real environment."""
     state, step = env.reset(key=clock.key(OPEN))
-    return state, Played(step, render(step.frame))
+    return state, Played(step, render(step.frame), is_sound(step, follows_last=True))
 
 
 @eqx.filter_jit
 def play_game(env: AbstractEnvironment, state: PyTree, action: Action, clock: Clock) -> tuple[PyTree, Played]:
     """Advances the real environment."""
     state, step = env.step(state, action, key=clock.key(PLAY))
-    return state, Played(step, render(step.frame))
+    return state, Played(step, render(step.frame), is_sound(step, follows_last=False))
 
 
 @eqx.filter_jit
