@@ -39,6 +39,8 @@ def test_a_dry_run_refuses_what_training_would():
 # The full size has a test of its own.
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"paper"}))
 def test_every_preset_fits_its_environment_and_its_own_sizes(preset, capsys):
+    if preset == "dmc":
+        pytest.importorskip("dm_control")
     config = load(preset)
     run.dry_run(config)
     assert "imagination" in capsys.readouterr().out

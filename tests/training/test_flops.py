@@ -230,6 +230,8 @@ def transformer_parameters(config, slots) -> int:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_parameters_of_every_preset(preset):
+    if preset == "dmc":
+        pytest.importorskip("dm_control")
     config = load(preset)
     spec = data_spec(config)
     dreamer = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))

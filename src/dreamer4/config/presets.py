@@ -17,6 +17,7 @@ PRESETS = (
     "cartpole",
     "pendulum",
     "point",
+    "dmc",
     "fourrooms",
     "breakout",
     "asterix",

@@ -10,6 +10,7 @@ one stays on disk, and a reader of its format gives windows of it. No window cro
 follow a frame did follow it.
 """
 
+from dreamer4.data.collect import UnfinishedError as UnfinishedError
 from dreamer4.data.collect import collect as collect
 from dreamer4.data.episode import Episode as Episode
 from dreamer4.data.episode import find_problems as find_problems

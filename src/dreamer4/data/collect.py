@@ -36,6 +36,18 @@ class _Stream(eqx.Module):
     key: UInt32[Array, "*batch words"]
 
 
+class UnfinishedError(InputError):
+    """An environment failed while it was played.
+
+    Attributes:
+        episodes: those that had ended before.
+    """
+
+    def __init__(self, error: InputError, episodes: list[Episode]):
+        super().__init__(str(error))
+        self.episodes = episodes
+
+
 @in_32_bits
 def collect(
     env: AbstractEnvironment,
@@ -65,6 +77,7 @@ def collect(
     Raises:
         InputError: if a number is below 1, an episode outlasts the `max_steps` of the environment, or it breaks the
             contract of `AbstractEnvironment` in another way.
+        UnfinishedError: with what was played so far, if the environment failed by itself.
     """
     if episodes < 1 or num_envs < 1:
         raise InputError(f"collect: got episodes={episodes} and num_envs={num_envs}, expected at least 1 of each.")
@@ -81,8 +94,13 @@ def collect(
     for done in range(0, longest, chunk):
         stream, record = _advance(env, policy, stream, jnp.asarray(done), chunk, num_envs, key=step_key)
         follows_last = jnp.concatenate([behind[None], record.time_step.is_last[:-1]])
-        if not bool(is_sound(record.time_step, follows_last=follows_last).all()):
-            raise broken(env)
+        sound = np.asarray(is_sound(record.time_step, follows_last=follows_last).all(axis=1))
+        if not sound.all():
+            if not env.fault():
+                raise broken(env)
+            good = int(sound.argmin())
+            _cut(jax.device_get(jax.tree.map(lambda x: x[:good], record)), pieces, finished, quota)  # noqa: B023
+            raise UnfinishedError(broken(env), [episode for slot in finished for episode in slot])
         behind = record.time_step.is_last[-1]
         _cut(jax.device_get(record), pieces, finished, quota)
         total = sum(map(len, finished))

@@ -51,8 +51,8 @@ class GymnasiumSimulator(AbstractSimulator):
         _, reward, terminated, truncated, _ = self._env.step(action)
         return float(reward), terminated, truncated
 
-    def picture(self) -> np.ndarray:
-        return self._env.render()  # type: ignore[return-value]
+    def picture(self) -> Any:  # what it is, is not known before it was looked at
+        return self._env.render()
 
 
 def gymnasium_environment(

@@ -47,7 +47,8 @@ def collect(
         report: is told how it goes.
 
     Raises:
-        InputError: if a policy is not what its name says, before any of them plays.
+        InputError: if a policy is not what its name says, before any of them plays; or if the environment fails. What
+            was collected before lies beside `out` then.
     """
     parts, counts = config.data.behaviours, _counts(config)
     check(config, env)
@@ -59,20 +60,30 @@ def collect(
         for part, count, (_, about) in zip(parts, counts, players, strict=True)
     ]
 
+    failed: list[data.UnfinishedError] = []
+
     def episodes() -> Iterator[Episode]:
         with report.progress("collect", total=config.data.episodes, unit="episodes") as bar:
             for i, (part, count, (policy, _)) in enumerate(zip(parts, counts, players, strict=True)):
                 if part.epsilon:
                     policy = EpsilonPolicy(policy, part.epsilon, env.spec.action)
                 before, key = bar.completed, stream(config.seed, "collect")
-                yield from data.collect(
-                    env,
-                    policy,
-                    episodes=count,
-                    # The first policy has the stream itself, as a single one always had.
-                    key=jr.fold_in(key, i) if i else key,
-                    progress=lambda done, _, before=before: bar.advance(before + done - bar.completed),
-                )
+                try:
+                    yield from data.collect(
+                        env,
+                        policy,
+                        episodes=count,
+                        # The first policy has the stream itself, as a single one always had.
+                        key=jr.fold_in(key, i) if i else key,
+                        progress=lambda done, _, before=before: bar.advance(before + done - bar.completed),
+                    )
+                except data.UnfinishedError as error:
+                    if not before and not error.episodes:
+                        raise
+                    failed.append(error)
+                    told[i:] = [told[i].model_copy(update={"episodes": n})] if (n := len(error.episodes)) else []
+                    yield from error.episodes
+                    return
 
     info = data.write_dataset(
         out,
@@ -85,6 +96,10 @@ def collect(
         held_out=config.data.held_out,
     )
     write_page(out / data.SUMMARY, data_page(info))
+    if failed:  # under the name that was asked for it would be taken for the whole
+        names = (out.with_name(f"{out.name}-kept{n}") for n in ("", *range(2, 1_000)))
+        kept = out.rename(next(name for name in names if not os.path.lexists(name)))
+        raise InputError(f"{failed[0]} The {info.num_episodes} whole episodes collected before lie in {kept}.")
     report.collected(info)
     return info
 
