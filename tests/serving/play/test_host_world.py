@@ -1,4 +1,4 @@
-"""A world outside JAX through the house: collected from, evaluated in, played on the page; and what a failure leaves."""
+"""A world outside JAX through the house: collected from, evaluated in, played on the page; and what failure leaves."""
 
 import dataclasses
 
