@@ -60,7 +60,7 @@ def own_data(path, *, reward=1.0, known=True, shape=(9, 15, 3), dims=2):
         discrete=np.zeros((6, 2), np.int32),
         continuous=np.zeros((6, dims), np.float32),
         action_mask=np.arange(6) > (0 if known else 9),
-        reward=np.float32([0, 0, 0, 0, 0, reward]),
+        reward=np.asarray([0, 0, 0, 0, 0, reward], np.float32),
         is_terminal=True,
     )
     write_dataset(path, [one] * 3, spec=spec, environment={"id": "Own"}, policy="own", seed=0)

@@ -30,6 +30,7 @@ def test_the_same_seeds_play_what_the_suite_plays_by_hand():
     again = collect(env, random_policy(env.spec), episodes=4, num_envs=2, key=jr.key(0))
     for episode, other in zip(episodes, again, strict=True):
         np.testing.assert_array_equal(episode.frame, other.frame)
+        assert episode.key is not None
         seed = int(seed_of(jr.wrap_key_data(jnp.asarray(episode.key[0]))))
         hand = suite.load("ball_in_cup", "catch", task_kwargs={"random": seed})
         hand.reset()

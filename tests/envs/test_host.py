@@ -17,7 +17,12 @@ from dreamer4.types import Action, ActionSpec
 
 
 def walk(**kwargs):
-    return make(EnvConfig(id="toy/Walk-v0", kwargs={"size": [4, 20]} | kwargs))
+    return make(EnvConfig(id="toy/Walk-v0", kwargs={"size": [4, 20], **kwargs}))
+
+
+def seed(episode):
+    assert episode.key is not None
+    return int(seed_of(jr.wrap_key_data(jnp.asarray(episode.key[0]))))
 
 
 def by_hand(seed, actions):
@@ -28,8 +33,8 @@ def by_hand(seed, actions):
     for action in actions:
         _, reward, terminated, truncated, _ = env.step(action)
         frames.append(env.render())
-        rewards.append(reward)
-    small = [np.asarray(Image.fromarray(f).resize((20, 4), Image.Resampling.BOX)) for f in frames]
+        rewards.append(float(reward))
+    small = [np.asarray(Image.fromarray(np.asarray(f)).resize((20, 4), Image.Resampling.BOX)) for f in frames]
     return np.stack(small), np.asarray(rewards, np.float32), terminated, truncated
 
 
@@ -37,8 +42,7 @@ def test_episodes_are_those_of_gymnasium_with_the_same_seed():
     env = walk()
     episodes = collect(env, random_policy(env.spec), episodes=9, num_envs=4, key=jr.key(3))
     for episode in episodes:
-        seed = int(seed_of(jr.wrap_key_data(jnp.asarray(episode.key[0]))))
-        frames, rewards, terminated, truncated = by_hand(seed, episode.discrete[1:, 0] - 1)
+        frames, rewards, terminated, truncated = by_hand(seed(episode), episode.discrete[1:, 0] - 1)
         np.testing.assert_array_equal(episode.frame, frames)
         np.testing.assert_array_equal(episode.reward, rewards)
         assert episode.is_terminal == terminated
@@ -65,19 +69,12 @@ def test_limits_truncate_and_repeats_add_up():
     assert walk(action_repeat=5).max_steps == 3  # 12 steps of its own
     episodes = collect(env, random_policy(env.spec), episodes=8, key=jr.key(1))
     for episode in episodes:
-        seed = int(seed_of(jr.wrap_key_data(jnp.asarray(episode.key[0]))))
         steps = np.repeat(episode.discrete[1:, 0] - 1, 2)
-        frames, rewards, terminated, _ = by_hand(
-            seed, steps[: len(steps) - (episode.is_terminal and ends_early(seed, steps))]
-        )
+        early = by_hand(seed(episode), steps[:-1])[2]  # the last repeat is not carried out
+        _, rewards, terminated, _ = by_hand(seed(episode), steps[:-1] if early else steps)
         assert episode.total == pytest.approx(rewards.sum(), abs=1e-6)
         assert episode.length == 4 or episode.is_terminal
         assert episode.is_terminal == terminated
-
-
-def ends_early(seed, steps):
-    """Tells whether the last repeat is not carried out, as the first one ended the episode."""
-    return by_hand(seed, steps[:-1])[2]
 
 
 def test_vectors_fill_the_bounds_of_the_action_space():

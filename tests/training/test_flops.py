@@ -181,7 +181,7 @@ def compiled_count(function, *args) -> float:
     arrays, static = eqx.partition(args, lambda leaf: hasattr(leaf, "shape"))
     compiled = jax.jit(lambda arrays: function(*eqx.combine(arrays, static))).lower(arrays).compile()
     analysis = compiled.cost_analysis()
-    return (analysis[0] if isinstance(analysis, list) else analysis)["flops"]
+    return (analysis[0] if isinstance(analysis, list) else analysis)["flops"]  # pyright: ignore[reportOptionalSubscript]
 
 
 @pytest.fixture(scope="module")

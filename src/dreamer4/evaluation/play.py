@@ -176,8 +176,8 @@ def play(
     for start in range(0, episodes, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), episodes - 1)  # one shape, one compilation
         real = min(batch_size, episodes - start)
-        playing, most, last = None, 0, False
-        while not last:
+        playing, most = None, 0
+        while True:
             most = min(most + env.pace.steps, env.max_steps)
             playing = _play_batch(policy, env, keys[index], members, playing, jnp.asarray(most))
             if not bool(playing.sound.all()):
@@ -186,6 +186,8 @@ def play(
             last = most == env.max_steps or bool(over.all())
             if progress is not None:
                 progress(start + (real if last else int(over.sum())), episodes)
+            if last:
+                break
         batches.append(jax.tree.map(lambda leaf: leaf[..., :real], playing.played))  # noqa: B023
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *batches)
 
