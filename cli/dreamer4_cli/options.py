@@ -5,14 +5,13 @@ import json
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, told
 
 
 _imported: list[str] = []  # what --import named on this command line
@@ -131,11 +130,9 @@ def import_parts(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # of whatever kind: it is code of others
-            file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
-            own = "" if f"{os.sep}importlib{os.sep}" in file or file.startswith("<") else f" ({file}, line {line})"
             raise InputError(
-                f"--import {name}: {type(error).__name__}: {error}{own}. Expected the name of a module, as in `import "
-                f"{name}`, that can be imported from {os.getcwd()}."
+                f"--import {name}: {told(error)}. Expected the name of a module, as in `import {name}`, that can be "
+                f"imported from {os.getcwd()}."
             ) from None
 
 

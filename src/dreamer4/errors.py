@@ -6,6 +6,9 @@ other exception is a defect of ours and keeps its traceback.
 """
 
 import difflib
+import os
+import sys
+import traceback
 from collections.abc import Iterable
 
 
@@ -35,6 +38,15 @@ class DivergenceError(ArithmeticError):
     def __reduce__(self):
         # To pass from one process to another. By default an exception is made again from its message alone.
         return type(self), (self.step, self.skipped, self.advice)
+
+
+def told(error: BaseException) -> str:
+    """Returns what an exception of other people's code says, in a line: its kind, its message, and where it arose."""
+    ours = (sys.prefix, sys.base_prefix, os.path.dirname(__file__))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<", *ours))]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}{': ' + said[0] if said else ''}{where}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -155,11 +155,26 @@ def test_a_policy_may_be_in_a_file_whose_annotations_are_text(tmp_path):
     policies = [behaviour._policy(f"{tmp_path / name}.py:left", env, tmp_path)[0] for name in ("one", "two")]
     assert [policy.name for policy in policies] == ["one", "two"]
     assert [vars(sys.modules[type(policy).__module__])["Left"] for policy in policies] == list(map(type, policies))
-    (tmp_path / "wrong.py").write_text("1 / 0")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("\n1 / 0", r"wrong.py cannot be imported: ZeroDivisionError: division by zero \(.*wrong.py, line 2\)"),
+        ("from .mine import left", "cannot be imported: ImportError: attempted relative import"),
+        (OWN + "left = Left", r"cannot act: TypeError: .*Expected a function that takes the DataSpec"),
+        (OWN.replace("jnp.zeros(1", "np.asarray(time_step.reward), jnp.zeros(1"), "cannot act: NameError.*line 12"),
+        (OWN.replace("jnp.zeros(1,", "jnp.zeros(2,"), r"returns .*int32\[2\].*expected an action .*int32\[1\]"),
+        (OWN.replace("memory\n\n", "jnp.ones(3)\n\n"), r"returns .*float32\[3\].*expected an action and a memory"),
+    ],
+)
+def test_a_policy_file_that_does_not_work_is_told_of_with_its_line(text, match, tmp_path):
+    (tmp_path / "wrong.py").write_text(text)
     before = set(sys.modules)
-    with pytest.raises(ZeroDivisionError):
-        behaviour._policy(f"{tmp_path / 'wrong'}.py:left", env, tmp_path)
-    assert set(sys.modules) == before
+    with pytest.raises(InputError, match=match):
+        behaviour._policy(f"{tmp_path / 'wrong'}.py:left", envs.make(config("random").env), tmp_path)
+    if "cannot be imported" in match:
+        assert set(sys.modules) == before
 
 
 def clear(opened):
