@@ -9,7 +9,6 @@ from dreamer4.config import PRESETS, load
 from dreamer4.data import Episode, write_dataset
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
-from dreamer4.run.folder import RunFolder
 from dreamer4.types import ActionSpec, DataSpec
 from dreamer4_cli import run
 
@@ -94,10 +93,14 @@ def test_rewards_beyond_the_bins_are_told_before_training(tmp_path):
 
 
 def test_data_without_known_actions_trains_a_world_model_and_no_agent(tmp_path):
-    config = load("tiny", overrides=own_data(tmp_path / "video", known=False))
+    own = own_data(tmp_path / "video", known=False)
+    config, streamed = load("tiny", overrides=own), load("tiny", overrides=[*own, "data.source=stream"])
     run.dry_run(config, ("tokenizer", "dynamics"))
     with pytest.raises(InputError, match="no action is known in any relevant training episode"):
         run.dry_run(config)
     with pytest.raises(InputError, match="nothing to clone"):
         run.train(config, tmp_path / "run", PHASES, resume=False)
-    assert not RunFolder(tmp_path / "run").checkpoints("tokenizer").steps()
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="nothing to clone"):  # where the frames are left on disk
+        run.train(streamed, tmp_path / "run", PHASES, resume=False)
+    assert not (tmp_path / "run").exists()

@@ -4,13 +4,28 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from dreamer4.config import Config
-from dreamer4.data import AbstractReader, DatasetInfo, LatentStore, StreamSource, latents, open_reader, read_info
+from dreamer4.data import (
+    AbstractEpisodeSource,
+    AbstractReader,
+    DatasetInfo,
+    DeviceSource,
+    LatentStore,
+    StreamSource,
+    flag_relevant,
+    latents,
+    open_reader,
+    read_episodes,
+    read_info,
+    return_of_best,
+)
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
 from dreamer4.run import processes
@@ -18,7 +33,8 @@ from dreamer4.run.folder import RunFolder
 from dreamer4.run.phase import start_of
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.tokenizer import AbstractTokenizer, LatentStats
-from dreamer4.training import encode_store, fingerprint, member
+from dreamer4.training import build_phase, encode_store, fingerprint, member
+from dreamer4.training.phases import NOTHING_TO_CLONE
 
 
 DEVICE_BYTES = 2**30  # of frames; with more, `data.source: auto` reads from disk. Loading takes thrice as much at most
@@ -50,6 +66,60 @@ def streams(config: Config, info: DatasetInfo) -> bool:
                 "data.source=device."
             )
     return True
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What the phases of a run draw their batches from.
+
+    Attributes:
+        info: description of the data set.
+        source: its training episodes.
+        sources: the same by phase, with all that the phase needs of its clips.
+        device: the training episodes, if they lie on the device.
+        held_out: the held-out ones, if there are any and they lie on the device.
+    """
+
+    info: DatasetInfo
+    source: AbstractEpisodeSource
+    sources: dict[str, AbstractEpisodeSource]
+    device: DeviceSource | None = None
+    held_out: DeviceSource | None = None
+
+
+def draw(config: Config, path: Path, phases: Sequence[str]) -> Drawn:
+    """Opens a data set for phases, and refuses one of which they could not learn.
+
+    Raises:
+        InputError: if it cannot be read, or holds nothing that one of them needs.
+    """
+    info = read_info(path)
+    if streams(config, info):
+        reader = open_reader(path)
+        if "agent" in phases and not _any_action(info, reader):
+            raise InputError(NOTHING_TO_CLONE)
+        source = streamed(config, info, reader)
+        return Drawn(info, source, dict.fromkeys(phases, source))
+    episodes, held_out = (read_episodes(path, split) for split in ("train", "held_out"))
+    at_least = return_of_best(episodes, config.data.relevant)
+    episodes, held_out = (flag_relevant(part, at_least) for part in (episodes, held_out))
+    if not held_out and (waiting := [name for name in phases if getattr(config.train, name).patience]):
+        raise InputError(
+            f"train.{waiting[0]}.patience: {path} holds no episodes out to stop by. Set it to 0, or import the "
+            "data again with --held-out 0.1."
+        )
+    source = DeviceSource.from_episodes(episodes).with_labels(config.data.labelled)
+    # Before the first trains, lest the last be refused.
+    sources = {name: build_phase(name, config, info.spec).prepare(source, episodes) for name in phases}
+    return Drawn(info, source, dict(sources), source, DeviceSource.from_episodes(held_out) if held_out else None)
+
+
+def _any_action(info: DatasetInfo, reader: AbstractReader) -> bool:
+    """Returns whether any action is known, which counts of classes tell without a look at the episodes."""
+    if info.num_classes:
+        return any(map(sum, info.action_counts))
+    windows = (reader.window(e, 0, int(n), frames=False) for e, n in enumerate(reader.lengths))
+    return any(bool(window.action_mask.any()) for window in windows)
 
 
 def streamed(config: Config, info: DatasetInfo, reader: AbstractReader) -> StreamSource:

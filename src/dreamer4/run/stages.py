@@ -21,7 +21,7 @@ import numpy as np
 
 from dreamer4 import checkpoint, data, envs
 from dreamer4.config import Config, diff
-from dreamer4.data import AbstractEpisodeSource, DatasetInfo, DeviceSource, LatentStore
+from dreamer4.data import AbstractEpisodeSource, LatentStore
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, spec_to_json
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
@@ -59,6 +59,7 @@ class Session(contextlib.ExitStack):
         fallback: whether a damaged checkpoint may be passed over for an older one.
         changed_data: whether the data set may be another one than that of the checkpoint.
         seconds: tells how long the run has taken, earlier pieces included.
+        drawn: what the phases draw from, if it is prepared already.
     """
 
     def __init__(
@@ -73,15 +74,15 @@ class Session(contextlib.ExitStack):
         end: Path | None = None,
         fallback: bool = True,
         changed_data: bool = False,
+        drawn: latents.Drawn | None = None,
     ):
         super().__init__()
         self.config, self.run, self.report, self.command, self.phases = config, run, report, command, phases
         self.seconds, self.end, self.fallback, self.changed_data = seconds, end, fallback, changed_data
         self.commit = source_commit()  # of the code that runs; by the end there may be another
         self.measured: tuple[DreamQuality, DreamFrames] | None = None
-        self.device: DeviceSource | None = None
+        self.drawn = drawn
         self._encoded: tuple[AbstractEpisodeSource | None, Any] | None = None
-        self.sources: dict[str, AbstractEpisodeSource] = {}
         self._work: Work | None = None
 
     def dataset(self) -> Path:
@@ -99,12 +100,18 @@ class Session(contextlib.ExitStack):
             behaviour.collect(config, envs.make(config.env), folder.data, agents, self.report)
         return folder.data
 
+    def draw(self) -> latents.Drawn:
+        """Returns what the phases draw from."""
+        if self.drawn is None:
+            self.drawn = latents.draw(self.config, self.dataset(), self.phases)
+        return self.drawn
+
     def work(self) -> Work:
         """Returns what the phases share: the training episodes, the devices, the log."""
         if self._work is not None:
             return self._work
-        config, run, path = self.config, self.run, self.dataset()
-        info = data.read_info(path)
+        config, run, path, drawn = self.config, self.run, self.dataset(), self.draw()
+        info = drawn.info
         if self.end is not None:
             if processes.first():
                 before = PHASES[PHASES.index(self.phases[0]) - 1]
@@ -113,40 +120,16 @@ class Session(contextlib.ExitStack):
             processes.wait("taken over")
             stopping.note(f"Go on with: {self.command}")
         lineage.check_data(run, info.fingerprint, self.report, accept=self.changed_data)
-        judged = None
-        if latents.streams(config, info):
+        if drawn.device is None:
             self.report.say(latents.TOLD)
-            source = latents.streamed(config, info, data.open_reader(path))
-            self.sources = dict.fromkeys(self.phases, source)
-        else:
-            source, judged = self._on_device(path, info)
         log = None
         if processes.first():
             tracker = trackers.start(config.train.tracker, run.path, config.model_dump(mode="json"))
             log = self.enter_context(contextlib.closing(MetricLog(run.metrics_file, tracker)))
         meta = {"config": config.model_dump(mode="json"), "spec": spec_to_json(info.spec), "data": info.fingerprint}
         mesh = build_mesh(config.train.mesh)
-        self._work = Work(config, run, source, info, log, meta, self.command, mesh, self.report, judged)
+        self._work = Work(config, run, drawn.source, info, log, meta, self.command, mesh, self.report, drawn.held_out)
         return self._work
-
-    def _on_device(self, path: Path, info: DatasetInfo) -> tuple[DeviceSource, DeviceSource | None]:
-        """Returns the training episodes and the held-out ones, if there are any, and prepares them for each phase."""
-        config = self.config
-        episodes, held_out = (data.read_episodes(path, split) for split in ("train", "held_out"))
-        at_least = data.return_of_best(episodes, config.data.relevant)
-        episodes, held_out = (data.flag_relevant(part, at_least) for part in (episodes, held_out))
-        source, judged = DeviceSource.from_episodes(episodes).with_labels(config.data.labelled), None
-        if held_out:
-            judged = DeviceSource.from_episodes(held_out)
-        elif waiting := [name for name in self.phases if getattr(config.train, name).patience]:
-            raise InputError(
-                f"train.{waiting[0]}.patience: {path} holds no episodes out to stop by. Set it to 0, or import the "
-                "data again with --held-out 0.1."
-            )
-        # Before the first trains, lest the last be refused.
-        self.sources = {name: build_phase(name, config, info.spec).prepare(source, episodes) for name in self.phases}
-        self.device = source
-        return source, judged
 
     def encode(self, agent: Dreamer) -> list[LatentStore]:
         """Returns the raw latents of the training episodes by each seed's tokenizer, encoding what is not there."""
@@ -164,8 +147,9 @@ class Session(contextlib.ExitStack):
             phase: its name.
             start: the agent that it starts from.
         """
+        sources = self.draw().sources
         if phase == PHASES[0]:
-            return self.sources[phase], None
+            return sources[phase], None
         if self._encoded is None:
             stats = [member(start, i, self.config.seeds).tokenizer.stats for i in range(self.config.seeds)]
             stores = [latents.standardised(*pair) for pair in zip(self.encode(start), stats, strict=True)]
@@ -174,12 +158,11 @@ class Session(contextlib.ExitStack):
             else:
                 self._encoded = None, stack_members([jnp.asarray(store.latents()) for store in stores])
         source, held = self._encoded
-        return self.sources[phase] if source is None else source, held
+        return sources[phase] if source is None else source, held
 
     def release(self) -> None:
         """Lets go of what training holds: the episodes and latents on the devices, and the log."""
-        self._work = self._encoded = self.device = None
-        self.sources = {}
+        self._work = self._encoded = self.drawn = None
         self.close()
 
 
@@ -245,8 +228,8 @@ class Train(AbstractStage):
                 work = replace(work, held_out_latents=encode_members(config, start, work.held_out))
             state = work.train(phase, settings, state, held, steps)
             given = None
-            if held is not None and session.device is not None and work.held_out is not None:
-                given = session.device, held, work.held_out
+            if held is not None and (device := session.draw().device) is not None and work.held_out is not None:
+                given = device, held, work.held_out
             state, looks = finish(config, phase, state, session.measure, given)
             if work.log is not None and looks:
                 work.log.truncate("heads", -1)
@@ -395,6 +378,9 @@ def execute(
     resume = resume or (run.is_run and bool(phases) and not begun)
     kept = behaviour.kept(config, run)
     run.check(config, resume=resume, kept=kept)
+    drawn = None
+    if phases and config.data.path is not None:
+        drawn = latents.draw(config, Path(config.data.path), phases)
     processes.agree(config)
     processes.wait("checked")  # what they are all to refuse, before the first one changes it
     if processes.first():
@@ -405,7 +391,8 @@ def execute(
     go_on = {"end": end, "fallback": fallback, "changed_data": changed_data}
     with writing.alone(run), writing.clock(run) as seconds:
         stopping.note(f"Go on with: {command}{told}")
-        with Session(config, run, report, command, phases, seconds=seconds, **go_on) as session:
+        with Session(config, run, report, command, phases, seconds=seconds, drawn=drawn, **go_on) as session:
+            del drawn  # which the session lets go of when training is over
             for stage in stages:
                 stage(session)
     return run
@@ -416,7 +403,7 @@ def resume_command(program: str, run: RunFolder, config: Config) -> str:
     parts = [program, *(f"--import {name}" for name in config.imports), "--run", shlex.quote(str(run.path)), "--resume"]
     for change in diff(run.read_config(), config.model_copy(update={"imports": run.read_config().imports})):
         key, _, value = change.replace(": ", "=", 1).partition("=")
-        parts += ["--set", f"{key}={value.rpartition(' -> ')[2]}"]
+        parts += ["--set", shlex.quote(f"{key}={value.rpartition(' -> ')[2]}")]
     return " ".join(parts)
 
 

@@ -39,6 +39,13 @@ from dreamer4.types import DataSpec, Trajectory, to_float
 from dreamer4.worlds import WORLDS, AbstractWorld, DreamWorld
 
 
+NOTHING_TO_CLONE = (
+    "agent: no action is known in any relevant training episode, so there is nothing to clone, and no policy to "
+    "improve in imagination. Label some episodes; of unlabelled video a world model can be learned: dreamer4 train "
+    "tokenizer, then dreamer4 train dynamics."
+)
+
+
 class AbstractPhase(eqx.Module):
     """One phase of training: what is trained, on which loss, and what the model becomes at the end.
 
@@ -199,11 +206,7 @@ class AgentPhase(AbstractPhase):
 
     def check(self, episodes: Sequence[Episode]) -> None:
         if not any(e.relevant and e.action_mask.any() for e in episodes):
-            raise InputError(
-                "agent: no action is known in any relevant training episode, so there is nothing to clone, and no "
-                "policy to improve in imagination. Label some episodes; of unlabelled video a world model can be "
-                "learned: dreamer4 train tokenizer, then dreamer4 train dynamics."
-            )
+            raise InputError(NOTHING_TO_CLONE)
         rewards = [e.reward[1:] for e in episodes]
         warn_beyond("rewards", rewards, self.limit)
         if not any(r.any() for r in rewards):
