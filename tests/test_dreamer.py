@@ -217,9 +217,9 @@ def test_temperature_divides_logits_and_scales_spread():
 
 
 def test_acting_otherwise_than_it_can_is_refused(dreamer, memory):
-    for wrong in ({"mode": "greedy"}, {"policy": "clone"}, {"temperature": -1.0}):
+    for wrong in ({"mode": "greedy"}, {"policy": "clone"}, {"temperature": -1.0}, {"key": 0}):
         with pytest.raises(InputError, match="expected"):
-            unwrap(Dreamer.act)(dreamer, memory, key=jr.key(0), **wrong)
+            unwrap(Dreamer.act)(dreamer, memory, **{"key": jr.key(0), **wrong})
 
 
 # Frames as they must not be.

@@ -25,7 +25,7 @@ from dreamer4.errors import InputError
 from dreamer4.nn import Stream
 from dreamer4.precision import in_32_bits
 from dreamer4.tokenizer import AbstractTokenizer
-from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
+from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory, check_key
 
 
 PHASES = ("tokenizer", "dynamics", "agent", "imagination")
@@ -64,6 +64,7 @@ class Dreamer(eqx.Module):
     @in_32_bits
     def build(cls, config: Config, spec: DataSpec, *, key: PRNGKeyArray) -> "Dreamer":
         """Builds the untrained agent that a configuration describes, for data of `spec`."""
+        check_key("Dreamer.build", key)
         key_tokenizer, key_dynamics, key_heads = jr.split(key, 3)
         tok = tokenizer.build(config.tokenizer, spec, key=key_tokenizer)
         dyn = dynamics.build(config.dynamics, config.sampler, tok.num_spatial, tok.spatial_dim, spec, key=key_dynamics)
@@ -161,6 +162,7 @@ class Dreamer(eqx.Module):
         key: PRNGKeyArray,
     ) -> Memory:
         """Does as `observe` without looking at the frame, for frames that `to_float` made of an environment's."""
+        check_key("Dreamer.observe", key)
         latent, encoder = self.tokenizer.encode_step(frame, memory.encoder)
         return Memory(encoder, self.dynamics.observe(memory.world, latent, action, action_mask, key=key))
 
@@ -215,6 +217,7 @@ class Dreamer(eqx.Module):
         Returns:
             The frame, and the memory that includes it.
         """
+        check_key("Dreamer.imagine_step", key)
         imagined, world = self.dynamics.imagine(
             memory.world, action, action_mask=action_mask, num_steps=num_steps, key=key
         )
@@ -262,6 +265,7 @@ class Dreamer(eqx.Module):
         Raises:
             InputError: there is no such mode or policy, or the temperature is negative or not finite.
         """
+        check_key("Dreamer.act", key)
         check_acting(mode=mode, policy=policy, temperature=temperature)
         distribution = {"policy": self.policy, "prior": self.prior}[policy](self.readout(memory))
         if mode == "mode":

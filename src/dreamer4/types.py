@@ -11,6 +11,7 @@ Every container may carry leading batch axes, written `*batch`; models see none 
 from dataclasses import dataclass
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
@@ -117,6 +118,13 @@ class Trajectory(eqx.Module):
     relevant: Bool[Array, "*batch"]
     uniform: Bool[Array, "*batch"]
     place: PyTree = None
+
+
+def check_key(where: str, key: object) -> None:
+    """Refuses what is no random key of JAX, of the old kind or the new, such as a plain seed."""
+    kind = getattr(key, "dtype", None)
+    if kind is None or not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
+        raise InputError(f"{where}: key: got {key!r}, expected a random key of JAX, such as jax.random.key(0).")
 
 
 def within_bounds(action: Action) -> Action:

@@ -296,6 +296,7 @@ def test_the_counter_pays_its_sum(terminates):
         ({"temperature": float("nan")}, "temperature: got nan"),
         ({"episodes": 0}, "episodes=0, expected at least 1"),
         ({"batch_size": 0}, "batch_size=0, expected at least 1"),
+        ({"key": 0}, "evaluate: key: got 0, expected a random key of JAX"),
     ],
 )
 def test_how_to_act_is_one_of_what_there_is(dreamer, settings, message):

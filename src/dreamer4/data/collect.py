@@ -14,7 +14,7 @@ from dreamer4.data.policy import AbstractPolicy
 from dreamer4.envs.base import AbstractEnvironment, broken, check_environment, is_sound
 from dreamer4.errors import InputError
 from dreamer4.precision import in_32_bits
-from dreamer4.types import Action, TimeStep
+from dreamer4.types import Action, TimeStep, check_key
 
 
 # Environment steps between two looks from the host; a balance of calls against steps run past the end.
@@ -81,6 +81,7 @@ def collect(
     """
     if episodes < 1 or num_envs < 1:
         raise InputError(f"collect: got episodes={episodes} and num_envs={num_envs}, expected at least 1 of each.")
+    check_key("collect", key)
     check_environment(env)
     num_envs = min(num_envs, episodes, env.pace.streams)
     quota = [episodes // num_envs + (slot < episodes % num_envs) for slot in range(num_envs)]

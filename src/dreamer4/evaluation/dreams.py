@@ -21,7 +21,7 @@ from dreamer4.evaluation.record import Record
 from dreamer4.evaluation.return_gap import ReturnGap
 from dreamer4.evaluation.signals import Signal, disagreement, judge_signal
 from dreamer4.evaluation.stills import film, reconstructions
-from dreamer4.types import to_uint8
+from dreamer4.types import check_key, to_uint8
 
 
 HIGHEST_PSNR = 100.0  # dB; frames of eight bits cannot tell better ones apart, and infinity is no JSON
@@ -228,6 +228,7 @@ def measure_dreams(
     Raises:
         InputError: if the lengths make no sense.
     """
+    check_key("dreams", key)
     longest = dreamer.dynamics.context_length or source.max_length
     if not 1 <= context_length <= longest or horizon < 1:
         raise InputError(

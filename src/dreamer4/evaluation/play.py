@@ -20,7 +20,7 @@ from dreamer4.envs import AbstractEnvironment, broken, check_environment, is_sou
 from dreamer4.errors import InputError
 from dreamer4.nn import cast_weights
 from dreamer4.precision import in_32_bits
-from dreamer4.types import Action, ActionSpec, TimeStep, to_float, within_bounds
+from dreamer4.types import Action, ActionSpec, TimeStep, check_key, to_float, within_bounds
 
 
 class DreamerPolicy(AbstractPolicy):
@@ -169,6 +169,7 @@ def play(
     for name, value in (("episodes", episodes), ("batch_size", batch_size), ("members", members)):
         if value < 1:
             raise InputError(f"play: got {name}={value}, expected at least 1.")
+    check_key("play", key)
     check_environment(env)
     batch_size = min(batch_size, episodes, env.pace.streams)
     keys = episode_keys(key, episodes)
@@ -222,6 +223,7 @@ def evaluate(
         InputError: the agent was made for other frames or actions than the environment's, there is no such mode or
             policy, the temperature is negative, or a number is below 1.
     """
+    check_key("evaluate", key)
     check_acting(mode=mode, policy=policy, temperature=temperature)
     if (made_for := _seen_and_done(dreamer)) != (given := (env.spec.frame_shape, env.spec.action)):
         raise InputError(

@@ -26,7 +26,7 @@ from dreamer4.precision import in_32_bits
 from dreamer4.run.folder import run_of
 from dreamer4.sharing import STARTS
 from dreamer4.training import encode_source
-from dreamer4.types import Action, DataSpec, TimeStep, Trajectory, to_uint8
+from dreamer4.types import Action, DataSpec, TimeStep, Trajectory, check_key, to_uint8
 
 
 # Starts are held with their caches, so that a reset is one look-up; as many as keep that small.
@@ -102,6 +102,7 @@ class DreamWorld(AbstractEnvironment):
         Raises:
             InputError: if a number makes no sense, or no episode is longer than the context.
         """
+        check_key("DreamWorld", key)
         longest = dreamer.dynamics.context_length or source.max_length
         if not 1 <= context_length <= longest:
             raise InputError(
@@ -185,6 +186,7 @@ class DreamWorld(AbstractEnvironment):
 
     @in_32_bits
     def reset(self, *, key: PRNGKeyArray) -> tuple[DreamState, TimeStep]:
+        check_key("DreamWorld.reset", key)
         index = jr.randint(key, (), 0, self.frames.shape[0])
         state = jax.tree.map(lambda x: x[index], self.starts)
         no = jnp.zeros((), bool)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.errors import InputError
-from dreamer4.types import Trajectory
+from dreamer4.types import Trajectory, check_key
 
 
 class Rows(eqx.Module):
@@ -71,6 +71,7 @@ class AbstractDataSource(eqx.Module):
 
     def sample(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Trajectory:
         """Returns the batch of the windows that a key draws; arguments are those of `draw`."""
+        check_key(f"{type(self).__name__}.sample", key)
         return self.read(self.draw(batch_size, length, key=key), length)
 
 
