@@ -390,3 +390,11 @@ FIXED = [
     "train.agent.length=16",
     "data={path: null, held_out: 0.1}",
 ]
+
+
+def test_the_home_folder_is_found_in_every_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mixture = ["data.policy=mixture", "data.mixture=[{policy: ~/mine.py:left}]"]
+    assert load("tiny", overrides=["data.path=~/own"]).data.path == str(tmp_path / "own")
+    assert load("tiny", overrides=["data.policy=~/run"]).data.policy == str(tmp_path / "run")
+    assert load("tiny", overrides=mixture).data.mixture[0].policy == f"{tmp_path / 'mine.py'}:left"

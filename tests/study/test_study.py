@@ -75,6 +75,15 @@ def test_what_is_quick_is_said_last_and_has_a_name_of_its_own(tmp_path):
     assert {cell.config((0, 0)).train.dynamics.steps for cell in quick.cells()} == {2}
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    for wrong in ("runs", "out"):
+        where = {"runs": tmp_path / "runs", "out": tmp_path / "out", wrong: tmp_path / "file"}
+        with pytest.raises(InputError, match="cannot be written"):
+            run_study(study(tmp_path), **where)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "study.yaml"]
+
+
 def test_a_study_trains_what_is_shared_once_and_goes_on_where_it_was(tmp_path):
     quick = study(tmp_path).made_quick()
     one, both = ["labelled=0.5,prediction=x"], ["labelled=0.5,prediction=x", "labelled=0.5,prediction=v"]

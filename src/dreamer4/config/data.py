@@ -1,5 +1,6 @@
 """The ground of the configuration tree, and its branches about where data comes from."""
 
+import os
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, field_validator, model_validator
@@ -54,12 +55,19 @@ class SpecConfig(Branch):
     num_tasks: int = Field(default=1, gt=0)
 
 
+def _at_home(path: str | None) -> str | None:
+    """Returns a path in which ~ is the home folder, where no shell has said so."""
+    return path if path is None else os.path.expanduser(path)
+
+
 class BehaviourConfig(Branch):
     """One policy of a mixture."""
 
     policy: str = Field(description="as data.policy, but no mixture")
     share: float = Field(default=1.0, gt=0, description="of the episodes, relative to the other policies' shares")
     epsilon: float = Field(default=0.0, ge=0, le=1, description="probability of a random action at each step")
+
+    _at_home = field_validator("policy")(_at_home)
 
 
 MIXTURES: dict[str, tuple[BehaviourConfig, ...]] = {
@@ -114,6 +122,8 @@ class DataConfig(Branch):
     spec: SpecConfig | None = Field(
         default=None, description="shapes for a dry run without data; training reads the data's own"
     )
+
+    _at_home = field_validator("path", "policy")(_at_home)
 
     @property
     def behaviours(self) -> tuple[BehaviourConfig, ...]:

@@ -26,7 +26,7 @@ from dreamer4.dreamer import Dreamer
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.evaluation import play
-from dreamer4.files import write_atomically
+from dreamer4.files import check_place, write_atomically
 from dreamer4.nn.flops import parameters
 from dreamer4.run import behaviour, pages, sizes
 from dreamer4.run.facts import device, source_commit
@@ -87,6 +87,8 @@ def run_study(
     wanted = [(cell, seeds) for cell in cells for seeds in study.every_seed]
     for cell in cells:
         sizes.check_paths(cell.config((0, 0)))
+        check_place(row_file(out, study, cell))
+    check_place(runs / "measured")
     for stage in STAGES[: STAGES.index(study.last) + 1]:
         first = {cell.fingerprint(stage, seeds): (runs, stage, cell, seeds) for cell, seeds in reversed(wanted)}
         missing = [job for job in reversed(first.values()) if not _finished(*job)]
@@ -175,7 +177,8 @@ def _finished(runs: Path, stage: str, cell: Cell, seeds: Seeds) -> bool:
 def _dataset(runs: Path, cell: Cell, seeds: Seeds) -> Path:
     """Returns the data set of a cell: what it names, or what the first stage collects for all training seeds."""
     named = cell.config(seeds).data.path
-    return _folder(runs, STAGES[0], cell, seeds).data if named is None else Path(named)
+    # As it is found from any folder, since the stages' own settings name it.
+    return (_folder(runs, STAGES[0], cell, seeds).data if named is None else Path(named)).absolute()
 
 
 def _train(runs: Path, stage: str, cell: Cell, seeds: Seeds, *, report: Reporter = SILENT) -> None:
