@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamer4.data import import_folder, read_episodes
+from dreamer4.data import VideoReader, import_folder, read_episodes
 from dreamer4.data.footage import open_footage, read_frames
 from dreamer4.data.order import in_natural_order
+from dreamer4.data.readers.pictures import decode
 from dreamer4.errors import InputError
 from dreamer4.types import ActionSpec
 
@@ -90,6 +91,7 @@ def test_an_image_is_shown_turned_as_it_says(tmp_path, value, shown, suffix):
     Image.fromarray(picture()).save(tmp_path / f"0{suffix}", exif=exif, quality=95)
     (frame,) = frames_of(tmp_path)
     assert corners(frame) == shown
+    np.testing.assert_array_equal(decode((tmp_path / f"0{suffix}").read_bytes()), frame)  # as a cell of a table
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "gif"])
@@ -107,6 +109,8 @@ def test_what_nobody_sees_below_transparent_pixels_is_no_frame(tmp_path, mode):
     image.save(path if mode == "gif" else tmp_path / "0.png", **({"transparency": 0} if mode in ("P", "gif") else {}))
     (frame,) = frames_of(path, 1 if mode == "LA" else 3)
     np.testing.assert_array_equal(frame, np.where(hidden[..., 3:] > 0, 255, 0) * np.ones_like(frame))
+    if mode != "gif":
+        np.testing.assert_array_equal(decode((tmp_path / "0.png").read_bytes()), frame)
 
 
 def test_colour_wins_over_grey_within_an_episode_and_among_episodes(tmp_path):
@@ -154,6 +158,8 @@ def test_frames_that_are_not_evenly_spaced_are_told_of(tmp_path):
     path = encode(tmp_path / "screen.mkv", film(), times=[0, 1, 2, 6, 7, 8, 9, 10])
     with pytest.warns(UserWarning, match="not evenly spaced: 0.05 s apart as a rule, 0.2 s behind frame 2"):
         frames_of(path)
+    with pytest.warns(UserWarning, match="not evenly spaced"):
+        VideoReader(tmp_path)
 
 
 def test_frames_are_held_until_the_next_is_shown(tmp_path):
@@ -188,8 +194,9 @@ def test_a_matroska_film_that_ends_before_the_time_it_declares_is_refused(tmp_pa
     data = path.read_bytes()
     at = data.index(b"\x44\x89\x88") + 3  # its duration, as a float of 64 bits
     path.write_bytes(data[:at] + struct.pack(">d", 2 * struct.unpack(">d", data[at : at + 8])[0]) + data[at + 8 :])
-    with pytest.raises(InputError, match=r"it ends after 2\.00 s, but declares 4\.00 s"):
-        frames_of(path)
+    for read in (frames_of, lambda path: VideoReader(path.parent)):
+        with pytest.raises(InputError, match=r"it ends after 2\.00 s, but declares 4\.00 s"):
+            read(path)
 
 
 @pytest.mark.parametrize(

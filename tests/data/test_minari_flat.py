@@ -158,6 +158,7 @@ def test_rows_that_led_to_their_frame_stay_there(tmp_path):
         ({"is_last": np.zeros(10, bool), "observations": np.zeros((10, 4, 6, 3))}, "float64, expected uint8"),
         ({"is_last": np.zeros(10, bool), "observations": np.zeros((10, 4, 6, 7), np.uint8)}, "1 or 3 channels"),
         ({"is_last": np.zeros(10, bool), "actions": np.full((10, 1), np.nan)}, "finite"),
+        ({"is_last": np.zeros(10, bool), "rewards": np.full(10, 1e300)}, r"a\.npz: reward .*too large for 32 bits"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, change, told):

@@ -9,7 +9,7 @@ Errors are `InputError` with the reason alone; the caller knows which file it wa
 import os
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ class Film:
         for time, frame in self._timed():
             times += [] if time is None else [time]
             yield frame
-        self._warn_of_gaps(times)
+        self.warn_of_gaps(times)
 
     def _timed(self) -> Iterator[tuple[float | None, Frame]]:
         """Yields when each frame is shown, in seconds if the file tells, and the frame.
@@ -95,7 +95,7 @@ class Film:
                     if frame.is_corrupt:
                         raise InputError("a frame of it is damaged.")
                     yield frame.time, shown(frame)
-            _check_whole(container, stream, packets, end)
+            check_whole(container, stream, packets, end)
 
     @contextmanager
     def opened(self) -> "Iterator[tuple[Any, VideoStream]]":
@@ -133,14 +133,15 @@ class Film:
                 stacklevel=2,
             )
 
-    def _warn_of_gaps(self, times: list[float]) -> None:
+    def warn_of_gaps(self, times: Sequence[float]) -> None:
+        """Warns of frames that are not evenly spaced, by the times in seconds at which they are shown."""
         gaps = np.diff(np.asarray(times)) if len(times) > 2 else np.zeros(0)
         if len(gaps) and gaps.max() > _UNEVEN * np.median(gaps) + 2e-3:
             at = int(gaps.argmax())
             warnings.warn(
                 f"{self._path.name}: its frames are not evenly spaced: {np.median(gaps):.3g} s apart as a rule, "
                 f"{gaps[at]:.3g} s behind frame {at}. They are taken as steps of one length. To hold each until "
-                "the next is shown, give the steps a second: --fps 20.",
+                "the next is shown, give dreamer4 data import the steps a second: --fps 20.",
                 stacklevel=2,
             )
 
@@ -179,7 +180,8 @@ def _films(container: Any) -> "list[VideoStream]":
     return moving or films
 
 
-def _check_whole(container: Any, stream: "VideoStream", packets: int, end: float) -> None:
+def check_whole(container: Any, stream: "VideoStream", packets: int, end: float) -> None:
+    """Refuses a film with fewer packets than it declares, or that ends, in seconds, before the time it declares."""
     if packets < stream.frames:
         raise InputError(
             f"it holds {packets} frames, but declares {stream.frames}. It is cut short, or lost some. Record it again."

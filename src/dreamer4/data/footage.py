@@ -233,7 +233,7 @@ def _open_images(folder: Path, inside: Callable[[Path], bool]) -> Footage:
             with _refusing(f"{path.name}: "), Image.open(path, formats=_IMAGE_FORMATS) as image:
                 if image.format != "MPO" and getattr(image, "is_animated", False):
                     raise InputError("it holds several pictures, expected one. Store each in a file of its own.")
-                yield _pixels(image)
+                yield pixels_of(image)
 
     shapes = []
     for path in images:
@@ -278,7 +278,12 @@ def _open_animation(path: Path, fps: float | None) -> Footage:
         return Footage(path, (image.height, image.width, 3), length, frames)
 
 
-def _pixels(image: Image.Image) -> Frame:
+def pixels_of(image: Image.Image) -> Frame:
+    """Returns an opened picture as viewers show it; a grey one has one channel.
+
+    Raises:
+        InputError: if it is too large, or its pixels have more than 8 bits, with the reason alone.
+    """
     if math.prod(image.size) > _MAX_PIXELS:
         raise InputError(f"it has {image.width} x {image.height} pixels, expected at most {_MAX_PIXELS}.")
     if image.mode[0] in "IF":

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from dreamer4.data.film import Film, shown
+from dreamer4.data.film import Film, check_whole, shown
 from dreamer4.errors import InputError
 
 
@@ -29,16 +29,21 @@ class IndexedFilm:
             InputError: if it cannot be read.
         """
         self.path = path
-        times, keys = [], []
+        times, keys, packets, end = [], [], 0, 0.0
         with self._naming():
             self._film = Film(path)
             with self._film.opened() as (container, stream):
-                for packet in container.demux(stream):
+                for packet in container.demux():
                     if packet.pts is None:  # the empty one at the end
                         continue
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * (packet.time_base or 0)))
+                    if packet.stream.index != stream.index:
+                        continue
+                    packets += packet.size > 0
                     times.append(packet.pts)
                     if packet.is_keyframe:
                         keys.append(packet.pts)
+                check_whole(container, stream, packets, end)
                 unit = float(stream.time_base or 0)
             if not times or not keys or len(set(times)) != len(times):
                 raise InputError("its frames have no times of their own, so no place in it can be found. Convert it.")
@@ -46,6 +51,11 @@ class IndexedFilm:
         self._times, self._keys = np.sort(np.array(times, np.int64)), np.sort(np.array(keys, np.int64))
         gap = float(np.median(np.diff(self._times))) * unit if len(times) > 1 else 0.0
         self.rate = 1 / gap if gap else 0.0
+        self._unit = unit
+
+    def warn_of_gaps(self) -> None:
+        """Warns if the frames are not evenly spaced."""
+        self._film.warn_of_gaps((self._times * self._unit).tolist())
 
     def __len__(self) -> int:
         return len(self._times)

@@ -105,7 +105,10 @@ def held_out_of(reader: AbstractReader) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=2)
 def _opened(form: Format, path: Path, options: tuple[tuple[str, str], ...], state: Any) -> AbstractReader:
     del state  # of the files: whatever is kept under another one is of no use
-    return form.reader(path, **{name: json.loads(value) for name, value in options})
+    try:
+        return form.reader(path, **{name: json.loads(value) for name, value in options})
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
 
 
 def _state(path: Path) -> tuple[tuple[str, int, int], ...]:

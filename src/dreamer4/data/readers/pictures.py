@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dreamer4.data.footage import resize
+from dreamer4.data.footage import pixels_of, resize
 from dreamer4.errors import InputError
 
 
@@ -14,17 +14,17 @@ _CHANNELS = (1, 3)
 
 
 def decode(data: bytes) -> UInt8[np.ndarray, "H W C"]:
-    """Returns the picture of a PNG or JPEG file; a grey one has one channel.
+    """Returns the picture of a PNG or JPEG file as viewers show it; a grey one has one channel.
 
     Raises:
         InputError: if it cannot be decoded, with the reason alone.
     """
     try:
-        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+        return pixels_of(Image.open(io.BytesIO(data), formats=("PNG", "JPEG")))
+    except InputError as error:
+        raise InputError(f"a picture in it cannot be taken: {error}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"a picture in it cannot be decoded: {error}.") from error
-    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def channels_last(frames: UInt8[np.ndarray, "N ..."]) -> UInt8[np.ndarray, "N H W C"]:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
 from dreamer4.data.labels import bounds_around, on_our_clock
 from dreamer4.data.readers.base import Window
+from dreamer4.errors import InputError
 from dreamer4.types import ActionSpec
 
 
@@ -75,7 +76,7 @@ class ActionScale:
             frames: their number, one more than rows or as many.
 
         Raises:
-            InputError: if there are other numbers of rows.
+            InputError: if there are other numbers of rows, or a number is not finite in 32 bits, with the reason alone.
         """
         scaled = actions
         if not self.num_classes:
@@ -89,4 +90,11 @@ class ActionScale:
             if len(reward) == frames > 1:
                 arrived[-1] += reward[-1]
         discrete, continuous = (taken, nothing) if self.num_classes else (nothing, taken)
-        return Steps(discrete.astype(np.int32), continuous.astype(np.float32), mask, arrived.astype(np.float32))
+        with np.errstate(over="ignore"):  # which is refused below
+            continuous, arrived = continuous.astype(np.float32), arrived.astype(np.float32)
+        for name, numbers in (("action", continuous), ("reward", arrived)):
+            if not np.all(np.isfinite(numbers)):
+                raise InputError(
+                    f"{name} holds a number that is not finite, or too large for 32 bits. Mend or drop it."
+                )
+        return Steps(discrete.astype(np.int32), continuous, mask, arrived)

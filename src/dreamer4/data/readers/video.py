@@ -50,6 +50,7 @@ class VideoReader(AbstractReader):
         digest = hashlib.sha256(repr(self._size).encode() if self._size else b"")
         for path in paths:
             self._films.append(IndexedFilm(path))
+            self._films[-1].warn_of_gaps()
             shape, first = self._films[-1].frame_shape, self._films[0].frame_shape
             if shape != first:
                 raise InputError(f"{path}: frames have shape {shape}, those of {paths[0]} {first}. Remove it.")
