@@ -10,13 +10,15 @@ What an episode's end means is told apart: `is_terminal` is an end that cuts the
 
 `base` is the contract and `gymnax` the adapter to that library; a new outside library is one new file. `cartpole`
 and `fourrooms` draw games of gymnax that have no image, or no true one, of their own; `control` has tasks with
-continuous actions. `host` brings worlds in that live outside JAX, of which `gymnasium` and `dm_control` each drive a
-library. `registry` builds any of these by name, and `sticky` makes the actions of any of them stick. `counter` and
-`probes` are tiny environments with known answers, for tests and for finding faults; `render` draws frames for people.
+continuous actions; `craftax` is a survival game with a ladder of achievements. `host` brings worlds in that live
+outside JAX, of which `gymnasium` and `dm_control` each drive a library. `registry` builds any of these by name, and
+`sticky` makes the actions of any of them stick. `counter` and `probes` are tiny environments with known answers, for
+tests and for finding faults; `render` draws frames for people.
 """
 
 from dreamer4.envs.base import AbstractEnvironment as AbstractEnvironment
 from dreamer4.envs.base import Pace as Pace
+from dreamer4.envs.base import Symbols as Symbols
 from dreamer4.envs.base import broken as broken
 from dreamer4.envs.base import check_environment as check_environment
 from dreamer4.envs.base import is_sound as is_sound
@@ -27,6 +29,7 @@ from dreamer4.envs.control import PendulumSwingup as PendulumSwingup
 from dreamer4.envs.control import PointGoal as PointGoal
 from dreamer4.envs.control import Reacher as Reacher
 from dreamer4.envs.counter import CounterEnvironment as CounterEnvironment
+from dreamer4.envs.craftax import CraftaxPixels as CraftaxPixels
 from dreamer4.envs.fourrooms import FourRoomsPixels as FourRoomsPixels
 from dreamer4.envs.gymnax import GymnaxEnvironment as GymnaxEnvironment
 from dreamer4.envs.host import AbstractSimulator as AbstractSimulator

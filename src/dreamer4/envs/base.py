@@ -7,10 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from dreamer4.errors import InputError
 from dreamer4.types import Action, DataSpec, TimeStep
+
+
+Symbols = dict[str, Int[np.ndarray, "*batch places"]]
 
 
 class Pace(NamedTuple):
@@ -35,7 +39,8 @@ class AbstractEnvironment(eqx.Module):
     it ignores its action and returns the first frame of the next episode, with reward 0. So a `lax.scan` over `step`
     is an endless stream of whole episodes, and no frame is ever lost.
 
-    `spec` and `max_steps` may be fields or properties.
+    `spec` and `max_steps` may be fields or properties. An environment with `events` overrides these and `happened`; one
+    whose pictures can be read off exactly overrides `symbols`.
 
     Attributes:
         spec: frame shape, action factors and number of tasks.
@@ -54,6 +59,28 @@ class AbstractEnvironment(eqx.Module):
     def fault(self) -> str | None:
         """Returns what went wrong behind a time step that is not sound, if the environment knows."""
         return None
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Names of what can happen in an episode and is counted beside its return, such as achievements."""
+        return ()
+
+    def happened(self, state: PyTree) -> Bool[Array, " E"]:
+        """Tells which of the `events` have happened in the episode so far, the newest frame included."""
+        del state
+        return jnp.zeros(len(self.events), bool)
+
+    def symbols(self, frames: UInt8[np.ndarray, "*batch H W C"] | Float[np.ndarray, "*batch H W C"]) -> Symbols:
+        """Reads off what frames show, dreamt ones too, where pictures are made of known parts; else nothing.
+
+        Args:
+            frames: 0 to 255, or 0 to 1 as floats.
+
+        Returns:
+            By the kind of part, which one is in each place.
+        """
+        del frames
+        return {}
 
     @abstractmethod
     def reset(self, *, key: PRNGKeyArray) -> tuple[PyTree, TimeStep]:

@@ -89,7 +89,7 @@ class Game(eqx.Module):
     @in_32_bits
     def start(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Returns observation and state at the start of an episode."""
-        with _lenient():
+        with lenient():
             return self._cast(self.inner.reset_env(key, self.params))
 
     @in_32_bits
@@ -97,7 +97,7 @@ class Game(eqx.Module):
         self, state: PyTree, action: Action, key: PRNGKeyArray
     ) -> tuple[PyTree, PyTree, Float[Array, ""], Bool[Array, ""], Bool[Array, ""]]:
         """Returns the next observation and state, the reward, and whether the game terminated or reached its limit."""
-        with _lenient():
+        with lenient():
             native = self._native(action)
             obs, state, reward, terminated, _ = self.inner.step_env(key, state, native, self.params)
             truncated = self.inner.is_truncated(state, self.params)
@@ -255,8 +255,8 @@ def usable_ids() -> list[str]:
 
 
 @contextlib.contextmanager
-def _lenient() -> Iterator[None]:
-    # gymnax mixes dtypes and ranks freely, which a caller's strict rules must not forbid.
+def lenient() -> Iterator[None]:
+    """Lets outside code mix dtypes and ranks freely, which a caller's strict rules must not forbid."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
@@ -289,7 +289,7 @@ def _replace(env_id: str, params: Any, changes: dict[str, Any]) -> Any:
 def _dtypes(inner: Any, params: Any) -> tuple[str, ...]:
     """Returns for each leaf of observation and state one dtype that fits every step."""
     key = jr.key(0)
-    with _lenient():
+    with lenient():
         obs, first = jax.eval_shape(lambda: inner.reset_env(key, params))
         action = inner.action_space(params).sample(key)
         next_obs, second, *_ = jax.eval_shape(lambda s: inner.step_env(key, s, action, params), first)

@@ -12,6 +12,7 @@ from dreamer4.envs import dm_control
 from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.envs.cartpole import CartPolePixels
 from dreamer4.envs.control import CartPoleSwingup, PendulumSwingup, PointGoal, Reacher
+from dreamer4.envs.craftax import CraftaxPixels
 from dreamer4.envs.fourrooms import FourRoomsPixels
 from dreamer4.envs.gymnax import REFUSED, GymnaxEnvironment, usable_ids
 from dreamer4.envs.sticky import StickyActions
@@ -21,6 +22,7 @@ from dreamer4.errors import InputError, nearest
 ENVIRONMENTS: dict[str, Callable[..., AbstractEnvironment]] = {
     "CartPole-pixels": CartPolePixels,
     "CartPoleSwingup-pixels": CartPoleSwingup,
+    "Craftax-Classic-pixels": CraftaxPixels,
     "FourRooms-pixels": FourRoomsPixels,
     "PendulumSwingup-pixels": PendulumSwingup,
     "PointGoal-pixels": PointGoal,

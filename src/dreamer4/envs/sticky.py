@@ -4,9 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
-from dreamer4.envs.base import AbstractEnvironment, Pace
+from dreamer4.envs.base import AbstractEnvironment, Pace, Symbols
 from dreamer4.errors import InputError
 from dreamer4.types import Action, DataSpec, TimeStep
 
@@ -62,6 +63,17 @@ class StickyActions(AbstractEnvironment):
 
     def fault(self) -> str | None:
         return self.env.fault()
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Those of the environment within."""
+        return self.env.events
+
+    def happened(self, state: StickyState) -> Bool[Array, " E"]:
+        return self.env.happened(state.inner)
+
+    def symbols(self, frames: np.ndarray) -> Symbols:
+        return self.env.symbols(frames)
 
     def reset(self, *, key: PRNGKeyArray) -> tuple[StickyState, TimeStep]:
         _, step_key = jr.split(key)  # as `step` does behind a last frame
