@@ -137,7 +137,7 @@ def test_categorical():
 def test_bernoulli(logit):
     distribution, p = Bernoulli(jnp.array(logit)), 1 / (1 + np.exp(-logit))
     assert close(draws(distribution), p)
-    assert distribution.mode() == (p > 0.5)
+    assert float(distribution.mode()) == (p > 0.5)
     assert abs(float(distribution.mean()) - p) < 1e-6
     assert abs(float(distribution.log_prob(jnp.array(1.0))) - stats.bernoulli.logpmf(1, p)) < 1e-5
     # Written with the logit, for 1 - p is 0.0 in float64 long before this is infinite.

@@ -65,7 +65,8 @@ def agent_losses(
 
 def weighted_mean(x: Float[Array, " B"], count: Int[Array, " B"]) -> Float[Array, ""]:
     """Returns the mean over all targets of a batch, from the mean over each clip's and their number; 0 without any."""
-    return jnp.sum(x * count) / jnp.maximum(count.sum(), 1)
+    weight = count.astype(jnp.float32)
+    return jnp.sum(x * weight) / jnp.maximum(weight.sum(), 1.0)
 
 
 def reconstruction_loss(

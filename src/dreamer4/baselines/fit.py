@@ -85,7 +85,8 @@ def _advance(loss: Loss, settings: OfflineConfig, decisions: Decisions, state: P
         network, average, opt_state = eqx.combine(arrays, static)
         index = jr.randint(key, (settings.batch_size,), 0, decisions.count)
         grads = eqx.filter_grad(lambda n: _mean(loss, n, average, decisions, index))(network)
-        updates, opt_state = optimizer.update(grads, opt_state)
+        with jax.numpy_dtype_promotion("standard"):  # optax takes numbers to the power of counted steps
+            updates, opt_state = optimizer.update(grads, opt_state)
         network = eqx.apply_updates(network, updates)
         average = jax.tree.map(
             lambda a, n: a + settings.average * (n - a) if eqx.is_inexact_array(a) else a, average, network

@@ -195,7 +195,8 @@ def _update(
         dynamic, opt_state = carry
         batch = jax.tree.map(lambda x: x[rows], decisions)
         grads = jax.grad(lambda d: _loss(eqx.combine(d, static), batch, config))(dynamic)
-        updates, opt_state = optimizer.update(grads, opt_state, dynamic)
+        with jax.numpy_dtype_promotion("standard"):  # optax takes numbers to the power of counted steps
+            updates, opt_state = optimizer.update(grads, opt_state, dynamic)
         return (eqx.apply_updates(dynamic, updates), opt_state), None
 
     order = jax.vmap(lambda k: jr.permutation(k, count))(jr.split(shuffle_key, config.epochs))

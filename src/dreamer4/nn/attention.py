@@ -230,14 +230,15 @@ def attend_fused(
     """Attends by one fused call; a query that may see nothing gets zero. The query is scaled already."""
     lead, (length, kv_heads, group, head_dim), seen = query.shape[:-4], query.shape[-4:], key.shape[-3]
     shown = None if mask is None else jnp.asarray(mask)
-    out = jax.nn.dot_product_attention(
-        query.reshape(-1, length, kv_heads * group, head_dim),
-        key.reshape(-1, seen, kv_heads, head_dim).astype(query.dtype),
-        value.reshape(-1, seen, kv_heads, head_dim).astype(query.dtype),
-        mask=None if shown is None else shown[None, None],
-        scale=1.0,
-        implementation=kernel(query.dtype, head_dim, length, seen),
-    ).reshape(*lead, length, kv_heads, group, head_dim)
+    with jax.numpy_dtype_promotion("standard"):  # JAX widens the logits of bfloat16 by promotion
+        out = jax.nn.dot_product_attention(
+            query.reshape(-1, length, kv_heads * group, head_dim),
+            key.reshape(-1, seen, kv_heads, head_dim).astype(query.dtype),
+            value.reshape(-1, seen, kv_heads, head_dim).astype(query.dtype),
+            mask=None if shown is None else shown[None, None],
+            scale=1.0,
+            implementation=kernel(query.dtype, head_dim, length, seen),
+        ).reshape(*lead, length, kv_heads, group, head_dim)
     return out if shown is None else jnp.where(shown.any(-1)[:, None, None, None], out, 0)
 
 

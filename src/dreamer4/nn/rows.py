@@ -18,7 +18,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 def masked_mean(x: Float[Array, "*dims"], mask: Bool[Array, "*dims"]) -> Float[Array, ""]:
     """Returns the mean over the true entries of `mask`, and 0 if there are none."""
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum().astype(jnp.float32), 1.0)
 
 
 def split_rows(tree: PyTree) -> PyTree:

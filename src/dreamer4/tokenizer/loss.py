@@ -63,7 +63,8 @@ def tokenizer_loss(
         key: randomness of the masks.
     """
     reconstruction, _ = tokenizer.reconstruct(video, key=key)
-    weight = valid / jnp.maximum(valid.sum(), 1)
+    weight = valid.astype(jnp.float32)
+    weight = weight / jnp.maximum(weight.sum(), 1.0)
     terms = {"mse": jnp.sum(weight * jnp.mean((reconstruction - video) ** 2, axis=(1, 2, 3)))}
     if perceptual is not None:
         terms["perceptual"] = jnp.sum(weight * perceptual(reconstruction, video))

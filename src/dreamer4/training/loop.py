@@ -134,7 +134,8 @@ def train_step(
     metrics |= {"gradient_norm": norm, "skipped": (~good).astype(jnp.float32)}
     metrics["skipped_in_a_row"] = guard.in_a_row.astype(jnp.float32)
 
-    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+    with jax.numpy_dtype_promotion("standard"):  # optax takes numbers to the power of counted steps
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
     updated = eqx.apply_updates(trained, updates)
     decay = ema_decay(config.ema, config.steps, state.step)
     averaged, rest = eqx.partition(state.ema, phase.trainable(state.ema))

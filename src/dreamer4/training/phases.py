@@ -310,7 +310,7 @@ class ImaginationPhase(AbstractPhase):
         # Signs of advantages from an untrained value are noise, so the policy may wait.
         policy_loss = jnp.where(progress >= self.warm_value, policy_loss, 0.0)
         metrics |= {
-            "imagined_return": jnp.mean(jnp.sum(rollout.reward * mask, axis=-1)),
+            "imagined_return": jnp.mean(jnp.sum(jnp.where(mask, rollout.reward, 0.0), axis=-1)),
             "value_mean": masked_mean(baseline[:, :-1], mask),
             "advantage_abs": masked_mean(jnp.abs(returns - baseline[:, :-1]), mask),
             "entropy": masked_mean(policy.entropy(), mask),
@@ -338,7 +338,7 @@ def context_count(row: Trajectory, *, key: PRNGKeyArray) -> tuple[Int[Array, ""]
         The number of frames, at least 1, and whether the clip offers such a start at all.
     """
     usable = jnp.cumprod(row.valid & ~row.is_terminal).sum()
-    count = 1 + jnp.floor(jr.uniform(key) * usable).astype(jnp.int32)
+    count = 1 + jnp.floor(jr.uniform(key) * usable.astype(jnp.float32)).astype(jnp.int32)
     return jnp.clip(count, 1, jnp.maximum(usable, 1)), usable > 0
 
 

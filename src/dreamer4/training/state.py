@@ -160,4 +160,5 @@ def ema_decay(half_life: float, steps: int, step: Int[Array, ""]) -> Float[Array
     if half_life == 0:
         return jnp.zeros(())
     final = 0.5 ** (1.0 / (half_life * steps))
-    return jnp.minimum(final, (1.0 + step) / (10.0 + step))
+    taken = step.astype(jnp.float32)
+    return jnp.minimum(final, (1.0 + taken) / (10.0 + taken))

@@ -59,7 +59,7 @@ def _levels(grid, length, coarsest, finest, *, key):
     key_step, key_tau = jr.split(key)
     step_index = jr.randint(key_step, (length,), coarsest, finest + 1)
     # tau is uniform over 0, d, 2d, ..., 1 - d: 2^step_index values.
-    multiple = jnp.floor(jr.uniform(key_tau, (length,)) * (1 << step_index)).astype(jnp.int32)
+    multiple = jnp.floor(jr.uniform(key_tau, (length,)) * (1 << step_index).astype(jnp.float32)).astype(jnp.int32)
     return Levels(multiple * grid.stride(step_index), step_index)
 
 
