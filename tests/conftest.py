@@ -67,6 +67,14 @@ def forget_programs() -> Iterator[None]:
         gc.collect()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_silent_types(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Lets no operation of the mathematics mix types of numbers: a mask times a value says what it means."""
+    strict = request.path.parent.name in ("nn", "agent", "tokenizer")
+    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
+        yield
+
+
 @pytest.fixture
 def getkey(request: pytest.FixtureRequest) -> Callable[[], PRNGKeyArray]:
     """Returns a function that gives a fresh key at each call, the same ones in every run of the test."""
