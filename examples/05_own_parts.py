@@ -61,16 +61,19 @@ class GRUDynamics(AbstractDynamics):
         self, state, latent: Float[Array, "Nz Dz"], action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray
     ):
         hidden, task = state
-        return self.cell(jnp.concatenate([latent.ravel(), self.actions(action, action_mask)]), hidden), task
+        return self.cell(jnp.concatenate([latent.ravel(), self.actions(action, action_mask, task)]), hidden), task
 
     def _next(self, state, action, action_mask):
-        return self.guess(jnp.concatenate([state[0], self.actions(action, action_mask)])).reshape(self.shape)
+        return self.guess(jnp.concatenate([state[0], self.actions(action, action_mask, state[1])])).reshape(self.shape)
 
     def imagine(self, state, action: Action, *, num_steps: int | Int[Array, ""] | None = None, key: PRNGKeyArray):
         known = jnp.array(True)
         latent = self._next(state, action, known)
         following = self.observe(state, latent, action, known, key=key)
         return jax.lax.stop_gradient((Imagined(latent, jnp.zeros(())), following))
+
+    def task_of(self, state) -> Int[Array, ""]:
+        return state[1]
 
     def readout(self, state) -> Float[Array, " E"]:
         hidden, task = state

@@ -142,6 +142,7 @@ def collect(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Data set. Default: data/ in the run.")
     ] = None,
+    task: options.Task = None,
 ) -> None:
     """Collect episodes of the environment into a data set."""
     resolved, folder = options.resolve(
@@ -149,7 +150,7 @@ def collect(
     )
     from dreamer4_cli import run as work
 
-    work.collect(resolved, out or folder / "data")
+    work.collect(resolved if task is None else options.one_task(resolved, task), out or folder / "data")
 
 
 @app.command()
@@ -211,6 +212,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the episodes.")] = 0,
     plan: Annotated[int | None, typer.Option("--plan", min=1, help="Dreams before each action of planning.")] = None,
+    task: options.Task = None,
     world_model: Annotated[
         bool, typer.Option("--world-model", help="Measure the dreams on held-out episodes instead of playing.")
     ] = False,
@@ -232,8 +234,8 @@ def evaluate(
         raise InputError(f"evaluate: got {given}, expected one of them: a run folder or a checkpoint.")
     existing = viewing.existing(path or run)
     if world_model:
-        if plan:
-            raise InputError("evaluate: --plan is a way to play, and --world-model plays nothing. Give one of them.")
+        if plan or task:
+            raise InputError("evaluate: --plan and --task are of playing, and --world-model plays nothing.")
         from dreamer4_cli.world_model import evaluate_world_model
 
         evaluate_world_model(existing, clips=episodes, context=context, horizon=horizon, out=out, seed=seed)
@@ -242,7 +244,7 @@ def evaluate(
         raise InputError("evaluate: --context, --horizon and --out are of dreams. Give --world-model with them.")
     from dreamer4_cli import run as work
 
-    work.evaluate(existing, episodes=episodes, seed=seed, plan=plan)
+    work.evaluate(existing, episodes=episodes, seed=seed, plan=plan, task=task)
 
 
 app.command("play")(play_options.play)

@@ -37,6 +37,7 @@ def dream(
     seed: int,
     fps: float,
     dataset: Path | None = None,
+    task: str | None = None,
 ) -> None:
     """Dreams on from a held-out episode and writes a film.
 
@@ -51,6 +52,7 @@ def dream(
         seed: of the dream.
         fps: frames per second.
         dataset: where the episode is from; None: what belongs to the checkpoint.
+        task: name or number of the task whose episodes are counted; None: all.
     """
     if out.suffix == ".mp4" and importlib.util.find_spec("av") is None:
         raise InputError(f"--out {out}: MP4 needs PyAV. Install dreamer4-eqx[video], or choose a .gif.")
@@ -62,7 +64,7 @@ def dream(
     info = data.read_info(folder)
     if info.spec != spec:
         raise InputError(f"{folder} holds {info.spec}, but {step} was trained on {spec}. Give its own data set.")
-    held_out = data.read_episodes(folder, "held_out" if info.held_out else "all")
+    held_out = data.of_task(data.read_episodes(folder, "held_out" if info.held_out else "all"), spec, task)
     if episode >= len(held_out):
         kind = "held-out episodes" if info.held_out else "episodes"
         raise InputError(f"--episode: got {episode}, but {folder} holds {len(held_out)} {kind}, from 0 on.")

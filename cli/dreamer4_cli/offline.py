@@ -43,7 +43,7 @@ def offline(config: Config, path: Path, out: Path, names: Sequence[str], *, entr
     if unknown := [name for name in names if name not in OFFLINE]:
         raise InputError(f"baseline offline: unknown {unknown[0]!r}. {nearest(unknown[0], OFFLINE)}")
     info, env = data.read_info(path), envs.make(config.env)
-    if (env.spec.frame_shape, env.spec.action) != (info.spec.frame_shape, info.spec.action):
+    if env.spec.looks != info.spec.looks:
         raise InputError(f"env.id: {config.env.id} looks like {env.spec}, but {path} like {info.spec}. Name its own.")
     episodes = OfflineData(data.read_episodes(path, "train"), data.read_episodes(path, "held_out"), info.spec)
     stopping.note(f"Nothing was written to {out}.")

@@ -20,8 +20,8 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Named starting point: catch (default), tiny, cartpole, pendulum, point, fourrooms, breakout, asterix, "
-        "space_invaders, freeway, seaquest, small, base, paper.",
+        help="Named starting point: catch (default), tiny, cartpole, pendulum, point, toy3, fourrooms, breakout, "
+        "asterix, space_invaders, freeway, seaquest, small, base, paper.",
     ),
 ]
 File = Annotated[
@@ -38,6 +38,10 @@ Seeds = Annotated[int | None, typer.Option("--seeds", help="Train this many seed
 Run = Annotated[
     Path | None,
     typer.Option("--run", metavar="DIR", help="Run folder. Default: runs/<preset>-<env>-seed<seed>."),
+]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", metavar="NAME|INDEX", help="One of the tasks, which dreamer4 info lists."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoints of the run folder.")]
 ChangedData = Annotated[
@@ -115,6 +119,19 @@ def resolve(
     if (given := config.data.path) is not None and given not in kept:
         config = configuration.override(config, [f"data.path={json.dumps(os.path.abspath(os.path.expanduser(given)))}"])
     return config, folder or default_folder(config)
+
+
+def one_task(config: Any, task: str) -> Any:
+    """Returns the configuration with one of its tasks alone, by name or number.
+
+    Raises:
+        InputError: if it has no such task.
+    """
+    named = {str(i): one for i, one in enumerate(config.played)} | {one.name: one for one in config.played}
+    if task not in named:
+        known = ", ".join(f"{i} {one.name}" for i, one in enumerate(config.played))
+        raise InputError(f"--task: got {task!r}, but the tasks of this configuration are: {known}.")
+    return config.model_copy(update={"tasks": (named[task],)})
 
 
 def import_parts(names: Sequence[str]) -> None:

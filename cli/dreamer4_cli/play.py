@@ -37,6 +37,7 @@ def play(
     prefix: str,
     dataset: Path | None,
     member: int,
+    task: str | None,
     show: bool,
 ) -> None:
     """Serves the page until it is interrupted.
@@ -50,6 +51,7 @@ def play(
         prefix: path below which a proxy shows the page.
         dataset: where recorded starts come from; None: the agent's own.
         member: which of several training seeds.
+        task: name or number of the task to play; None: the first.
         show: whether to open the page in a browser.
     """
     path = find_agent(name)
@@ -61,7 +63,7 @@ def play(
     try:
         port = listener.getsockname()[1]
         admission = admit(host, port, token or secrets.token_urlsafe(24), allow)
-        stage = load_stage(path, dataset=dataset, member=member)
+        stage = load_stage(path, dataset=dataset, member=member, task=task)
         _say(f"{stage.name}: {path}, phase {stage.phase}, {len(stage.episodes)} recorded starts")
         if stage.absent:
             _say(stage.absent)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dreamer4_cli import viewing
+from dreamer4_cli import options, viewing
 
 
 def play(
@@ -46,6 +46,7 @@ def play(
         typer.Option("--data", metavar="DIR", help="Data set of recorded starts. Default: the agent's own."),
     ] = None,
     member: Annotated[int, typer.Option("--member", min=0, help="Which training seed, if the run has several.")] = 0,
+    task: options.Task = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Play an agent's dream in the browser, beside the real game."""
@@ -62,5 +63,6 @@ def play(
         prefix=root_path,
         dataset=dataset,
         member=member,
+        task=task,
         show=show,
     )

@@ -2,17 +2,19 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
-from dreamer4 import checkpoint, envs
+from dreamer4 import checkpoint
 from dreamer4.config import Config
 from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description
+from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
-from dreamer4.evaluation import PlanningPolicy, play, summarise_seeds
+from dreamer4.evaluation import PlanningPolicy, iqm, over_tasks, play, summarise_seeds
 from dreamer4.evaluation.results import Results
 from dreamer4.evaluation.statistics import Estimate
 from dreamer4.run import behaviour, sizes, stopping
@@ -20,8 +22,9 @@ from dreamer4.run.facts import device as device
 from dreamer4.run.facts import run_results
 from dreamer4.run.facts import source_commit as source_commit
 from dreamer4.run.folder import RunFolder, cloned_head, steps_done
+from dreamer4.run.playing import play_agent
 from dreamer4.run.rounds import rounds as online
-from dreamer4.run.stages import LOOP, Collect, Train, execute, play_agent
+from dreamer4.run.stages import LOOP, Collect, Train, execute
 from dreamer4.training import stream
 from dreamer4_cli.console import ConsoleReporter, console, say
 from dreamer4_cli.describe import check_data as check_data
@@ -44,7 +47,7 @@ def collect(config: Config, out: Path) -> None:
         raise InputError(f"{out} exists, and a data set is never overwritten. Choose another folder with --out.")
     stopping.note(f"No data set was written to {out}.")
     agents = out.with_name(behaviour.BEHAVIOUR if out.name == RunFolder(out).data.name else f"{out.name}-behaviour")
-    info = behaviour.collect(config, envs.make(config.env), out, agents, ConsoleReporter())
+    info = behaviour.collect(config, out, agents, ConsoleReporter())
     say(f"{out}: {info.num_episodes} episodes, {info.num_frames} frames, mean return {info.return_mean:.3f}")
 
 
@@ -83,18 +86,20 @@ def train(
         console.print(table)
 
 
-def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = None) -> None:
-    """Plays a trained agent in the real environment and prints its returns.
+def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = None, task: str | None = None) -> None:
+    """Plays a trained agent in the real environment of each of its tasks and prints its returns.
 
     Args:
         path: a run or a checkpoint.
-        episodes: how many; None: as many as the configuration says.
+        episodes: how many of each task; None: as many as the configuration says.
         seed: of the episodes.
         plan: dreams before each action of one more way to act, planning; None: without it.
+        task: name or number of the one task to play; None: all.
     """
     step = find_checkpoint(path)
     cloned, meta, (config, spec) = cloned_head(step), checkpoint.read_meta(step), read_description(step)
-    env = sizes.environment(config, spec)
+    tasks = range(spec.num_tasks) if task is None else [spec.find_task(task)]
+    worlds = [sizes.environment(config, spec, number) for number in tasks]
     if plan is not None and meta.get("phase") != "imagination":
         raise InputError(
             f"--plan: {path} is of the {meta.get('phase')} phase, and planning needs the value head, which the "
@@ -102,22 +107,41 @@ def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = 
         )
     agents = [Dreamer.load(path, member=i) for i in range(config.seeds)]
     count = episodes or config.evaluation.episodes
-    table = Table("policy", "acting by", "return", "95 % interval", "episodes")
     if cloned == "policy":
         say(f"agent phase: step {steps_done(step)} of {config.train.agent.steps}; its policy is cloned so far")
-    for policy, name in ((cloned, "cloned"), ("policy", "imagination")):
-        if name == "imagination" and meta.get("phase") != "imagination":
-            continue
-        for mode in ("sample", "mode"):
-            returns = [play_agent(config, agent, env, count, policy, mode, seed, ConsoleReporter()) for agent in agents]
-            row = summarise_seeds(returns)
-            label = config.imagination.result if name == "imagination" else _POLICY_NAMES[name]
-            table.add_row(label, mode, *_cells(row))
-    if plan is not None:
-        settings = config.imagination
-        planners = [PlanningPolicy(agent, plan, settings.horizon, settings.discount) for agent in agents]
-        returns = [_played(planner, env, count, config, seed) for planner in planners]
-        table.add_row(settings.result, f"plan {plan} x {settings.horizon}", *_cells(summarise_seeds(returns)))
+    imagined = [("policy", config.imagination.result)] if meta.get("phase") == "imagination" else []
+    settings, report, found = config.imagination, ConsoleReporter(), {}
+    for number, env in zip(tasks, worlds, strict=True):
+        rows = found[number] = {}
+        for policy, label in ((cloned, _POLICY_NAMES["cloned"]), *imagined):
+            for mode in ("sample", "mode"):
+                how = (env, count, policy, mode, seed, report, number)
+                rows[label, mode] = [play_agent(config, agent, *how) for agent in agents]
+        if plan is not None:
+            planners = [PlanningPolicy(a, plan, settings.horizon, settings.discount, number) for a in agents]
+            rows[settings.result, f"plan {plan} x {settings.horizon}"] = [
+                _played(planner, env, count, config, seed) for planner in planners
+            ]
+    named = [] if len(found) == 1 else ["task"]
+    table = Table(*named, "policy", "acting by", "return", "95 % interval", "IQM", "episodes")
+    for number, rows in found.items():
+        for (label, mode), returns in rows.items():
+            mean, spread, played = _cells(summarise_seeds(returns))
+            middle = f"{float(iqm(np.concatenate(returns))):+.3f}"
+            table.add_row(*[spec.names[number] for _ in named], label, mode, mean, spread, middle, played)
+    console.print(table)
+    if named:
+        _print_over_tasks(found, worlds)
+
+
+def _print_over_tasks(found: dict, worlds: Sequence[AbstractEnvironment]) -> None:
+    """Prints the interquartile mean over tasks, whose returns become comparable by the lengths of their episodes."""
+    table = Table("policy", "acting by", "IQM", "95 % interval", "episodes", title="all tasks, return per step allowed")
+    for label, mode in next(iter(found.values())):
+        each = [
+            np.concatenate(rows[label, mode]) / env.max_steps for rows, env in zip(found.values(), worlds, strict=True)
+        ]
+        table.add_row(label, mode, *_cells(over_tasks(each)))
     console.print(table)
 
 
@@ -160,6 +184,9 @@ def _print_results(config: Config, results: Results, run: RunFolder) -> None:
     table = Table("policy", "mean return", "95 % interval", "episodes", title=f"{config.env.id}, interval over {over}")
     for name, row in results.returns.items():
         table.add_row(_POLICY_NAMES[name], *_cells(row), style="bold" if name == "imagination" else "")
+    for task, rows in results.by_task.items():
+        for name, row in rows.items():
+            table.add_row(f"{task}: {_POLICY_NAMES[name]}", *_cells(row), style="dim")
     console.print(table)
     world = results.world_model
     dreamt = f"dreamt frames {world.psnr[world.num_steps]} dB"

@@ -53,6 +53,7 @@ def dream(
         Path | None,
         typer.Option("--data", metavar="DIR", help="Data set of the episode. Default: the agent's own."),
     ] = None,
+    task: options.Task = None,
 ) -> None:
     """Dream on from a real episode under actions of your choice, into a film; it stops where the model sees the end."""
     existing(path)
@@ -75,6 +76,7 @@ def dream(
         seed=seed,
         fps=fps,
         dataset=dataset,
+        task=task,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dreamer4 import checkpoint, data, envs
+from dreamer4 import checkpoint, data
 from dreamer4.config import Config, to_yaml
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
@@ -22,6 +22,7 @@ from dreamer4.evaluation.return_gap import measure_return_gap
 from dreamer4.files import check_place
 from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.figures import percent
+from dreamer4.run import sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder, run_of, steps_done
 from dreamer4.run.pages import CLIPS, REAL_EPISODES
@@ -162,13 +163,12 @@ def _dataset(config: Config, run: RunFolder | None, fingerprint: str) -> Path:
 
 def _environment(config: Config, info: data.DatasetInfo) -> tuple[AbstractEnvironment | None, str]:
     """Returns the real environment, or None and why there is none to play in."""
+    if info.spec.num_tasks > 1:
+        return None, f"the tasks are {', '.join(info.spec.names)}: dreamer4 evaluate plays each"
     try:
-        env = envs.make(config.env)
+        return sizes.environment(config, info.spec), ""
     except InputError as error:
         return None, f"no environment: {error}"
-    if env.spec != info.spec:
-        return None, f"no environment: {config.env.id} looks like {env.spec}, the data like {info.spec}"
-    return env, ""
 
 
 def _print(quality: DreamQuality, config: Config) -> None:

@@ -22,10 +22,10 @@ from dreamer4.agent import ContinuationHead, LatentHead, PolicyHead, ScalarHead
 from dreamer4.config import Config, earlier, require_imports, validate
 from dreamer4.dynamics import AbstractDynamics, Imagined, State
 from dreamer4.errors import InputError
-from dreamer4.nn import Stream
+from dreamer4.nn import ActionDistribution, Stream
 from dreamer4.precision import in_32_bits
 from dreamer4.tokenizer import AbstractTokenizer
-from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory, check_key
+from dreamer4.types import Action, ActionSpec, DataSpec, TaskSpec, Trajectory, check_key
 
 
 PHASES = ("tokenizer", "dynamics", "agent", "imagination")
@@ -242,6 +242,11 @@ class Dreamer(eqx.Module):
         pixels, decoder = self.tokenizer.decode_step(imagined.latent, decoder)
         return pixels, imagined, memory, decoder
 
+    def decide(self, memory: Memory, policy: Literal["policy", "prior"] = "policy") -> ActionDistribution:
+        """Returns the distribution of the next action, over the components that the task of the memory has."""
+        head = {"policy": self.policy, "prior": self.prior}[policy]
+        return head(self.readout(memory), self.dynamics.task_of(memory.world))
+
     @in_32_bits
     def act(
         self,
@@ -267,7 +272,7 @@ class Dreamer(eqx.Module):
         """
         check_key("Dreamer.act", key)
         check_acting(mode=mode, policy=policy, temperature=temperature)
-        distribution = {"policy": self.policy, "prior": self.prior}[policy](self.readout(memory))
+        distribution = self.decide(memory, policy)
         if mode == "mode":
             return distribution.mode()
         warm = jnp.asarray(temperature) > 0
@@ -349,6 +354,7 @@ def spec_to_json(spec: DataSpec) -> dict:
         "num_classes": list(spec.action.num_classes),
         "continuous_dim": spec.action.continuous_dim,
         "num_tasks": spec.num_tasks,
+        "tasks": [task.model_dump(mode="json") for task in spec.tasks],
     }
 
 
@@ -356,4 +362,5 @@ def spec_from_json(data: dict) -> DataSpec:
     """Inverts `spec_to_json`."""
     height, width, channels = data["frame_shape"]
     action = ActionSpec(tuple(data["num_classes"]), data["continuous_dim"])
-    return DataSpec((height, width, channels), action, data["num_tasks"])
+    tasks = tuple(TaskSpec.model_validate(task) for task in data.get("tasks", ()))
+    return DataSpec((height, width, channels), action, data["num_tasks"], tasks)

@@ -8,14 +8,17 @@ Termination (`is_terminal`) cuts the return; a time limit (`is_last` without `is
 Every container may carry leading batch axes, written `*batch`; models see none of them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,12 @@ class ActionSpec:
     Attributes:
         num_classes: number of classes of each discrete component.
         continuous_dim: size of the continuous vector, whose entries lie in [-1, 1].
+        present: of each task, which components it has, the discrete ones first; empty where every task has all.
     """
 
     num_classes: tuple[int, ...] = ()
     continuous_dim: int = 0
+    present: tuple[tuple[bool, ...], ...] = ()
 
     def __post_init__(self):
         if any(n < 2 for n in self.num_classes):
@@ -40,6 +45,44 @@ class ActionSpec:
                 f"ActionSpec: got num_classes={self.num_classes} and continuous_dim={self.continuous_dim}, "
                 "expected at least one component."
             )
+        if any(len(row) != self.size for row in self.present):
+            raise InputError(f"ActionSpec.present: got {self.present}, expected {self.size} components of each task.")
+
+    @property
+    def size(self) -> int:
+        """Number of components, each dimension of the continuous vector being one."""
+        return len(self.num_classes) + self.continuous_dim
+
+    def components(self, task: Int[Array, "*batch"] | None = None) -> Bool[Array, "*batch_or_none C"]:
+        """Returns which components a task has; all of them, without a batch axis, where no task lacks one."""
+        every = jnp.ones(self.size, bool)
+        return every if task is None or not self.present else jnp.asarray(self.present)[task]
+
+    def place(self, own: "ActionSpec") -> tuple[int, ...] | None:
+        """Returns where the components of `own` stand among these, in their order; None if they are no part of them.
+
+        Continuous dimensions are the first ones, a discrete component the next one of as many classes.
+        """
+        found, start = [], 0
+        for classes in own.num_classes:
+            if classes not in self.num_classes[start:]:
+                return None
+            start = self.num_classes.index(classes, start) + 1
+            found.append(start - 1)
+        first = len(self.num_classes)
+        return None if own.continuous_dim > self.continuous_dim else (*found, *range(first, first + own.continuous_dim))
+
+    @classmethod
+    def around(cls, parts: "Sequence[ActionSpec]") -> "ActionSpec":
+        """Returns a small space in which each of the parts has its place."""
+        whole: list[int] = []
+        for part in parts:
+            start = 0
+            for classes in part.num_classes:
+                if classes not in whole[start:]:
+                    whole.append(classes)
+                start = whole.index(classes, start) + 1
+        return cls(tuple(whole), max(part.continuous_dim for part in parts))
 
 
 class Action(eqx.Module):
@@ -57,19 +100,102 @@ class Action(eqx.Module):
         )
 
 
+class TaskSpec(BaseModel):
+    """A task by name.
+
+    Attributes:
+        name: of one's choice, once in a data set.
+        env: where it is played, usually `id` and `kwargs`; empty: it is known from recordings alone.
+        present: which components of an action it has, the discrete ones first; empty: all.
+        max_steps: upper bound of the actions in an episode, where it is known.
+        text: the task in words, if somebody has told it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    env: dict[str, Any] = {}
+    present: tuple[bool, ...] = ()
+    max_steps: PositiveInt | None = None
+    text: str | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.present))  # a mapping has none
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """What a data set or an environment looks like to a model.
 
     Attributes:
         frame_shape: height, width and channels of a frame.
-        action: the factors of an action.
+        action: the factors of an action, of all tasks together.
         num_tasks: number of tasks; task ids are 0 to num_tasks - 1.
+        tasks: what each of them is; empty where nobody told.
     """
 
     frame_shape: tuple[int, int, int]
     action: ActionSpec
     num_tasks: int = 1
+    tasks: tuple[TaskSpec, ...] = ()
+
+    def __post_init__(self):
+        if self.tasks and (len(self.tasks) != self.num_tasks or len(set(self.names)) != self.num_tasks):
+            raise InputError(f"tasks: got {', '.join(self.names)}, expected {self.num_tasks} different names.")
+        rows = tuple(task.present or (True,) * self.action.size for task in self.tasks)
+        if self.tasks:
+            present = () if all(map(all, rows)) else rows
+            object.__setattr__(self, "action", replace(self.action, present=present))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each task; its number where it has none."""
+        return tuple(task.name for task in self.tasks) or tuple(map(str, range(self.num_tasks)))
+
+    @property
+    def looks(self) -> tuple[tuple[int, int, int], tuple[int, ...], int]:
+        """Shape of a frame, classes, and continuous dimensions: what a policy must be made for, whatever its tasks."""
+        return self.frame_shape, self.action.num_classes, self.action.continuous_dim
+
+    @classmethod
+    def around(cls, parts: "Sequence[DataSpec]") -> "DataSpec":
+        """Returns what data of several kinds looks like as one; tasks of one name are one task.
+
+        Frames of fewer channels have black ones behind theirs, and actions a place in one space.
+
+        Raises:
+            InputError: if frames differ in size, or tasks of one name have other components.
+        """
+        sizes = sorted({part.frame_shape[:2] for part in parts})
+        if len(sizes) > 1:
+            raise InputError(f"tasks: got frames of {sizes} pixels, expected one size. Draw or import them alike.")
+        action, tasks = ActionSpec.around([part.action for part in parts]), {}
+        for part in parts:
+            place = action.place(part.action)
+            assert place is not None  # it was made around them
+            for task in part.tasks or [TaskSpec(name=name) for name in part.names]:
+                own = task.present or (True,) * part.action.size
+                has = {at for at, present in zip(place, own, strict=True) if present}
+                present = () if len(has) == action.size else tuple(at in has for at in range(action.size))
+                found = tasks.setdefault(task.name, task.model_copy(update={"present": present}))
+                if found.present != present:
+                    raise InputError(f"tasks: {task.name} has other actions in one place than in another. Rename one.")
+        channels = max(part.frame_shape[2] for part in parts)
+        return cls((*sizes[0], channels), action, len(tasks), tuple(tasks.values()))
+
+    def find_task(self, task: str) -> int:
+        """Returns the id of a task by its name, or by its number.
+
+        Raises:
+            InputError: if there is no such task; the message lists those there are.
+        """
+        numbers = {str(number): number for number in range(self.num_tasks)}
+        found = (numbers | {name: number for number, name in enumerate(self.names)}).get(task)
+        if found is None:
+            known = ", ".join(f"{number} {name}" if self.tasks else name for number, name in enumerate(self.names))
+            told = nearest(task, self.names) if len(self.names) > 1 else ""
+            raise InputError(f"--task: got {task!r}, but the tasks of this agent are: {known}. {told}".rstrip())
+        return found
 
 
 class TimeStep(eqx.Module):

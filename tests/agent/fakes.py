@@ -218,7 +218,7 @@ class OracleHead(eqx.Module):
     def __init__(self, function: Callable, table: Float[Array, "..."] | None = None):
         self.function, self.gain, self.table = function, jnp.ones(()), table
 
-    def __call__(self, h: Float[Array, "*dims E"]) -> Known:
+    def __call__(self, h: Float[Array, "*dims E"], task=None) -> Known:
         flat = h.reshape(-1, h.shape[-1])
         known = self.function if self.table is None else lambda h: self.function(h, self.table)
         return Known(self.gain * jax.vmap(known)(flat).reshape(h.shape[:-1]))

@@ -84,7 +84,7 @@ def test_agents_are_trained_once(mixed):
     assert (mixed / "again/behaviour/ppo.json").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="another environment, seed or setting"):
         other = config("ppo", "ppo.hidden=32")
-        behaviour.collect(other, envs.make(other.env), mixed / "other", mixed / "again/behaviour")
+        behaviour.collect(other, mixed / "other", mixed / "again/behaviour")
     # A checkpoint by its path is the same policy.
     run.collect(config(str(mixed / "again/behaviour/late")), mixed / "by_path")
     ours, theirs = data.read_info(mixed / "again/data"), data.read_info(mixed / "by_path")
@@ -152,7 +152,7 @@ def test_a_policy_may_be_in_a_file_whose_annotations_are_text(tmp_path):
     for name in ("one", "two"):
         text = OWN.replace("    def init", f"    name: str = {name!r}\n\n    def init")
         (tmp_path / f"{name}.py").write_text(f"from __future__ import annotations\n{text}")
-    policies = [behaviour._policy(f"{tmp_path / name}.py:left", env, tmp_path)[0] for name in ("one", "two")]
+    policies = [behaviour._from_file(f"{tmp_path / name}.py:left", env) for name in ("one", "two")]
     assert [policy.name for policy in policies] == ["one", "two"]
     assert [vars(sys.modules[type(policy).__module__])["Left"] for policy in policies] == list(map(type, policies))
 
@@ -171,8 +171,10 @@ def test_a_policy_may_be_in_a_file_whose_annotations_are_text(tmp_path):
 def test_a_policy_file_that_does_not_work_is_told_of_with_its_line(text, match, tmp_path):
     (tmp_path / "wrong.py").write_text(text)
     before = set(sys.modules)
+    settings = config("random")
+    spec = envs.spec_of(settings.played)
     with pytest.raises(InputError, match=match):
-        behaviour._policy(f"{tmp_path / 'wrong'}.py:left", envs.make(config("random").env), tmp_path)
+        behaviour._player(f"{tmp_path / 'wrong'}.py:left", settings.played[0], spec, tmp_path)
     if "cannot be imported" in match:
         assert set(sys.modules) == before
 
@@ -270,7 +272,7 @@ def test_where_no_results_can_be_written_none_are_computed(place, tmp_path, monk
         behaviour.ppo(config("random"), tmp_path / place)
     settings = config("ppo")
     with pytest.raises(InputError, match=f"{place} (exists|cannot be made)"):
-        behaviour.collect(settings, envs.make(settings.env), tmp_path / "data", tmp_path / place)
+        behaviour.collect(settings, tmp_path / "data", tmp_path / place)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "link"]
 
 

@@ -329,7 +329,7 @@ FAULTS = {
     "held_out does not list": lambda p: edit(p, held_out=[1, 99]),
     "fingerprint": lambda p: swap_first(p, relevant=not first_episodes(p)[0].relevant),
     "the fingerprint does not match": lambda p: edit(p, policy="another"),
-    "reads up to 3. Upgrade": lambda p: edit(p, schema_version=4),
+    "reads up to 4. Upgrade": lambda p: edit(p, schema_version=5),
     "is not JSON": break_text,
     "environment: Input should be": lambda p: edit(p, environment=3),
     "colour: Extra": lambda p: edit(p, colour=3),

@@ -5,13 +5,13 @@ import pytest
 
 from dreamer4.data import Behaviour, Episode, check, import_folder, merge_datasets, read_episodes, write_dataset
 from dreamer4.errors import InputError
-from dreamer4.types import ActionSpec, DataSpec
+from dreamer4.types import ActionSpec, DataSpec, TaskSpec
 
 
 SPEC = DataSpec((2, 2, 1), ActionSpec((3,)))
 
 
-def write(path, first, count, spec=SPEC, **about):
+def write(path, first, count, spec=SPEC, tasks=(), **about):
     episodes = [
         Episode(
             frame=np.full((3, *spec.frame_shape), first + i, np.uint8),
@@ -20,6 +20,7 @@ def write(path, first, count, spec=SPEC, **about):
             action_mask=np.arange(3) > 0,
             reward=np.float32([0, 1, first]),
             is_terminal=True,
+            task=tasks[i] if tasks else 0,
         )
         for i in range(count)
     ]
@@ -41,6 +42,23 @@ def test_a_merged_set_holds_all_episodes_and_holds_out_what_its_parts_held_out(t
     assert shown(tmp_path / "both", "held_out") == shown(a, "held_out") + shown(b, "held_out")
     assert [(part.policy, part.episodes) for part in info.behaviour] == [("left", 2), ("right", 4), ("from 20", 4)]
     assert info.environment == {"id": "Own"}
+
+
+def test_tasks_of_several_sets_are_told_apart_by_name_and_given_one_space(tmp_path):
+    def spec(action, *names, channels=1):
+        return DataSpec((2, 2, channels), action, len(names), tuple(TaskSpec(name=name) for name in names))
+
+    write(tmp_path / "a", 10, 2, spec(ActionSpec((3,), 1), "left", "right"), tasks=[1, 0])
+    write(tmp_path / "b", 20, 1, spec(ActionSpec((4,), 2), "up", channels=2))
+    write(tmp_path / "c", 30, 1, spec(ActionSpec((3,), 1), "right"))
+    info = merge_datasets([tmp_path / name for name in "abc"], tmp_path / "all")
+    assert check(tmp_path / "all") == [] and info.spec.names == ("left", "right", "up")
+    assert (info.frame_shape, info.num_classes, info.continuous_dim) == ((2, 2, 2), (3, 4), 2)
+    assert [task.present for task in info.tasks] == [(True, False, True, False)] * 2 + [(False, True, True, True)]
+    assert [episode.task for episode in read_episodes(tmp_path / "all")] == [1, 0, 2, 1]
+    write(tmp_path / "d", 40, 1, spec(ActionSpec((2,), 1), "right"))
+    with pytest.raises(InputError, match="differ in their classes"):
+        merge_datasets([tmp_path / "a", tmp_path / "d"], tmp_path / "no")
 
 
 def test_sets_that_do_not_fit_together_are_refused(tmp_path):

@@ -19,7 +19,7 @@ from dreamer4.types import Action
 class Wrong(eqx.Module):
     """Takes action 0, which costs, nine times of ten."""
 
-    def __call__(self, h: Float[Array, "*dims E"]) -> ActionDistribution:
+    def __call__(self, h: Float[Array, "*dims E"], task=None) -> ActionDistribution:
         logits = jnp.broadcast_to(jnp.log(jnp.array([0.9, 0.1])), (*h.shape[:-1], 2))
         empty = jnp.zeros((*h.shape[:-1], 0))
         return ActionDistribution((Categorical(logits),), Normal(empty, empty))

@@ -66,7 +66,7 @@ class Rule(eqx.Module):
     shift: Int[Array, ""]
     softness: Float[Array, ""]
 
-    def __call__(self, h: Float[Array, "*dims E"]) -> ActionDistribution:
+    def __call__(self, h: Float[Array, "*dims E"], task=None) -> ActionDistribution:
         secret, _, seen, told, known = jnp.round(h).astype(jnp.int32)
         last = jnp.where(seen == told, told, DIGITS)  # an action told that is not the one seen breaks the sequence
         chosen = jnp.where(known == 1, last + 1, secret + self.shift) % DIGITS
@@ -222,7 +222,7 @@ class Wide(eqx.Module):
 
     loc: Float[Array, "2"]
 
-    def __call__(self, h: Float[Array, "*dims E"]) -> ActionDistribution:
+    def __call__(self, h: Float[Array, "*dims E"], task=None) -> ActionDistribution:
         return ActionDistribution((), Normal(self.loc, jnp.zeros(2)))
 
 

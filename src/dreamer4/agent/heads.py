@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dreamer4.config import AgentConfig, ContinuousConfig
 from dreamer4.errors import InputError, nearest
@@ -96,23 +96,27 @@ class PolicyHead(eqx.Module):
         self.mlp = MLP(in_size, hidden, length * outputs, layers=layers, scale=0.0, key=key)
         self.spec, self.continuous, self.length = spec, continuous, length
 
-    def offsets(self, h: Float[Array, "*dims E"]) -> ActionDistribution:
-        """Returns distributions of shape `[*dims, L]`; offset n is of action `t + 1 + n`."""
-        return self._distribution(self._raw(h))
+    def offsets(self, h: Float[Array, "*dims E"], task: Int[Array, "*some"] | None = None) -> ActionDistribution:
+        """Returns distributions of shape `[*dims, L]`; offset n is of action `t + 1 + n`.
 
-    def __call__(self, h: Float[Array, "*dims E"]) -> ActionDistribution:
-        """Returns the distribution of the next action."""
-        return self._distribution(self._raw(h)[..., 0, :])
+        They are over the components that the tasks have, whose axes broadcast to those of `h`; None: over all.
+        """
+        return self._distribution(self._raw(h), None if task is None else task[..., None])
+
+    def __call__(self, h: Float[Array, "*dims E"], task: Int[Array, "*some"] | None = None) -> ActionDistribution:
+        """Returns the distribution of the next action; `task` as for `offsets`."""
+        return self._distribution(self._raw(h)[..., 0, :], task)
 
     def _raw(self, h: Float[Array, "*dims E"]) -> Float[Array, "*dims L outputs"]:
         raw = self.mlp(h)
         return raw.reshape(*raw.shape[:-1], self.length, -1)
 
-    def _distribution(self, raw: Float[Array, "*dims outputs"]) -> ActionDistribution:
+    def _distribution(self, raw: Float[Array, "*dims outputs"], task: Int[Array, "*some"] | None) -> ActionDistribution:
         bounds = [sum(self.spec.num_classes[: i + 1]) for i in range(len(self.spec.num_classes))]
         *discrete, rest = jnp.split(raw, bounds, axis=-1)
         rest = rest.reshape(*rest.shape[:-1], self.continuous.size, self.spec.continuous_dim).swapaxes(-1, -2)
-        return ActionDistribution(tuple(map(Categorical, discrete)), self.continuous(rest), averaged=True)
+        present = self.spec.components(task) if self.spec.present else None
+        return ActionDistribution(tuple(map(Categorical, discrete)), self.continuous(rest), True, present)
 
 
 class ScalarHead(eqx.Module):

@@ -48,7 +48,7 @@ def agent_losses(
 
     ahead, inside = offset_index(length, policy.length, 1)
     known = inside & row.valid[ahead] & row.action_mask[ahead] & row.valid[:, None] & row.relevant
-    cloning = masked_mean(-policy.offsets(h).log_prob(target(row.action, ahead)), known)
+    cloning = masked_mean(-policy.offsets(h, row.task).log_prob(target(row.action, ahead)), known)
 
     now, inside = offset_index(length, reward.length, 0)
     arrived = inside & row.valid[now] & ~row.is_first[now]

@@ -46,6 +46,17 @@ class EnvConfig(Branch):
         return {"id": self.id, "kwargs": self.kwargs} | sticky
 
 
+class TaskConfig(Branch):
+    """One of several tasks."""
+
+    name: str = Field(min_length=1, description="of one's choice")
+    env: EnvConfig = Field(description="where it is played")
+    text: str | None = Field(default=None, description="the task in words")
+    share: float = Field(
+        default=1.0, gt=0, description="of the episodes to collect and of the rows of a batch, relative to the others'"
+    )
+
+
 class SpecConfig(Branch):
     """What data looks like, declared where neither environment nor data set is at hand to tell."""
 

@@ -17,6 +17,7 @@ PRESETS = (
     "cartpole",
     "pendulum",
     "point",
+    "toy3",
     "dmc",
     "fourrooms",
     "breakout",

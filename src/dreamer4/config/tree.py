@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from dreamer4.config.data import Branch, DataConfig, EnvConfig, OfflineConfig, PPOConfig
+from dreamer4.config.data import Branch, DataConfig, EnvConfig, OfflineConfig, PPOConfig, TaskConfig
 from dreamer4.config.dynamics import DynamicsConfig, SamplerConfig, TransformerConfig
 from dreamer4.config.presets import PRESETS
 from dreamer4.config.presets import preset as read_preset
@@ -158,6 +158,9 @@ class Config(Branch):
         default=(), description="modules that registered parts of this run, as --import names them; never run from here"
     )
     env: EnvConfig = EnvConfig()
+    tasks: tuple[TaskConfig, ...] = Field(
+        default=(), description="several tasks, each with an environment; env.id is then a name for all of them"
+    )
     data: DataConfig = DataConfig()
     ppo: PPOConfig = PPOConfig()
     offline: OfflineConfig = OfflineConfig()
@@ -170,8 +173,21 @@ class Config(Branch):
     evaluation: EvaluationConfig = EvaluationConfig()
     rounds: RoundsConfig = RoundsConfig()
 
+    @property
+    def played(self) -> tuple[TaskConfig, ...]:
+        """The tasks, of which `env` alone is one."""
+        return self.tasks or (TaskConfig(name=self.env.id, env=self.env),)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a data set tells about where it comes from."""
+        tasks = {task.name: task.env.described for task in self.tasks}
+        return {"id": self.env.id, "kwargs": tasks} if tasks else self.env.described
+
     @model_validator(mode="after")
     def _across(self):
+        if len({task.name for task in self.tasks}) < len(self.tasks):
+            raise ValueError(f"tasks are named {', '.join(task.name for task in self.tasks)}, expected different names")
         if self.agent.mtp_length > self.train.agent.length:
             raise ValueError(
                 f"agent.mtp_length {self.agent.mtp_length} reaches beyond the clips of train.agent.length "

@@ -13,8 +13,12 @@ follow a frame did follow it.
 from dreamer4.data.collect import UnfinishedError as UnfinishedError
 from dreamer4.data.collect import collect as collect
 from dreamer4.data.episode import Episode as Episode
+from dreamer4.data.episode import as_task as as_task
 from dreamer4.data.episode import find_problems as find_problems
+from dreamer4.data.episode import flag_best as flag_best
 from dreamer4.data.episode import flag_relevant as flag_relevant
+from dreamer4.data.episode import least_returns as least_returns
+from dreamer4.data.episode import of_task as of_task
 from dreamer4.data.episode import return_of_best as return_of_best
 from dreamer4.data.format import SUMMARY as SUMMARY
 from dreamer4.data.format import check as check

@@ -1,13 +1,14 @@
 """One episode on the host: numpy arrays, aligned by the clock of `dreamer4.types`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8, UInt32
 
-from dreamer4.types import DataSpec
+from dreamer4.errors import InputError
+from dreamer4.types import ActionSpec, DataSpec
 
 
 _KINDS = {
@@ -73,10 +74,59 @@ def part(episode: Episode, begin: int, frame: UInt8[np.ndarray, "T H W C"]) -> E
     return replace(episode, frame=frame, key=key, is_terminal=episode.is_terminal and end == episode.length, **rows)
 
 
+def as_task(episode: Episode, own: ActionSpec, spec: DataSpec, task: int) -> Episode:
+    """Returns an episode as data of several tasks holds it, what it lacks being black or zero.
+
+    Args:
+        episode: the episode, whose frames have as many channels as those of the data, or fewer.
+        own: the factors of its actions.
+        spec: of the data.
+        task: its id there.
+    """
+    place, count, length = spec.action.place(own), len(spec.action.num_classes), episode.length
+    assert place is not None  # a space around all of them
+    first = len(own.num_classes)
+    discrete, continuous = (
+        np.zeros((length, count), np.int32),
+        np.zeros((length, spec.action.continuous_dim), np.float32),
+    )
+    discrete[:, list(place[:first])] = episode.discrete
+    continuous[:, [at - count for at in place[first:]]] = episode.continuous
+    has = np.array(spec.action.present[task] if spec.action.present else [True] * spec.action.size)
+    lacking = spec.frame_shape[2] - episode.frame.shape[3]
+    frame = np.pad(episode.frame, ((0, 0),) * 3 + ((0, lacking),)) if lacking else episode.frame
+    parts = {"discrete": discrete * has[:count], "continuous": continuous * has[count:]}
+    return replace(episode, frame=frame, task=task, **parts)
+
+
 def return_of_best(episodes: Sequence[Episode], share: float) -> float:
     """Returns the least return among the best share of episodes, rounded up to whole ones; `share` in (0, 1]."""
     totals = sorted((episode.total for episode in episodes), reverse=True)
     return totals[math.ceil(share * len(totals)) - 1]
+
+
+def of_task(episodes: Sequence[Episode], spec: DataSpec, task: str | None) -> list[Episode]:
+    """Returns the episodes of a task by its name or number; all of them if none is named.
+
+    Raises:
+        InputError: if there is no such task, or no episode of it.
+    """
+    number = None if task is None else spec.find_task(task)
+    chosen = [episode for episode in episodes if number in (None, episode.task)]
+    if not chosen:
+        raise InputError(f"--task: got {task!r}, but no episode here is of it. Give other data, or another task.")
+    return chosen
+
+
+def least_returns(episodes: Sequence[Episode], share: float) -> dict[int, float]:
+    """Returns by task the least return among the best share of its episodes; `share` in (0, 1]."""
+    tasks = {episode.task for episode in episodes}
+    return {task: return_of_best([e for e in episodes if e.task == task], share) for task in tasks}
+
+
+def flag_best(episodes: Sequence[Episode], at_least: Mapping[int, float]) -> list[Episode]:
+    """Returns the episodes with those below the return of their task no longer flagged relevant."""
+    return [e for episode in episodes for e in flag_relevant([episode], at_least.get(episode.task, -math.inf))]
 
 
 def flag_relevant(episodes: Sequence[Episode], at_least: float) -> list[Episode]:

@@ -32,11 +32,12 @@ from dreamer4.data.record import pack, read_header, unpack
 from dreamer4.data.tally import Tally
 from dreamer4.errors import InputError
 from dreamer4.files import new_folder
-from dreamer4.types import DataSpec
+from dreamer4.types import DataSpec, TaskSpec
 
 
-SCHEMA_VERSION = 3
-_UNCUT_VERSION = 2  # of a set without long episodes, which earlier versions of dreamer4 read too
+SCHEMA_VERSION = 4
+_CUT_VERSION = 3  # of a set that tells no tasks, which earlier versions of dreamer4 read too
+_UNCUT_VERSION = 2  # of one without long episodes either
 _CHUNK_BYTES = 2**20  # of frames in a record of a long episode, so that any window of it is cheap to read
 _MAX_DESCRIPTION = 64 * 1024 * 1024
 _DESCRIPTION = "dataset.json"
@@ -109,16 +110,15 @@ def write_dataset(
         facts |= {"held_out": named or _draw_held_out(facts["num_episodes"], share, seed)}
         cut = {"chunk": chunk} if len(digests) > facts["num_episodes"] else {}
         facts |= cut | {
-            "schema_version": SCHEMA_VERSION if cut else _UNCUT_VERSION,
+            "schema_version": SCHEMA_VERSION if spec.tasks else _CUT_VERSION if cut else _UNCUT_VERSION,
             "environment": environment,
             "policy": policy,
             "seed": seed,
         }
-        facts |= _told(behaviour)
+        facts |= _told(behaviour, spec.tasks)
         info = DatasetInfo(**facts, shards=shards.close(), fingerprint=_fingerprint(facts, digests))
-        (hidden / _DESCRIPTION).write_text(
-            json.dumps(info.model_dump(mode="json", exclude=None if cut else {"chunk"}), indent=1) + "\n"
-        )
+        unsaid = {name for name, said in (("chunk", cut), ("tasks", spec.tasks)) if not said}
+        (hidden / _DESCRIPTION).write_text(json.dumps(info.model_dump(mode="json", exclude=unsaid), indent=1) + "\n")
     return info
 
 
@@ -265,9 +265,10 @@ def _draw_held_out(episodes: int, share: float, seed: int) -> tuple[int, ...]:
     return tuple(sorted(int(i) for i in drawn))
 
 
-def _told(behaviour: Sequence[Behaviour]) -> dict[str, Any]:
+def _told(behaviour: Sequence[Behaviour], tasks: Sequence[TaskSpec]) -> dict[str, Any]:
     # Left out where there is nothing to tell, so that the fingerprint of a set of version 1 stays what it was.
-    return {"behaviour": [b.model_dump(mode="json") for b in behaviour]} if behaviour else {}
+    told = {"behaviour": behaviour, "tasks": tasks}
+    return {name: [one.model_dump(mode="json") for one in each] for name, each in told.items() if each}
 
 
 def _fingerprint(facts: dict[str, Any], digests: list[str]) -> str:
@@ -420,7 +421,7 @@ def _compare(info: DatasetInfo, tally: Tally, episodes: int, digests: list[str])
     facts = tally.facts() | {"held_out": info.held_out}
     problems = [f"{name} disagrees with the episodes" for name, fact in facts.items() if getattr(info, name) != fact]
     names = ("schema_version", "environment", "policy", "seed", *(("chunk",) if info.chunk else ()))
-    facts |= {name: getattr(info, name) for name in names} | _told(info.behaviour)
+    facts |= {name: getattr(info, name) for name in names} | _told(info.behaviour, info.tasks)
     if sum(b.episodes for b in info.behaviour) not in (0, info.num_episodes):
         problems.append("behaviour does not account for every episode once")
     if not problems and _fingerprint(facts, digests) != info.fingerprint:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from dreamer4.errors import InputError
-from dreamer4.types import ActionSpec, DataSpec
+from dreamer4.types import ActionSpec, DataSpec, TaskSpec
 
 
 class _Closed(BaseModel):
@@ -58,6 +58,7 @@ class DatasetInfo(_Closed):
         num_classes: classes of each discrete action component.
         continuous_dim: size of the continuous action.
         num_tasks: number of tasks.
+        tasks: what each of them is; new in version 4. Empty: nobody told.
         num_episodes: number of episodes, held-out ones included.
         num_frames: number of frames of all episodes.
         return_mean: mean undiscounted return over all episodes.
@@ -82,6 +83,7 @@ class DatasetInfo(_Closed):
     num_classes: tuple[int, ...]
     continuous_dim: int
     num_tasks: PositiveInt
+    tasks: tuple[TaskSpec, ...] = ()
     num_episodes: PositiveInt
     num_frames: PositiveInt
     return_mean: float
@@ -99,7 +101,8 @@ class DatasetInfo(_Closed):
     @property
     def spec(self) -> DataSpec:
         """The data set as a model sees it."""
-        return DataSpec(self.frame_shape, ActionSpec(self.num_classes, self.continuous_dim), self.num_tasks)
+        action = ActionSpec(self.num_classes, self.continuous_dim)
+        return DataSpec(self.frame_shape, action, self.num_tasks, self.tasks)
 
     def part(self, split: str) -> str:
         """Returns the fingerprint of a split."""

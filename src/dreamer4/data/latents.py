@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, Validat
 from dreamer4.data.readers.base import AbstractReader, Window
 from dreamer4.errors import InputError
 from dreamer4.files import read_bytes, write_atomically
-from dreamer4.types import ActionSpec, DataSpec
+from dreamer4.types import ActionSpec, DataSpec, TaskSpec
 
 
 SHARD_BYTES = 2**28  # of frames and latents in a shard, if more than one episode is in it: minutes of work, not hours
@@ -58,6 +58,7 @@ class StoreInfo(_Closed):
         num_classes: classes of each discrete action component.
         continuous_dim: size of the continuous action.
         num_tasks: number of tasks.
+        tasks: what each of them is, where that is told.
         lengths: frames of each episode.
         is_terminal: whether each ended by termination.
         task: id of the task of each.
@@ -73,6 +74,7 @@ class StoreInfo(_Closed):
     num_classes: tuple[PositiveInt, ...]
     continuous_dim: NonNegativeInt
     num_tasks: PositiveInt
+    tasks: tuple[TaskSpec, ...] = ()
     lengths: tuple[PositiveInt, ...]
     is_terminal: tuple[bool, ...]
     task: tuple[NonNegativeInt, ...]
@@ -125,6 +127,7 @@ def plan(
         num_classes=spec.action.num_classes,
         continuous_dim=spec.action.continuous_dim,
         num_tasks=spec.num_tasks,
+        tasks=spec.tasks,
         lengths=reader.lengths.tolist(),
         is_terminal=reader.is_terminal.tolist(),
         task=reader.task.tolist(),
@@ -230,7 +233,7 @@ class LatentStore(AbstractReader):
         for shard in range(len(info.shards)):
             _check(folder, shard)
         action = ActionSpec(info.num_classes, info.continuous_dim)
-        self.spec, self.fingerprint = DataSpec(info.frame_shape, action, info.num_tasks), info.data
+        self.spec, self.fingerprint = DataSpec(info.frame_shape, action, info.num_tasks, info.tasks), info.data
         self.lengths, self.task = np.array(info.lengths, np.int64), np.array(info.task, np.int32)
         self.is_terminal, self.relevant = np.array(info.is_terminal), np.array(info.relevant)
         self._mean, self._std = np.zeros(1, np.float32), np.ones(1, np.float32)

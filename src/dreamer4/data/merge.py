@@ -1,14 +1,15 @@
 """Several data sets become one."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-from dreamer4.data.episode import Episode
+from dreamer4.data.episode import Episode, as_task
 from dreamer4.data.format import read_episodes, read_info, write_dataset
 from dreamer4.data.info import Behaviour, DatasetInfo
 from dreamer4.errors import InputError
-from dreamer4.types import DataSpec
+from dreamer4.types import DataSpec, TaskSpec
 
 
 def merge_datasets(sources: Sequence[str | Path], path: str | Path) -> DatasetInfo:
@@ -17,7 +18,8 @@ def merge_datasets(sources: Sequence[str | Path], path: str | Path) -> DatasetIn
     What was held out of a set is held out of the whole, so nothing that a model was trained on is ever held out.
 
     Args:
-        sources: two or more data sets of the same frames and actions; a task id means the same in all of them.
+        sources: two or more data sets. Tasks of one name are one task, of the same frames and actions; other tasks may
+            have other channels and other components of an action.
         path: the data set, a new folder.
 
     Returns:
@@ -30,39 +32,54 @@ def merge_datasets(sources: Sequence[str | Path], path: str | Path) -> DatasetIn
     infos = [read_info(source) for source in sources]
     if len(infos) < 2:
         raise InputError("data merge: got one data set, expected two or more.")
-    first = infos[0]
-    for source, info in zip(sources[1:], infos[1:], strict=True):
-        same = {
-            "frames": (first.frame_shape, info.frame_shape),
-            "classes": (first.num_classes, info.num_classes),
-            "continuous dimensions": (first.continuous_dim, info.continuous_dim),
-            "bounds of continuous actions": (_bounds(first), _bounds(info)),
-        }
-        for what, (ours, theirs) in same.items():
-            if ours != theirs:
-                raise InputError(
-                    f"data merge: {sources[0]} and {source} differ in their {what}: {ours} and {theirs}. Import or "
-                    "collect them alike: --size, --actions and --bounds say how."
-                )
+    specs = [named(info) for info in infos]
+    for i, (source, info, spec) in enumerate(zip(sources, infos, specs, strict=True)):
+        for other, before, kind in zip(sources[:i], infos[:i], specs[:i], strict=True):
+            alike = bool(set(spec.names) & set(kind.names))  # of one task, so nothing of it may be made to fit
+            same = {
+                "frames": (kind.frame_shape, spec.frame_shape)
+                if alike
+                else (kind.frame_shape[:2], spec.frame_shape[:2]),
+                "classes": (kind.looks[1:], spec.looks[1:]) if alike else ((), ()),
+                "bounds of continuous actions": (_bounds(before), _bounds(info)),
+            }
+            for what, (theirs, ours) in same.items():
+                if ours != theirs:
+                    raise InputError(
+                        f"data merge: {other} and {source} differ in their {what}: {theirs} and {ours}. Import or "
+                        "collect them alike: --size, --actions and --bounds say how."
+                    )
     if len({info.fingerprint for info in infos}) < len(infos):
         raise InputError("data merge: two of the data sets hold the same episodes. Give each once.")
 
+    whole = DataSpec.around(specs)
+
     def episodes() -> Iterator[Episode]:
-        for source in sources:
-            yield from read_episodes(source)
+        for source, spec in zip(sources, specs, strict=True):
+            number = [whole.names.index(name) for name in spec.names]
+            for episode in read_episodes(source):
+                yield as_task(episode, spec.action, whole, number[episode.task])
 
     starts = accumulate((info.num_episodes for info in infos), initial=0)
     environments = [info.environment for info in infos]
     return write_dataset(
         path,
         episodes(),
-        spec=DataSpec(first.frame_shape, first.spec.action, max(info.num_tasks for info in infos)),
+        spec=whole,
         environment=environments[0] if environments.count(environments[0]) == len(infos) else _together(infos),
         policy="merged",
         behaviour=[part for info in infos for part in info.behaviour or _whole(info)],
-        seed=first.seed,
+        seed=infos[0].seed,
         held_out=[start + i for start, info in zip(starts, infos, strict=False) for i in info.held_out],
     )
+
+
+def named(info: DatasetInfo) -> DataSpec:
+    """Returns what data looks like, its tasks named: one without a name by its environment, several by numbers."""
+    spec = info.spec
+    names = (str(info.environment.get("id", spec.names[0])),) if spec.num_tasks == 1 else spec.names
+    told = info.environment if spec.num_tasks == 1 else {}
+    return replace(spec, tasks=spec.tasks or tuple(TaskSpec(name=name, env=told) for name in names))
 
 
 def _whole(info: DatasetInfo) -> tuple[Behaviour]:

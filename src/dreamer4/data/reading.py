@@ -68,6 +68,7 @@ def _describe(reader: AbstractReader, name: str) -> DatasetInfo:
         num_classes=spec.action.num_classes,
         continuous_dim=spec.action.continuous_dim,
         num_tasks=spec.num_tasks,
+        tasks=spec.tasks,
         num_episodes=len(reader),
         num_frames=int(reader.lengths.sum()),
         return_mean=float(np.mean(returns)),

@@ -63,8 +63,8 @@ class Flops(eqx.Module):
 class AbstractDynamics(eqx.Module):
     """Predicts the latents of the next frame, given the past and an action; one sample, no batch axis.
 
-    The state is opaque and holds the task. The task reaches the read-out `h` alone: the world's prediction is the same
-    for every task.
+    The state is opaque and holds the task. The task reaches the read-out `h` alone, and tells which components of an
+    action there are: the world's prediction is the same for every task of the same components.
     """
 
     agent_dim: eqx.AbstractVar[int]
@@ -118,6 +118,10 @@ class AbstractDynamics(eqx.Module):
     @abstractmethod
     def readout(self, state: State) -> Float[Array, " E"]:
         """Returns what an agent may know at the newest frame, `h`."""
+
+    def task_of(self, state: State) -> Int[Array, ""]:
+        """Returns the task that a state holds: its `task`, if not told otherwise."""
+        return state.task
 
     @abstractmethod
     def loss(

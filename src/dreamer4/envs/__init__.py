@@ -11,9 +11,9 @@ What an episode's end means is told apart: `is_terminal` is an end that cuts the
 `base` is the contract and `gymnax` the adapter to that library; a new outside library is one new file. `cartpole`
 and `fourrooms` draw games of gymnax that have no image, or no true one, of their own; `control` has tasks with
 continuous actions; `craftax` is a survival game with a ladder of achievements. `host` brings worlds in that live
-outside JAX, of which `gymnasium` and `dm_control` each drive a library. `registry` builds any of these by name, and
-`sticky` makes the actions of any of them stick. `counter` and `probes` are tiny environments with known answers, for
-tests and for finding faults; `render` draws frames for people.
+outside JAX, of which `gymnasium` and `dm_control` each drive a library. `registry` builds any of these by name,
+`sticky` makes the actions of any of them stick, and `task` shows one as data of several tasks does. `counter` and
+`probes` are tiny environments with known answers, for tests and for finding faults; `render` draws frames for people.
 """
 
 from dreamer4.envs.base import AbstractEnvironment as AbstractEnvironment
@@ -44,6 +44,9 @@ from dreamer4.envs.probes import MatchedReward as MatchedReward
 from dreamer4.envs.probes import ObservedReward as ObservedReward
 from dreamer4.envs.registry import ENVIRONMENTS as ENVIRONMENTS
 from dreamer4.envs.registry import make as make
+from dreamer4.envs.registry import spec_of as spec_of
 from dreamer4.envs.render import palette as palette
 from dreamer4.envs.render import render as render
 from dreamer4.envs.sticky import StickyActions as StickyActions
+from dreamer4.envs.task import TaskEnvironment as TaskEnvironment
+from dreamer4.envs.task import fitted as fitted

@@ -3,11 +3,11 @@
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial, wraps
 from typing import Any
 
-from dreamer4.config import EnvConfig
+from dreamer4.config import EnvConfig, TaskConfig
 from dreamer4.envs import dm_control
 from dreamer4.envs.base import AbstractEnvironment
 from dreamer4.envs.cartpole import CartPolePixels
@@ -17,6 +17,7 @@ from dreamer4.envs.fourrooms import FourRoomsPixels
 from dreamer4.envs.gymnax import REFUSED, GymnaxEnvironment, usable_ids
 from dreamer4.envs.sticky import StickyActions
 from dreamer4.errors import InputError, nearest
+from dreamer4.types import DataSpec, TaskSpec
 
 
 ENVIRONMENTS: dict[str, Callable[..., AbstractEnvironment]] = {
@@ -95,6 +96,16 @@ def _shared(build: Callable[..., AbstractEnvironment], env_id: str) -> Callable[
 @cache
 def _built(build: Callable[..., AbstractEnvironment], env_id: str, arguments: str) -> AbstractEnvironment:
     return build(env_id, **json.loads(arguments))
+
+
+def spec_of(tasks: Sequence[TaskConfig]) -> DataSpec:
+    """Returns what data of the environments of some tasks looks like; raises as `make` and `DataSpec.around`."""
+    parts = []
+    for task in tasks:
+        env = make(task.env)
+        told = TaskSpec(name=task.name, env=task.env.described, max_steps=env.max_steps, text=task.text)
+        parts.append(DataSpec(env.spec.frame_shape, env.spec.action, 1, (told,)))
+    return DataSpec.around(parts)
 
 
 def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[str, Any], *, has_params: bool) -> None:

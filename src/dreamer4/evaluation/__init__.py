@@ -21,6 +21,7 @@ from .quality import ssim as ssim
 from .statistics import interval as interval
 from .statistics import iqm as iqm
 from .statistics import mean as mean
+from .statistics import over_tasks as over_tasks
 from .statistics import paired_difference as paired_difference
 from .statistics import rank_correlation as rank_correlation
 from .statistics import summarise as summarise

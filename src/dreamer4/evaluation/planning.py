@@ -30,12 +30,14 @@ class PlanningPolicy(AbstractPolicy):
         dreams: futures before each action.
         horizon: frames of a future.
         discount: in (0, 1].
+        task: id of the task that it acts for.
     """
 
     dreamer: Dreamer
     dreams: int = eqx.field(static=True)
     horizon: int = eqx.field(static=True)
     discount: float = eqx.field(static=True)
+    task: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
         if self.dreams < 1 or self.horizon < 1 or not 0 < self.discount <= 1:
@@ -45,7 +47,7 @@ class PlanningPolicy(AbstractPolicy):
             )
 
     def init(self) -> Memory:
-        return self.dreamer.init()
+        return self.dreamer.init(self.task)
 
     def __call__(
         self, memory: PyTree, time_step: TimeStep, action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray

@@ -20,7 +20,7 @@ from dreamer4.envs import AbstractEnvironment, broken, check_environment, is_sou
 from dreamer4.errors import InputError
 from dreamer4.nn import cast_weights
 from dreamer4.precision import in_32_bits
-from dreamer4.types import Action, ActionSpec, TimeStep, check_key, to_float, within_bounds
+from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep, check_key, to_float, within_bounds
 
 
 class DreamerPolicy(AbstractPolicy):
@@ -203,6 +203,7 @@ def evaluate(
     mode: Literal["sample", "mode"] = "sample",
     policy: Literal["policy", "prior"] = "policy",
     temperature: float = 1.0,
+    task: int = 0,
     progress: Callable[[int, int], None] | None = None,
     key: PRNGKeyArray,
 ) -> Played:
@@ -216,6 +217,7 @@ def evaluate(
         mode: sample the policy or take its most likely action.
         policy: the trained policy or the cloned prior.
         temperature: of the sampled policy.
+        task: id of the task that it plays, which is what the environment should be of.
         progress: called with episodes done and in total.
         key: randomness of everything.
 
@@ -225,20 +227,21 @@ def evaluate(
     """
     check_key("evaluate", key)
     check_acting(mode=mode, policy=policy, temperature=temperature)
-    if (made_for := _seen_and_done(dreamer)) != (given := (env.spec.frame_shape, env.spec.action)):
+    if (made_for := _seen_and_done(dreamer)).looks != env.spec.looks:
         raise InputError(
-            f"evaluate: the agent was made for frames of {made_for[0]} and {made_for[1]}, but the environment has "
-            f"frames of {given[0]} and {given[1]}. Play it in the environment that it was trained for."
+            f"evaluate: the agent was made for frames of {made_for.frame_shape} and {made_for.action}, but the "
+            f"environment has frames of {env.spec.frame_shape} and {env.spec.action}. Play it in the environment that "
+            "it was trained for."
         )
     if policy == "prior":  # in the policy's place, so that both are played by one compiled program
         dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
-    actor = DreamerPolicy(cast_weights(dreamer), mode, temperature)
+    actor = DreamerPolicy(cast_weights(dreamer), mode, temperature, task)
     return play(actor, env, episodes=episodes, batch_size=batch_size, progress=progress, key=key)
 
 
-def _seen_and_done(dreamer: Dreamer) -> tuple[tuple[int, int, int], ActionSpec]:
+def _seen_and_done(dreamer: Dreamer) -> DataSpec:
     """Returns the shape of the frames that an agent sees, and the factors of the actions that it takes."""
-    policy = eqx.filter_eval_shape(lambda d: d.policy(d.readout(d.init())), dreamer)
+    policy = eqx.filter_eval_shape(lambda d: d.decide(d.init()), dreamer)
     chosen = eqx.filter_eval_shape(lambda p: p.mode(), policy)
     classes = tuple(part.logits.shape[-1] for part in policy.discrete)
-    return dreamer.tokenizer.frame_shape, ActionSpec(classes, chosen.continuous.shape[-1])
+    return DataSpec(dreamer.tokenizer.frame_shape, ActionSpec(classes, chosen.continuous.shape[-1]))

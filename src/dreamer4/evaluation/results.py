@@ -74,6 +74,7 @@ class Results(Record):
         minutes: of training and evaluation.
         returns: by policy, actions sampled.
         by_mode: by policy, the most likely action taken.
+        by_task: the same as `returns` for each of several tasks, by its name.
         world_model: of the first data set's held-out episodes.
         device: what it was computed on.
         memory_gb: most memory of the process.
@@ -87,6 +88,7 @@ class Results(Record):
     minutes: float | None = None
     returns: dict[str, Estimate] = {}
     by_mode: dict[str, Estimate] = {}
+    by_task: dict[str, dict[str, Estimate]] = {}
     world_model: WorldSummary = WorldSummary()
     device: str | None = None
     memory_gb: float | None = None

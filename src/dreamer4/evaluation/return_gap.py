@@ -95,6 +95,7 @@ def measure_return_gap(
     episodes: int,
     batch_size: int = 64,
     spread: float = 0.0,
+    task: int = 0,
     key: PRNGKeyArray,
 ) -> ReturnGap:
     """Plays real episodes with an agent's policy, and dreams on from the first frame of each under the same policy.
@@ -105,17 +106,18 @@ def measure_return_gap(
         episodes: number of real episodes and of dreams; below about ten the interval is too narrow.
         batch_size: dreamt or played side by side.
         spread: standard deviation of returns in the data, by which a difference is judged small.
+        task: id of the task that is played.
         key: randomness of everything.
     """
     size = min(batch_size, episodes, env.pace.streams)
-    played = evaluate(dreamer, env, episodes=episodes, batch_size=size, key=key)
+    played = evaluate(dreamer, env, episodes=episodes, batch_size=size, task=task, key=key)
     # A dream that outlives every real episode must get the chance to show it.
     horizon = min(env.max_steps, 2 * (int(played.length.max()) - 1))
     keys = episode_keys(key, episodes)
     batches = []
     for first in range(0, episodes, size):
         index = np.minimum(np.arange(first, first + size), episodes - 1)
-        batch = _imagined_returns(dreamer, env, keys[index], horizon)
+        batch = _imagined_returns(dreamer, env, keys[index], horizon, jnp.asarray(task))
         batches.append(jax.tree.map(lambda x: np.asarray(x)[: episodes - first], batch))  # noqa: B023
     imagined, ended = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     real = np.asarray(played.returns, np.float64)
@@ -123,12 +125,12 @@ def measure_return_gap(
 
 
 @eqx.filter_jit
-def _imagined_returns(dreamer, env, keys, horizon):
+def _imagined_returns(dreamer, env, keys, horizon, task):
     def dream(key):
         _, first, key_rest = begin_episode(env, key=key)
         key_observe, key_dream = jr.split(key_rest)
         nothing, no = Action.null(env.spec.action), jnp.array(False)
-        memory = dreamer.take_in(dreamer.init(), to_float(first.frame), nothing, no, key=key_observe)
+        memory = dreamer.take_in(dreamer.init(task), to_float(first.frame), nothing, no, key=key_observe)
         rollout = imagine(dreamer, memory, horizon, key=key_dream)
         return jnp.sum(rollout.reward * rollout.alive), jnp.any(rollout.continuation < 0.5)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from dreamer4.types import Action
 
@@ -258,6 +258,8 @@ class ActionDistribution(AbstractDistribution):
     Attributes:
         discrete: one distribution for each discrete component.
         continuous: the distribution of each dimension of the continuous vector.
+        present: which components there are, the discrete ones first; None: all. The others add nothing, whatever stands
+            in their place, and are drawn as 0.
         averaged: whether the continuous vector counts as the mean over its dimensions rather than as their sum, so that
             six joints weigh no more than one in a loss; then no log-probability of the vector, but one per dimension.
     """
@@ -265,27 +267,45 @@ class ActionDistribution(AbstractDistribution):
     discrete: tuple[Categorical, ...]
     continuous: Normal | Bins
     averaged: bool = eqx.field(static=True, default=False)
+    present: Bool[Array, "*some C"] | None = None
+
+    def _has(self, shape: tuple[int, ...]) -> Bool[Array, "*batch C"]:
+        """Returns which components there are, for a continuous vector of a shape."""
+        full = (*shape[:-1], len(self.discrete) + shape[-1])
+        return jnp.ones(full, bool) if self.present is None else jnp.broadcast_to(self.present, full)
+
+    def _own(self, action: Action) -> Action:
+        """Returns an action with 0 in place of what is not there."""
+        has, count = self._has(action.continuous.shape), len(self.discrete)
+        return Action(
+            jnp.where(has[..., :count], action.discrete, 0), jnp.where(has[..., count:], action.continuous, 0.0)
+        )
 
     def _sum(self, parts: list[Float[Array, "*batch"]], dims: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
-        count = max(dims.shape[-1], 1) if self.averaged else 1
-        return sum(parts, jnp.sum(dims, axis=-1) / count)
+        has, count = self._has(dims.shape), len(self.discrete)
+        own = has[..., count:]
+        dims = jnp.sum(jnp.where(own, dims, 0.0), axis=-1)
+        if self.averaged:
+            dims = dims / jnp.maximum(own.sum(axis=-1), 1).astype(jnp.float32)
+        return sum((jnp.where(has[..., i], part, 0.0) for i, part in enumerate(parts)), dims)
 
     def sample(self, *, key: PRNGKeyArray) -> Action:
         *keys, key_continuous = jr.split(key, len(self.discrete) + 1)
         drawn = [d.sample(key=k) for d, k in zip(self.discrete, keys, strict=True)]
-        return _joined(drawn, self.continuous.sample(key=key_continuous))
+        return self._own(_joined(drawn, self.continuous.sample(key=key_continuous)))
 
     def log_prob(self, event: Action) -> Float[Array, "*batch"]:
+        event = self._own(event)
         parts = [d.log_prob(event.discrete[..., i]) for i, d in enumerate(self.discrete)]
         return self._sum(parts, self.continuous.log_prob(event.continuous))
 
     def mode(self) -> Action:
-        return _joined([d.mode() for d in self.discrete], self.continuous.mode())
+        return self._own(_joined([d.mode() for d in self.discrete], self.continuous.mode()))
 
     def tempered(self, temperature: float | Float[Array, ""]) -> "ActionDistribution":
         """Returns it with logits divided, and the spread of Gaussians multiplied."""
         discrete = tuple(Categorical(part.logits / temperature) for part in self.discrete)
-        return ActionDistribution(discrete, self.continuous.tempered(temperature), self.averaged)
+        return ActionDistribution(discrete, self.continuous.tempered(temperature), self.averaged, self.present)
 
     def entropy(self) -> Float[Array, "*batch"]:
         return self._sum([d.entropy() for d in self.discrete], self.continuous.entropy())

@@ -6,8 +6,9 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,8 +19,8 @@ from jaxtyping import PRNGKeyArray
 
 from dreamer4 import data, envs
 from dreamer4.baselines import STAGES, PPORun, is_policy, load_policy, save_policy, steps_taken, train_ppo
-from dreamer4.config import Config
-from dreamer4.data import AbstractPolicy, Behaviour, DatasetInfo, Episode, EpsilonPolicy
+from dreamer4.config import BehaviourConfig, Config, TaskConfig
+from dreamer4.data import AbstractPolicy, Behaviour, DatasetInfo, Episode, EpsilonPolicy, as_task
 from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest, told
@@ -38,63 +39,78 @@ from dreamer4.types import Action, DataSpec, TimeStep
 BEHAVIOUR, PPO = "behaviour", "ppo"
 
 
-def collect(
-    config: Config, env: AbstractEnvironment, out: Path, agents: Path, report: Reporter = SILENT
-) -> DatasetInfo:
+class Part(NamedTuple):
+    """A policy of one task, and how many of the episodes it plays."""
+
+    task: int
+    behaviour: BehaviourConfig
+    episodes: int
+
+
+def collect(config: Config, out: Path, agents: Path, report: Reporter = SILENT) -> DatasetInfo:
     """Plays the episodes that a configuration describes and writes them to a new data set.
 
     Args:
         config: the configuration of the run.
-        env: its environment.
         out: the data set; it must not exist.
-        agents: folder of the PPO policies, trained there if one is named and the folder does not exist.
+        agents: folder of the PPO policies, trained there if one is named and the folder does not exist; of several
+            tasks each has a numbered folder in it.
         report: is told how it goes.
 
     Raises:
         InputError: if a policy is not what its name says, before any of them plays; or if the environment fails. What
             was collected before lies beside `out` then.
     """
-    parts, counts = config.data.behaviours, _counts(config)
-    check(config, env)
-    if any(_stage(part.policy) for part in parts):
-        _ppo(config, env, agents, report)
-    players = [_policy(part.policy, env, agents) for part in parts]
+    plan, spec, tasks = _plan(config), check(config), config.played
+    for task, one in enumerate(_singles(config)):
+        if any(part.task == task and _stage(part.behaviour.policy) for part in plan):
+            _ppo(one, envs.make(one.env), _home(agents, config, task), report)
+    players = [
+        _player(part.behaviour.policy, tasks[part.task], spec, _home(agents, config, part.task)) for part in plan
+    ]
     told = [
-        Behaviour(policy=part.policy, epsilon=part.epsilon, episodes=count, about=about)
-        for part, count, (_, about) in zip(parts, counts, players, strict=True)
+        Behaviour(
+            policy=part.behaviour.policy,
+            epsilon=part.behaviour.epsilon,
+            episodes=part.episodes,
+            about=about | ({"task": tasks[part.task].name} if config.tasks else {}),
+        )
+        for part, (_, _, about) in zip(plan, players, strict=True)
     ]
 
     failed: list[data.UnfinishedError] = []
 
     def episodes() -> Iterator[Episode]:
         with report.progress("collect", total=config.data.episodes, unit="episodes") as bar:
-            for i, (part, count, (policy, _)) in enumerate(zip(parts, counts, players, strict=True)):
-                if part.epsilon:
-                    policy = EpsilonPolicy(policy, part.epsilon, env.spec.action)
+            for i, (part, (policy, env, _)) in enumerate(zip(plan, players, strict=True)):
+                if part.behaviour.epsilon:
+                    policy = EpsilonPolicy(policy, part.behaviour.epsilon, env.spec.action)
                 before, key = bar.completed, stream(config.seed, "collect")
+                shown = partial(as_task, own=env.spec.action, spec=spec, task=part.task)
                 try:
-                    yield from data.collect(
+                    played = data.collect(
                         env,
                         policy,
-                        episodes=count,
+                        episodes=part.episodes,
                         # The first policy has the stream itself, as a single one always had.
                         key=jr.fold_in(key, i) if i else key,
                         progress=lambda done, _, before=before: bar.advance(before + done - bar.completed),
                     )
+                    yield from map(shown, played)
                 except data.UnfinishedError as error:
                     if not before and not error.episodes:
                         raise
                     failed.append(error)
                     told[i:] = [told[i].model_copy(update={"episodes": n})] if (n := len(error.episodes)) else []
-                    yield from error.episodes
+                    yield from map(shown, error.episodes)
                     return
 
     info = data.write_dataset(
         out,
         episodes(),
-        spec=env.spec,
-        environment=config.env.described,
-        policy=config.data.policy if len(parts) == 1 else "mixture",
+        spec=spec,
+        environment=config.described,
+        policy=config.data.policy if len(config.data.behaviours) == 1 else "mixture",
         behaviour=told,
         seed=config.seed,
         held_out=config.data.held_out,
@@ -108,12 +124,27 @@ def collect(
     return info
 
 
-def check(config: Config, env: AbstractEnvironment) -> None:
-    """Refuses a policy that is not there, or not for this environment, before any work is done."""
-    _counts(config)
+def check(config: Config) -> DataSpec:
+    """Refuses a policy that is not there, or not for its environment, before any work is done.
+
+    Returns what the data will look like.
+    """
+    _plan(config)
+    spec = envs.spec_of(config.played)
     for part in config.data.behaviours:
         if part.policy != "random" and _stage(part.policy) is None:
-            _policy(part.policy, env, Path())
+            for task in config.played:
+                _player(part.policy, task, spec, Path())
+    return spec
+
+
+def _singles(config: Config) -> list[Config]:
+    """Returns the configuration as each of its tasks alone would have it."""
+    return [config.model_copy(update={"env": task.env, "tasks": ()}) for task in config.played]
+
+
+def _home(agents: Path, config: Config, task: int) -> Path:
+    return agents / str(task) if config.tasks else agents
 
 
 def kept(config: Config, run: RunFolder) -> tuple[str, ...]:
@@ -134,7 +165,8 @@ def kept(config: Config, run: RunFolder) -> tuple[str, ...]:
     if path is None and run.data.exists():
         refuse_other_data(config, run.data, _ANOTHER_RUN)
     elif path is None and (run.path / BEHAVIOUR).exists():
-        _check_ppo(config, run.path / BEHAVIOUR)
+        for task, one in enumerate(_singles(config)):
+            _check_ppo(one, _home(run.path / BEHAVIOUR, config, task))
     return (PPO, run.data.name, BEHAVIOUR)
 
 
@@ -145,16 +177,16 @@ def refuse_other_data(config: Config, folder: Path, advice: str) -> None:
 
 def _wanted(config: Config) -> dict[str, Any]:
     """Returns what decides which data set a configuration collects, by key."""
-    parts, counts, episodes = config.data.behaviours, _counts(config), config.data.episodes
-    ppo = config.ppo.model_dump(mode="json") if any(_stage(part.policy) for part in parts) else {}
+    plan, episodes, where = _plan(config), config.data.episodes, config.described
+    ppo = config.ppo.model_dump(mode="json") if any(_stage(part.behaviour.policy) for part in plan) else {}
     return {
-        "env.id": config.env.id,
-        "env.kwargs": config.env.kwargs,
-        "env.sticky_actions": config.env.sticky_actions,
+        "env.id": where["id"],
+        "env.kwargs": where["kwargs"],
+        "env.sticky_actions": where.get("sticky_actions", 0.0),
         "seed": config.seed,
         "data.episodes": episodes,
         "data.held_out": f"{data.held_out_episodes(episodes, config.data.held_out)} episodes",
-        "data.policy": [[part.policy, part.epsilon, count] for part, count in zip(parts, counts, strict=True)],
+        "data.policy": [[part.behaviour.policy, part.behaviour.epsilon, part.episodes] for part in plan],
         **{f"ppo.{key}": value for key, value in ppo.items()},
     }
 
@@ -187,16 +219,17 @@ def _refuse_unlike(folder: Path, found: dict[str, Any], wanted: dict[str, Any], 
         )
 
 
-def _counts(config: Config) -> list[int]:
-    """Returns the episodes of each policy: all of them divided by shares, without losing one to rounding."""
-    episodes, shares = config.data.episodes, [part.share for part in config.data.behaviours]
+def _plan(config: Config) -> list[Part]:
+    """Returns who plays which task how often: all episodes divided by shares, without losing one to rounding."""
+    each = [(task, part) for task in range(len(config.played)) for part in config.data.behaviours]
+    episodes, shares = config.data.episodes, [config.played[task].share * part.share for task, part in each]
     ends = np.round(np.cumsum(shares) / np.sum(shares) * episodes).astype(int)
     counts = np.diff(ends, prepend=0).tolist()
     if min(counts) < 1:
         raise InputError(
             f"data.mixture: {episodes} episodes in shares {shares} leave a policy without any. Collect more episodes."
         )
-    return counts
+    return [Part(task, part, count) for (task, part), count in zip(each, counts, strict=True)]
 
 
 def _stage(name: str) -> str | None:
@@ -210,43 +243,49 @@ def _stage(name: str) -> str | None:
     return stage
 
 
-def _policy(name: str, env: AbstractEnvironment, agents: Path) -> tuple[AbstractPolicy, dict[str, Any]]:
-    """Returns the policy of a name, and where it comes from."""
+def _player(
+    name: str, task: TaskConfig, spec: DataSpec, agents: Path
+) -> tuple[AbstractPolicy, AbstractEnvironment, dict[str, Any]]:
+    """Returns the policy of a name, the environment of a task as the policy knows it, and where it comes from."""
+    env = envs.make(task.env)
     if name == "random":
-        return data.random_policy(env.spec), {}
+        return data.random_policy(env.spec), env, {}
     if (stage := _stage(name)) is not None:
-        return _loaded(agents / stage, env)
+        return _loaded(agents / stage, env, spec, task.name)
     if ".py:" in name:
-        return _from_file(name, env), {}
+        return _from_file(name, env), env, {}
     path = Path(name)
     if not os.path.exists(path):
         raise InputError(
             f"data.policy: got {name!r}, expected random, ppo, ppo:early, ppo:middle, weak, mixed, mixture, "
             "FILE.py:NAME, or a checkpoint or run that exists."
         )
-    return _loaded(path, env)
+    return _loaded(path, env, spec, task.name)
 
 
-def _loaded(path: Path, env: AbstractEnvironment) -> tuple[AbstractPolicy, dict[str, Any]]:
+def _loaded(
+    path: Path, env: AbstractEnvironment, spec: DataSpec, name: str
+) -> tuple[AbstractPolicy, AbstractEnvironment, dict[str, Any]]:
     if is_policy(path):
-        policy, spec, about = load_policy(path)
-        _refuse_other_world(path, spec, env)
-    else:
-        step = find_checkpoint(path)
-        cloned_head(step)  # refuses an agent without a policy
-        _, spec = read_description(step)
-        _refuse_other_world(path, spec, env)  # before the weights are read
-        policy, about = DreamerPolicy(Dreamer.load(step)), {"checkpoint": str(step)}
-    return policy, about
+        policy, made_for, about = load_policy(path)
+        return policy, _world(path, made_for, env, 0), about
+    step = find_checkpoint(path)
+    cloned_head(step)  # refuses an agent without a policy
+    _, made_for = read_description(step)
+    task = made_for.find_task(name) if max(spec.num_tasks, made_for.num_tasks) > 1 else 0
+    played = _world(path, made_for, env, task)  # before the weights are read
+    return DreamerPolicy(Dreamer.load(step), task=task), played, {"checkpoint": str(step)}
 
 
-def _refuse_other_world(path: Path, spec: DataSpec, env: AbstractEnvironment) -> None:
-    # A policy chooses by what it sees; how many tasks its data had is nothing that an environment says.
-    if (spec.frame_shape, spec.action) != (env.spec.frame_shape, env.spec.action):
+def _world(path: Path, made_for: DataSpec, env: AbstractEnvironment, task: int) -> AbstractEnvironment:
+    """Returns an environment as a policy knows it."""
+    played = envs.fitted(env, made_for, task)
+    if played is None:
         raise InputError(
-            f"data.policy: {path} is made for {spec}, the environment is {env.spec}. "
+            f"data.policy: {path} is made for {made_for}, the environment is {env.spec}. "
             "Choose a policy of this environment."
         )
+    return played
 
 
 def _from_file(name: str, env: AbstractEnvironment) -> AbstractPolicy:

@@ -19,12 +19,12 @@ from dreamer4.data import (
     DeviceSource,
     LatentStore,
     StreamSource,
-    flag_relevant,
+    flag_best,
     latents,
+    least_returns,
     open_reader,
     read_episodes,
     read_info,
-    return_of_best,
 )
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
@@ -101,14 +101,15 @@ def draw(config: Config, path: Path, phases: Sequence[str]) -> Drawn:
         source = streamed(config, info, reader)
         return Drawn(info, source, dict.fromkeys(phases, source))
     episodes, held_out = (read_episodes(path, split) for split in ("train", "held_out"))
-    at_least = return_of_best(episodes, config.data.relevant)
-    episodes, held_out = (flag_relevant(part, at_least) for part in (episodes, held_out))
+    at_least = least_returns(episodes, config.data.relevant)
+    episodes, held_out = (flag_best(part, at_least) for part in (episodes, held_out))
     if not held_out and (waiting := [name for name in phases if getattr(config.train, name).patience]):
         raise InputError(
             f"train.{waiting[0]}.patience: {path} holds no episodes out to stop by. Set it to 0, or import the "
             "data again with --held-out 0.1."
         )
     source = DeviceSource.from_episodes(episodes).with_labels(config.data.labelled)
+    source = source.with_shares(shares(config, info))
     # Before the first trains, lest the last be refused.
     sources = {name: build_phase(name, config, info.spec).prepare(source, episodes) for name in phases}
     return Drawn(info, source, dict(sources), source, DeviceSource.from_episodes(held_out) if held_out else None)
@@ -123,11 +124,19 @@ def _any_action(info: DatasetInfo, reader: AbstractReader) -> bool:
 
 
 def streamed(config: Config, info: DatasetInfo, reader: AbstractReader) -> StreamSource:
-    """Returns the training episodes, read from disk; the best by return are relevant, as `data.relevant` says."""
+    """Returns the training episodes, read from disk; the best of each task are relevant, as `data.relevant` says."""
     totals = np.array(info.returns)[list(info.indices("train"))]
-    at_least = np.sort(totals)[-math.ceil(config.data.relevant * len(totals))]
-    reader.relevant = reader.relevant & (totals >= at_least)
-    return StreamSource(reader)
+    for task in np.unique(reader.task):
+        own = np.sort(totals[reader.task == task])
+        at_least = own[-math.ceil(config.data.relevant * len(own))]
+        reader.relevant = reader.relevant & ((totals >= at_least) | (reader.task != task))
+    return StreamSource(reader, shares(config, info))
+
+
+def shares(config: Config, info: DatasetInfo) -> np.ndarray:
+    """Returns the share of each task in the rows of a batch: what the configuration gives to its name, or 1."""
+    told = {task.name: task.share for task in config.tasks}
+    return np.array([told.get(name, 1.0) for name in info.spec.names])
 
 
 def stored(

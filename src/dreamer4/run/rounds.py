@@ -22,7 +22,8 @@ from dreamer4.files import write_atomically
 from dreamer4.run import behaviour, processes, sizes
 from dreamer4.run.facts import device, run_results
 from dreamer4.run.folder import RunFolder
-from dreamer4.run.stages import AbstractStage, Session, Train, execute, play_agent
+from dreamer4.run.playing import play_agent
+from dreamer4.run.stages import AbstractStage, Session, Train, execute
 from dreamer4.types import DataSpec
 
 
@@ -77,8 +78,7 @@ class Round(AbstractStage):
             newest = str(find_checkpoint(before))
             plain = {"path": None, "policy": newest, "mixture": (), "episodes": config.rounds.episodes}
             collecting = config.model_copy(update={"data": config.data.model_copy(update=plain), "seed": seed})
-            env = sizes.environment(config, data.read_info(session.dataset()).spec)
-            behaviour.collect(collecting, env, new, new, session.report)
+            behaviour.collect(collecting, new, new, session.report)
         everything = folder / "data"
         if not everything.exists():
             merge_datasets([session.dataset(), *(_collected(run, n) for n in range(1, number + 1))], everything)

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.random as jr
 
 from dreamer4 import data, envs
-from dreamer4.config import Config, load
+from dreamer4.config import Config, EnvConfig, load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
@@ -27,9 +27,7 @@ def data_spec(config: Config) -> DataSpec:
         declared = config.data.spec
         action = ActionSpec(declared.num_classes, declared.continuous_dim)
         return DataSpec(declared.frame_shape, action, declared.num_tasks)
-    env = envs.make(config.env)
-    behaviour.check(config, env)
-    return env.spec
+    return behaviour.check(config)
 
 
 def is_to_come(config: Config) -> bool:
@@ -60,21 +58,34 @@ def check_paths(config: Config) -> DataSpec:
     trackers.check(config.train.tracker)
     build_mesh(config.train.mesh)
     if config.data.path is None:
-        env = envs.make(config.env)
-        behaviour.check(config, env)
-        spec = env.spec
+        spec = behaviour.check(config)
     else:
         spec = data.read_info(Path(config.data.path)).spec
     check_sizes(config, spec)
     return spec
 
 
-def environment(config: Config, spec: DataSpec) -> AbstractEnvironment:
-    """Returns the real environment, in which an agent of such data can play."""
-    env = envs.make(config.env)
-    if (env.spec.frame_shape, env.spec.action) != (spec.frame_shape, spec.action):
+def environment(config: Config, spec: DataSpec, task: int = 0) -> AbstractEnvironment:
+    """Returns the real environment of a task, in which an agent of such data can play.
+
+    It is the one that the configuration gives to the name of the task, or of a single task at all; else the one that
+    the data tells of.
+    """
+    told = spec.tasks[task].env if spec.num_tasks > 1 and spec.tasks else {}
+    given = {one.name: one.env for one in config.tasks}.get(spec.names[task])
+    if given is None:
+        known = {key: told[key] for key in EnvConfig.model_fields if key in told}
+        given = config.env.model_copy(update=known) if known else config.env
+    env = envs.make(given)
+    played = envs.fitted(env, spec, task)
+    if played is None:
         raise InputError(
-            f"env.id: {config.env.id} looks like {env.spec}, but the data like {spec}, so what learns from it cannot "
+            f"env.id: {given.id} looks like {env.spec}, but the data like {spec}, so what learns from it cannot "
             "play there. Name the environment of the data with --env and env.kwargs; dreamer4 train all needs none."
         )
-    return env
+    return played
+
+
+def environments(config: Config, spec: DataSpec) -> list[AbstractEnvironment]:
+    """Returns the environment of each task."""
+    return [environment(config, spec, task) for task in range(spec.num_tasks)]

@@ -19,17 +19,15 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from dreamer4 import checkpoint, data, envs
+from dreamer4 import checkpoint, data
 from dreamer4.config import Config, diff
 from dreamer4.data import AbstractEpisodeSource, LatentStore
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, spec_to_json
-from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
-from dreamer4.evaluation import evaluate, summarise, summarise_seeds
+from dreamer4.evaluation import summarise, summarise_seeds
 from dreamer4.evaluation.dreams import DreamFrames, DreamQuality
 from dreamer4.evaluation.results import Results, summarise_worlds
 from dreamer4.evaluation.return_gap import measure_return_gap
-from dreamer4.evaluation.statistics import Estimate
 from dreamer4.files import write_atomically
 from dreamer4.reporting import write_report
 from dreamer4.run import behaviour, latents, lineage, pages, processes, sizes, stopping, trackers, writing
@@ -37,6 +35,7 @@ from dreamer4.run.facts import device, memory_gb, run_results, source_commit
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import MetricLog
 from dreamer4.run.phase import Work, save, start_of
+from dreamer4.run.playing import over_all, play_all
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.tokenizer import LatentStats
 from dreamer4.training import build_phase, init_state, measure_store, member, stack_members, stream
@@ -97,7 +96,7 @@ class Session(contextlib.ExitStack):
                     "dreamer4 collect --out DIR, and give it with --set data.path=DIR."
                 )
             agents = folder.path / behaviour.BEHAVIOUR
-            behaviour.collect(config, envs.make(config.env), folder.data, agents, self.report)
+            behaviour.collect(config, folder.data, agents, self.report)
         return folder.data
 
     def draw(self) -> latents.Drawn:
@@ -255,7 +254,7 @@ class Evaluate(AbstractStage):
                 "imagination.world: got real, and demo publishes what imagination gives. The perfect-world twin is a "
                 "diagnostic: use dreamer4 train all, then dreamer4 evaluate."
             )
-        sizes.environment(config, spec)
+        sizes.environments(config, spec)
         if config.data.path is not None and not data.read_info(Path(config.data.path)).held_out:
             raise InputError(
                 f"data.path: {config.data.path} holds no episodes out, and demo dreams on those. Import it again with "
@@ -266,32 +265,31 @@ class Evaluate(AbstractStage):
         session.release()
         config, run, path = session.config, session.run, session.dataset()
         info = data.read_info(path)
-        env = sizes.environment(config, info.spec)
+        worlds, names = sizes.environments(config, info.spec), info.spec.names
         agents = [Dreamer.load(run.path, member=i) for i in range(config.seeds)]
         count, seed = config.evaluation.episodes, config.seed
-        by_chance = data.collect(env, data.random_policy(env.spec), episodes=count, key=stream(seed, "evaluate"))
-
-        def returns_of(policy, mode) -> Estimate:
-            return summarise_seeds(
-                [play_agent(config, a, env, count, policy, mode, seed, session.report) for a in agents]
-            )
-
-        returns = {
-            "random": summarise(np.array([episode.total for episode in by_chance])),
-            "data": summarise(np.array(info.returns)),
-            "cloned": returns_of("prior", "sample"),
-            "imagination": returns_of("policy", "sample"),
+        found, greedy = play_all(config, agents, worlds, session.report)
+        returns = {name: over_all(each) for name, each in found.items()}
+        returns = {"random": returns.pop("random"), "data": summarise(np.array(info.returns)), **returns}
+        by_mode = {name: over_all(each) for name, each in greedy.items()}
+        by_task = {
+            name: {policy: summarise_seeds(each[task]) for policy, each in found.items()}
+            for task, name in enumerate(names)
         }
-        by_mode = {"cloned": returns_of("prior", "mode"), "imagination": returns_of("policy", "mode")}
         session.report.say("measuring dreams on held-out episodes")
         (quality, frames), *others = pages.measure(config, agents, path, seed=seed)
-        gap = measure_return_gap(
-            agents[0],
-            env,
-            episodes=min(count, pages.REAL_EPISODES),
-            spread=float(np.std(info.returns)),
-            key=stream(seed, "evaluate"),
-        )
+        gaps = [
+            measure_return_gap(
+                agents[0],
+                env,
+                episodes=min(count, pages.REAL_EPISODES),
+                spread=float(np.std(info.returns)),
+                task=task,
+                key=stream(seed, "evaluate"),
+            )
+            for task, env in enumerate(worlds)
+        ]
+        gap = max(gaps, key=lambda gap: gap.difference)  # of the task whose dreams pay too much, if any do
         quality, before = quality.model_copy(update={"returns": gap}), run_results(run)
         results = Results(
             env=config.env.id,
@@ -300,6 +298,7 @@ class Evaluate(AbstractStage):
             minutes=round(session.seconds() / 60, 2),
             returns=returns,
             by_mode=by_mode,
+            by_task=by_task if len(names) > 1 else {},
             world_model=summarise_worlds([quality, *(other for other, _ in others)]),
             device=device(),
             memory_gb=memory_gb(),
@@ -405,33 +404,3 @@ def resume_command(program: str, run: RunFolder, config: Config) -> str:
         key, _, value = change.replace(": ", "=", 1).partition("=")
         parts += ["--set", shlex.quote(f"{key}={value.rpartition(' -> ')[2]}")]
     return " ".join(parts)
-
-
-def play_agent(
-    config: Config, agent: Dreamer, env: AbstractEnvironment, episodes: int, policy, mode, seed: int, report: Reporter
-) -> np.ndarray:
-    """Returns the returns of an agent in the real environment.
-
-    Args:
-        config: of its run.
-        agent: who plays.
-        env: where.
-        episodes: how many are played.
-        policy: which of its heads chooses, `policy` or `prior`.
-        mode: how: `sample` or `mode`.
-        seed: of the episodes.
-        report: is told how it goes.
-    """
-    with report.progress(f"play {policy}", total=episodes, unit="episodes") as bar:
-        played = evaluate(
-            agent,
-            env,
-            episodes=episodes,
-            batch_size=min(config.evaluation.batch_size, episodes),
-            mode=mode,
-            policy=policy,
-            temperature=config.evaluation.temperature,
-            progress=lambda done, _: bar.advance(done - bar.completed),
-            key=stream(seed, "evaluate"),
-        )
-    return np.asarray(played.returns)

@@ -140,6 +140,7 @@ class DreamWorld(AbstractEnvironment):
         max_steps: int | None = None,
         num_starts: int = NUM_STARTS,
         num_steps: int | None = None,
+        task: str | None = None,
         member: int = 0,
         seed: int = 0,
     ) -> "DreamWorld":
@@ -154,6 +155,7 @@ class DreamWorld(AbstractEnvironment):
             max_steps: limit of the actions in an episode; as many as in the longest real one by default.
             num_starts: how many starts are kept, at most.
             num_steps: K, denoise passes of a frame; the agent's own by default.
+            task: name or number of the task whose episodes it starts from; None: any.
             member: which of several training seeds.
             seed: draws the starts.
 
@@ -168,7 +170,7 @@ class DreamWorld(AbstractEnvironment):
         if info.spec != spec:
             raise InputError(f"{folder} holds {info.spec}, but {step} was trained on {spec}. Give its own data set.")
         dreamer = load_agent(step, num_steps=num_steps, member=member)
-        episodes = data.read_episodes(folder, "train")
+        episodes = data.of_task(data.read_episodes(folder, "train"), spec, task)
         # Encoding is most of the work, so what no start is drawn from is left out before it.
         chosen = np.random.default_rng(seed).permutation(len(episodes))[: max(1, num_starts)]
         longest = max(episode.length for episode in episodes) - 1

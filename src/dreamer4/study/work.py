@@ -31,8 +31,9 @@ from dreamer4.nn.flops import parameters
 from dreamer4.run import behaviour, pages, sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder
+from dreamer4.run.playing import play_agent
 from dreamer4.run.reporter import SILENT, Reporter
-from dreamer4.run.stages import Collect, Train, execute, play_agent
+from dreamer4.run.stages import Collect, Train, execute
 from dreamer4.study.plan import MEASURED_AT, STAGES, Cell, Measure, Seeds, Study
 from dreamer4.study.rows import Row, publish, row_file
 from dreamer4.training import stream
@@ -227,8 +228,7 @@ def _measure(runs: Path, measure: Measure, cell: Cell, seeds: Seeds, commit: str
 
 def _speed(agent: Dreamer) -> float:
     """Returns how many frames a second one dream has, in one compiled loop, the fastest of five."""
-    heads = agent.policy(agent.readout(agent.init()))
-    action: Action = heads.mode()
+    action: Action = agent.decide(agent.init()).mode()
 
     @eqx.filter_jit
     def dream(agent, key):

@@ -301,8 +301,8 @@ class ImaginationPhase(AbstractPhase):
         returns = jax.vmap(lambda r, c, v: lambda_returns(r, c, v, discount=self.discount, lambda_=self.lambda_))(
             rollout.reward, rollout.continuation, baseline
         )
-        policy = dreamer.policy(rollout.h[:, :-1])
-        prior = dreamer.prior(rollout.h[:, :-1])
+        h, task = rollout.h[:, :-1], batch.task[:, None]
+        policy, prior = dreamer.policy(h, task), dreamer.prior(h, task)
         prior_batch = PolicyBatch(policy.log_prob(rollout.action), policy.kl(prior), returns - baseline[:, :-1], mask)
         policy_loss, metrics = self.objective(prior_batch)
         states = jax.tree.map(lambda leaf: leaf[:, :-1], value)

@@ -26,7 +26,7 @@ def test_a_failing_world_leaves_the_whole_episodes_beside_the_data_set(tmp_path)
     config = load("tiny", overrides=[*WALK, "data.episodes=12", "env.kwargs.fails=9"])
     for name in ("data-kept", "data-kept2"):
         with pytest.raises(InputError, match=rf"motor is stuck.* whole episodes collected before lie in .*{name}\."):
-            behaviour.collect(config, make(config.env), tmp_path / "data", tmp_path / "agents")
+            behaviour.collect(config, tmp_path / "data", tmp_path / "agents")
         kept = data.read_episodes(tmp_path / name, "all")
         assert kept and all(episode.is_terminal and episode.length <= 9 for episode in kept)
         assert data.read_info(tmp_path / name).behaviour[0].episodes == len(kept)
@@ -37,7 +37,7 @@ def test_an_agent_is_collected_with_evaluated_and_played_beside(tmp_path):
     config = load("tiny", overrides=[*WALK])
     env = make(config.env)
     assert env is make(config.env)  # its programs are compiled once
-    info = behaviour.collect(config, env, tmp_path / "data", tmp_path / "agents")
+    info = behaviour.collect(config, tmp_path / "data", tmp_path / "agents")
     assert info.num_episodes == 5 and info.frame_shape == (5, 10, 3)
     dreamer = Dreamer.build(config, env.spec, key=jr.key(0))
     played = evaluate(dreamer, env, episodes=3, key=jr.key(0))

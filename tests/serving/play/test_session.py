@@ -187,7 +187,7 @@ class TestSleep:
 class TestActors:
     def test_a_policy_stays_within_the_bounds_of_actions(self):
         class Wide(eqx.Module):
-            def __call__(self, h):
+            def __call__(self, h, task=None):
                 return ActionDistribution((Categorical(jnp.zeros(3)),), Normal(jnp.array([0.95, 1.2]), jnp.zeros(2)))
 
         dreamer = eqx.tree_at(lambda d: (d.policy, d.prior), build_tiny(), (Wide(), Wide()))

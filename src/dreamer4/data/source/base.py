@@ -89,12 +89,14 @@ class AbstractEpisodeSource(AbstractDataSource):
     contexts are full, would learn that no episode ever ends sooner: not in the first frames of a dream. An episode no
     longer than a window is in it as a whole, as it is when acting.
 
-    `uniform` is True on every row and `relevant` is the episode's flag.
+    `uniform` is True on every row and `relevant` is the episode's flag. `share` is that of each task in the rows; where
+    it is None a task has as much as its frames.
     """
 
     length: eqx.AbstractVar[Int[Array, " E"]]
     task: eqx.AbstractVar[Int[Array, " E"]]
     relevant: eqx.AbstractVar[Bool[Array, " E"]]
+    share: eqx.AbstractVar[Float[Array, " tasks"] | None]
 
     @property
     def num_episodes(self) -> int:
@@ -102,9 +104,18 @@ class AbstractEpisodeSource(AbstractDataSource):
         return self.length.shape[0]
 
     def draw(self, batch_size: int, length: int, *, key: PRNGKeyArray) -> Rows:
-        places = self.places(length)
-        drawn = jr.randint(key, (batch_size,), 0, jnp.sum(places))
-        episode, offset = self.windows_at(drawn, jnp.arange(self.num_episodes), places, length)
+        places, order = self.places(length), jnp.arange(self.num_episodes)
+        lower, upper = jnp.array(0), jnp.sum(places)
+        if self.share is not None:
+            order = jnp.argsort(self.task, stable=True)
+            own = jnp.zeros(self.share.shape, places.dtype).at[self.task].add(places)
+            # Another key than that of the places, which of a single task are drawn as without shares.
+            key_task, weight = jr.fold_in(key, 1), jnp.where(own > 0, self.share, 0.0)
+            task = jr.categorical(key_task, jnp.log(weight), shape=(batch_size,))
+            upper = jnp.cumsum(own)[task]
+            lower, places = upper - own[task], places[order]
+        drawn = jr.randint(key, (batch_size,), lower, upper)
+        episode, offset = self.windows_at(drawn, order, places, length)
         return Rows(episode, offset, self.relevant[episode], jnp.ones_like(episode, bool))
 
     def places(self, length: int) -> Int[Array, " E"]:

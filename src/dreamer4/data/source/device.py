@@ -34,6 +34,7 @@ class DeviceSource(AbstractEpisodeSource):
     relevant: Bool[Array, " E"]
     max_length: int = eqx.field(static=True)
     place: PyTree = None
+    share: Float[Array, " tasks"] | None = None
 
     @classmethod
     def from_episodes(cls, episodes: Sequence[Episode]) -> "DeviceSource":
@@ -89,6 +90,10 @@ class DeviceSource(AbstractEpisodeSource):
                 "Encode every frame of this source, in order."
             )
         return dataclasses.replace(self, frame=None, latent=jnp.asarray(latent))
+
+    def with_shares(self, share: Float[np.ndarray, " tasks"]) -> "DeviceSource":
+        """Returns the same data set, of which each task has its share in the rows of a batch."""
+        return dataclasses.replace(self, share=jnp.asarray(share, jnp.float32))
 
     def with_places(self, place: PyTree) -> "DeviceSource":
         """Returns the same data set with where the real environment stood at each frame, as `replay` finds it."""

@@ -30,21 +30,23 @@ class StreamSource(AbstractEpisodeSource):
     is_terminal: Bool[Array, " E"]
     task: Int[Array, " E"]
     relevant: Bool[Array, " E"]
+    share: Float[Array, " tasks"] | None
     reader: AbstractReader = eqx.field(static=True)
 
-    def __init__(self, reader: AbstractReader):
-        """Wraps a reader of at least one episode."""
+    def __init__(self, reader: AbstractReader, share: Float[Array | np.ndarray, " tasks"] | None = None):
+        """Wraps a reader of at least one episode; `share` is that of each task in the rows of a batch."""
         self.reader = reader
         with jax.default_device(_host()):
             self.length, self.task = (jnp.asarray(x, jnp.int32) for x in (reader.lengths, reader.task))
             self.is_terminal, self.relevant = (jnp.asarray(x, bool) for x in (reader.is_terminal, reader.relevant))
+            self.share = None if share is None else jnp.asarray(share, jnp.float32)
 
     @property
     def on_device(self) -> bool:
         return False
 
     def with_latents(self, latent: Float[Array | np.ndarray, "N Nz Dz"]) -> "StreamSource":
-        return StreamSource(LatentReader(self.reader, latent))
+        return StreamSource(LatentReader(self.reader, latent), self.share)
 
     def read(self, rows: Rows, length: int) -> Trajectory:
         episode, offset = np.asarray(rows.episode), np.asarray(rows.offset)

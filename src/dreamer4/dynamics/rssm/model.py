@@ -23,12 +23,12 @@ class RSSMState(eqx.Module):
     Attributes:
         recurrent: the past, `h` of the paper.
         draws: one-hot vectors, `z` of the paper.
-        task: embedding of the task.
+        task: the task.
     """
 
     recurrent: Float[Array, " D"]
     draws: Float[Array, "S K"]
-    task: Float[Array, " W"]
+    task: Int[Array, ""]
 
 
 def free_bits(
@@ -89,11 +89,11 @@ class RSSMDynamics(AbstractDynamics):
 
     def init(self, task: Int[Array, ""]) -> RSSMState:
         shape = self.config.draws, self.config.classes
-        return RSSMState(jnp.zeros(self.config.recurrent), jnp.zeros(shape), self.task(task))
+        return RSSMState(jnp.zeros(self.config.recurrent), jnp.zeros(shape), jnp.asarray(task, jnp.int32))
 
     def _advance(self, state, action, action_mask):
         """Returns the recurrent state that an action leads to."""
-        act = jax.nn.silu(self.action_norm(self.action_in(action, action_mask)))
+        act = jax.nn.silu(self.action_norm(self.action_in(action, action_mask, state.task)))
         inputs = self.past_in(state.recurrent), self.draws_in(state.draws.reshape(-1)), act
         return self.sequence(state.recurrent, jnp.concatenate(inputs))
 
@@ -134,7 +134,7 @@ class RSSMDynamics(AbstractDynamics):
         return jax.lax.stop_gradient((Imagined(latent, jnp.zeros(())), RSSMState(recurrent, draws, state.task)))
 
     def readout(self, state: RSSMState) -> Float[Array, " E"]:
-        return jnp.concatenate([state.recurrent, state.draws.reshape(-1), state.task])
+        return jnp.concatenate([state.recurrent, state.draws.reshape(-1), self.task(state.task)])
 
     def loss(
         self,

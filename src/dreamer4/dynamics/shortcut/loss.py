@@ -88,11 +88,12 @@ def shortcut_loss(
     segment, image = jax.vmap(lambda k: forcing.segments(length, key=k))(jr.split(key_segments, size))
     tau, known = grid.tau(levels.tau_index), batch.action_mask & ~image[:, None]
     z_noisy = corrupt(batch.latent, jr.normal(key_noise, batch.latent.shape), tau)
-    frames = NoisyFrames(z_noisy, levels, batch.action, known)
+    tasks = jnp.broadcast_to(batch.task[:, None], known.shape)
+    frames = NoisyFrames(z_noisy, levels, batch.action, known, tasks)
     past, counted = None, batch.valid & batch.uniform[:, None]
     if forcing.given_past:
         key_past = jr.fold_in(key_noise, 1)
-        past = as_past(grid, forcing.context_index, batch.latent, batch.action, known, key=key_past)
+        past = as_past(grid, forcing.context_index, batch.latent, batch.action, known, tasks, key=key_past)
         follows = jnp.diff(segment, axis=1, prepend=-1) == 0
         counted &= follows | image[:, None]
     rows = _Rows(batch.latent, frames, past, segment)

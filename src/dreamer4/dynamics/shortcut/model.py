@@ -118,7 +118,7 @@ class ShortcutDynamics(AbstractDynamics):
         key_denoise, key_commit = jr.split(key)
         known = jnp.array(True) if action_mask is None else action_mask
         count = self.num_steps if num_steps is None else num_steps
-        how = {"shortcuts": self.forcing.has_shortcuts, "key": key_denoise}
+        how = {"task": state.task, "shortcuts": self.forcing.has_shortcuts, "key": key_denoise}
         z, halfway = jax.lax.stop_gradient(denoise(self.network, action, known, state.stream, count, **how))
         following = self.observe(state, z, action, known, key=key_commit)
         movement = jnp.where(jnp.asarray(count) > 1, jnp.sqrt(jnp.mean(jnp.square(z - halfway))), 0.0)
@@ -130,7 +130,8 @@ class ShortcutDynamics(AbstractDynamics):
     def _prefill(self, clip, *, key):
         grid = self.network.grid
         signal = grid.snap(self.context_signal)
-        past = as_past(grid, signal, clip.latent, clip.action, clip.action_mask, key=key)
+        tasks = jnp.broadcast_to(clip.task, clip.action_mask.shape)
+        past = as_past(grid, signal, clip.latent, clip.action, clip.action_mask, tasks, key=key)
         _, h, entries = self.network.prefill(past, clip.task)
         assert h is not None  # there is a task
         return h, entries

@@ -165,7 +165,7 @@ class TransformerNetwork(AbstractNetwork):
         shortcut = jnp.concatenate([self.signal(frame.levels.tau_index), self.step_size(frame.levels.step_index)])
         registers, agents = layout.slots("register"), layout.slots("agent")
         parts = [
-            self.action_in(frame.action, frame.action_mask)[None],
+            self.action_in(frame.action, frame.action_mask, frame.task)[None],
             shortcut[None],
             self.spatial_in(frame.z),
             jnp.zeros((registers.stop - registers.start, width)),

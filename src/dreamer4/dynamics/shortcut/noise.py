@@ -58,16 +58,18 @@ class NoisyFrames(eqx.Module):
         levels: how much noise is in each, and by how large a step it is to be removed.
         action: action that led to each frame.
         action_mask: where it is known.
+        task: whose components the action has; None: it has all.
     """
 
     z: Float[Array, "*batch Nz Dz"]
     levels: Levels
     action: Action
     action_mask: Bool[Array, "*batch"]
+    task: Int[Array, "*batch"] | None = None
 
     def at(self, z: Float[Array, "*batch Nz Dz"], levels: Levels) -> "NoisyFrames":
         """Returns the same frames elsewhere between noise and data."""
-        return NoisyFrames(z, levels, self.action, self.action_mask)
+        return NoisyFrames(z, levels, self.action, self.action_mask, self.task)
 
 
 def corrupt(
@@ -84,6 +86,7 @@ def as_past(
     z: Float[Array, "*batch Nz Dz"],
     action: Action,
     action_mask: Bool[Array, "*batch"],
+    task: Int[Array, "*batch"] | None = None,
     *,
     key: PRNGKeyArray,
 ) -> NoisyFrames:
@@ -98,8 +101,10 @@ def as_past(
         z: clean latents, real or imagined.
         action: action that led to each frame.
         action_mask: where it is known.
+        task: as of `NoisyFrames`.
         key: randomness of the noise.
     """
     shape = action_mask.shape
     levels = Levels(jnp.full(shape, tau_index, jnp.int32), jnp.full(shape, grid.finest, jnp.int32))
-    return NoisyFrames(corrupt(z, jr.normal(key, z.shape), grid.tau(levels.tau_index)), levels, action, action_mask)
+    noisy = corrupt(z, jr.normal(key, z.shape), grid.tau(levels.tau_index))
+    return NoisyFrames(noisy, levels, action, action_mask, task)

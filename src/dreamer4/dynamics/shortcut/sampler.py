@@ -42,7 +42,7 @@ def commit(
         The agent read-out `h` of the frame, and the past including it.
     """
     grid = network.grid
-    frame = as_past(grid, grid.snap(context_signal), z, action, action_mask, key=key)
+    frame = as_past(grid, grid.snap(context_signal), z, action, action_mask, task, key=key)
     _, h, entry = network.step(frame, task, stream)
     assert h is not None  # there is a task
     return h, Stream(stream.cache.write(entry, stream.position), stream.position + 1)
@@ -55,6 +55,7 @@ def denoise(
     stream: Stream,
     num_steps: int | Int[Array, ""],
     *,
+    task: Int[Array, ""] | None = None,
     shortcuts: bool = True,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, "Nz Dz"], Float[Array, "Nz Dz"]]:
@@ -70,6 +71,7 @@ def denoise(
         stream: the past.
         num_steps: K, a power of two that divides k_max. If it is an array, one compiled program serves every K, but no
             gradient can be taken.
+        task: whose components the action has; None: it has all.
         shortcuts: whether the model knows large steps; if not, every pass is labelled with the finest one.
         key: randomness of the noise.
 
@@ -80,7 +82,8 @@ def denoise(
 
     def denoised(z, i, step_index):
         label = step_index if shortcuts else jnp.asarray(grid.finest, jnp.int32)
-        return _denoise_pass(network, z, i, step_index, label, action, action_mask, stream)
+        frame = NoisyFrames(z, Levels(i * grid.stride(step_index), label), action, action_mask, task)
+        return _denoise_pass(network, frame, i, step_index, stream)
 
     noise = jr.normal(key, (network.num_spatial, network.spatial_dim))
     if isinstance(num_steps, int):
@@ -105,10 +108,9 @@ def denoise(
     return jax.lax.fori_loop(0, count, looped, (noise, noise))
 
 
-def _denoise_pass(network, z, i, step_index, label, action, action_mask, stream):
+def _denoise_pass(network, frame, i, step_index, stream):
     """Returns the latents after pass i, and the clean estimate that moved them."""
-    levels = Levels(i * network.grid.stride(step_index), label)
-    z_hat, _, _ = network.step(NoisyFrames(z, levels, action, action_mask), None, stream)
+    z, (z_hat, _, _) = frame.z, network.step(frame, None, stream)
     # d / (1 - tau) = 1 / (K - i), which is exactly 1 in the last pass.
     remaining = (jnp.asarray(1, jnp.int32) << step_index) - i
     return z + (z_hat - z) / remaining.astype(jnp.float32), z_hat

@@ -77,7 +77,7 @@ class Session:
         stage, clock = self._stage, Clock.at(seed, 0)
         rows = self._recorded(episode, passed) if episode is not None else None
         self._seed, self._time, self._by, self._note = seed, 0, "", ""
-        self._task = 0 if episode is None else stage.episodes[episode].task
+        self._task = stage.task if episode is None else stage.episodes[episode].task
         self._rows.clear()
         self._real, self._dream, self._game = Side(), Side(), None
         if rows is None:

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from dreamer4 import checkpoint, data, envs
+from dreamer4 import checkpoint, data
 from dreamer4.config import Config
 from dreamer4.data import Episode
 from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
 from dreamer4.nn import cast_weights
+from dreamer4.run import sizes
 from dreamer4.run.folder import cloned_head
 from dreamer4.serving.dream import own_dataset
 from dreamer4.serving.play import worlds
@@ -43,8 +44,9 @@ class Stage:
         controls: how a person acts.
         env: the real environment, or None.
         absent: why there is no real environment.
-        episodes: recorded episodes to start from, each of at least two frames.
+        episodes: recorded episodes of the task to start from, each of at least two frames.
         env_config: the environment's id and arguments.
+        task: id of the task that is played.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Stage:
     absent: str
     episodes: tuple[Episode, ...]
     env_config: dict[str, Any]
+    task: int = 0
 
     @property
     def policies(self) -> tuple[Literal["policy", "prior"], ...]:
@@ -128,29 +131,31 @@ def find_agent(name: str) -> Path:
     )
 
 
-def load_stage(path: Path, *, dataset: Path | None = None, member: int = 0) -> Stage:
+def load_stage(path: Path, *, dataset: Path | None = None, member: int = 0, task: str | None = None) -> Stage:
     """Loads what is played.
 
     Args:
         path: a run, a checkpoint, or an exported folder.
         dataset: where recorded starts come from; None: the agent's own data set, if it is there.
         member: which of several training seeds.
+        task: name or number of the task to play; None: the first.
 
     Raises:
-        InputError: if the agent cannot dream yet, if the data set is not of its kind, or if there is neither a real
-            environment nor a recorded episode to start from.
+        InputError: if the agent cannot dream yet or never learned the task, if the data set is not of its kind, or if
+            there is neither a real environment nor a recorded episode to start from.
     """
     step = find_checkpoint(path)
     (config, spec), meta = read_description(step), checkpoint.read_meta(step)
     phase = str(meta.get("phase"))
     if phase == "tokenizer":
         raise InputError(f"play: {step} is of the tokenizer phase, which cannot dream yet. Train the dynamics first.")
+    number = 0 if task is None else spec.find_task(task)
     dreamer = cast_weights(Dreamer.load(step, member=member))
     if phase == "agent" and cloned_head(step) == "policy":  # a page that watches the clone asks for the prior
         dreamer = freeze_prior(dreamer)
-    env, absent = _environment(config, spec)
+    env, absent = _environment(config, spec, number)
     found = dataset or own_dataset(step, config)
-    episodes = () if found is None else _episodes(found, spec, str(meta.get("data")))
+    episodes = () if found is None else _episodes(found, spec, str(meta.get("data")), number)
     if env is None and not episodes:
         raise InputError(
             f"play: there is nothing to start from. {absent} And there are no recorded episodes"
@@ -158,25 +163,23 @@ def load_stage(path: Path, *, dataset: Path | None = None, member: int = 0) -> S
         )
     controls = find_controls(spec.action, config.env, env)
     about = {"id": config.env.id, "kwargs": dict(config.env.kwargs)}
-    return Stage(config.env.id, dreamer, spec, phase, controls, env, absent, episodes, about)
+    name = config.env.id if spec.num_tasks == 1 else spec.names[number]
+    return Stage(name, dreamer, spec, phase, controls, env, absent, episodes, about, number)
 
 
-def _environment(config: Config, spec: DataSpec) -> tuple[AbstractEnvironment | None, str]:
+def _environment(config: Config, spec: DataSpec, task: int) -> tuple[AbstractEnvironment | None, str]:
     try:
-        env = envs.make(config.env)
+        return sizes.environment(config, spec, task), ""
     except InputError as error:
         return None, f"The real game cannot be played: {error}"
-    if env.spec.frame_shape != spec.frame_shape or env.spec.action != spec.action:
-        return None, f"The real game cannot be played: {config.env.id} does not look like the agent's data."
-    return env, ""
 
 
-def _episodes(path: Path, spec: DataSpec, trained_on: str) -> tuple[Episode, ...]:
+def _episodes(path: Path, spec: DataSpec, trained_on: str, task: int) -> tuple[Episode, ...]:
     info = data.read_info(path)
-    if info.frame_shape != spec.frame_shape or info.spec.action != spec.action:
+    if info.spec.looks != spec.looks:
         raise InputError(f"play: {path} holds {info.spec}, but the agent was trained on {spec}. Choose its own data.")
     split = "held_out" if info.fingerprint == trained_on and info.held_out else "all"
-    long_enough = (episode for episode in data.read_episodes(path, split) if episode.length > 1)
+    long_enough = (e for e in data.read_episodes(path, split) if e.length > 1 and e.task == task)
     return tuple(episode for episode, _ in zip(long_enough, range(_MOST_STARTS), strict=False))
 
 

@@ -224,7 +224,7 @@ def in_colours(frame: UInt8[Array | np.ndarray, "H W C"]) -> UInt8[Array, "H W 3
 def read(dreamer: Dreamer, memory: Memory) -> Reading:
     """Returns what the heads tell from a memory."""
     h = dreamer.readout(memory)
-    chosen = dreamer.policy(h)
+    chosen = dreamer.decide(memory)
     return Reading(
         dreamer.reward(h).mean(),
         dreamer.continuation(h).mean(),

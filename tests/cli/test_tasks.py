@@ -1,0 +1,81 @@
+"""ToyControl-3 from end to end, as small as it runs: three tasks of one, two and two dimensions."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from dreamer4.data import merge_datasets, read_episodes, read_info
+from dreamer4.dreamer import read_description
+from dreamer4.run.folder import RunFolder
+from dreamer4_cli.app import app
+
+
+SMALL = [
+    *("data.policy=random", "data.mixture=[]", "data.episodes=9", "data.held_out=0.3", "evaluation.batch_size=2"),
+    *(f"tokenizer.{part}.{size}" for part in ("encoder", "decoder") for size in ("width=16", "heads=2", "kv_heads=2")),
+    *("dynamics.transformer.width=16", "dynamics.transformer.depth=2", "agent.hidden=8", "imagination.horizon=2"),
+    *(f"train.{phase}.steps=2" for phase in ("tokenizer", "dynamics", "agent", "imagination")),
+    *(f"train.{phase}.batch_size=4" for phase in ("tokenizer", "dynamics", "agent", "imagination")),
+    *("train.dynamics.length=8", "train.agent.length=8", "train.heads.patience=0"),
+]
+NAMES = ("pendulum", "point", "reacher")
+
+
+def called(*arguments):
+    result = CliRunner().invoke(app, list(map(str, arguments)), env={"NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"})
+    return result.exit_code, result.output
+
+
+def settings(*more):
+    return [text for assignment in (*SMALL, *more) for text in ("--set", assignment)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy3") / "run"
+    code, told = called("train", "all", "--preset", "toy3", "--run", folder, *settings())
+    assert code == 0, told
+    return RunFolder(folder)
+
+
+def test_each_task_has_its_share_of_the_data_and_its_own_dimensions(run):
+    info, episodes = read_info(run.data), read_episodes(run.data)
+    assert info.spec.names == NAMES and info.frame_shape == (16, 16, 2) and info.continuous_dim == 2
+    assert [sum(episode.task == task for episode in episodes) for task in range(3)] == [3, 3, 3]
+    assert [task.present for task in info.tasks] == [(True, False), (), ()]
+    _, spec = read_description(run.checkpoints("imagination").latest_valid())
+    assert spec == info.spec
+
+
+def test_every_task_is_played_and_one_alone_if_it_is_named(run):
+    code, told = called("evaluate", run.path, "--episodes", 2)
+    assert code == 0 and all(told.count(name) == 4 for name in NAMES) and "all tasks" in told
+    code, told = called("evaluate", run.path, "--episodes", 2, "--task", "point")
+    assert code == 0 and not any(name in told for name in NAMES)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "dream", "play"])
+def test_a_task_that_was_never_learned_is_refused(run, command, tmp_path):
+    more = ("--out", tmp_path / "film.gif") if command == "dream" else ()
+    code, told = called(command, run.path, "--task", "walker", *more)
+    assert code == 2 and "0 pendulum, 1 point, 2 reacher" in told and not (tmp_path / "film.gif").exists()
+
+
+def test_tasks_collected_one_by_one_and_merged_are_the_tasks_collected_at_once(run, tmp_path):
+    for name in NAMES:
+        code, told = called(
+            "collect",
+            "--preset",
+            "toy3",
+            "--task",
+            name,
+            "--out",
+            tmp_path / name,
+            *settings("data.episodes=3", "data.held_out=0.34"),
+        )
+        assert code == 0, told
+    assert read_info(tmp_path / "pendulum").spec.action.continuous_dim == 1
+    merged = merge_datasets([tmp_path / name for name in NAMES], tmp_path / "all")
+    assert merged.spec == read_info(run.data).spec and merged.num_episodes == 9
+    assert json.loads((tmp_path / "all" / "dataset.json").read_text())["tasks"][1]["env"]["id"] == "PointGoal-pixels"
