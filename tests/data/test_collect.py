@@ -215,6 +215,24 @@ def test_an_environment_that_outlasts_its_bound_is_named():
         collect(Endless(), random_policy(Endless().spec), episodes=20, key=jr.key(0), num_envs=20)
 
 
+class Stubborn(AbstractPolicy):
+    """Takes one action, whatever the environment knows."""
+
+    action: int
+
+    def init(self):
+        return None
+
+    def __call__(self, memory, time_step, action, action_mask, *, key):
+        return Action(jnp.full(1, self.action, jnp.int32), jnp.zeros(0)), memory
+
+
+def test_a_policy_that_chooses_what_is_no_action_is_refused_while_it_plays():
+    for action in (2, -1):
+        with pytest.raises(InputError, match="Stubborn chose an action that is none of"):
+            collect(Endless(), Stubborn(action), episodes=4, key=jr.key(0))  # before its end is looked at
+
+
 @pytest.mark.parametrize("numbers", [{"episodes": 0}, {"episodes": 1, "num_envs": 0}])
 def test_numbers_below_one_are_refused(numbers):
     with pytest.raises(InputError, match="at least 1"):

@@ -14,7 +14,7 @@ from dreamer4.data.policy import AbstractPolicy
 from dreamer4.envs.base import AbstractEnvironment, broken, check_environment, is_sound
 from dreamer4.errors import InputError
 from dreamer4.precision import in_32_bits
-from dreamer4.types import Action, TimeStep, check_key
+from dreamer4.types import Action, ActionSpec, TimeStep, check_key
 
 
 # Environment steps between two looks from the host; a balance of calls against steps run past the end.
@@ -76,7 +76,7 @@ def collect(
 
     Raises:
         InputError: if a number is below 1, an episode outlasts the `max_steps` of the environment, or it breaks the
-            contract of `AbstractEnvironment` in another way.
+            contract of `AbstractEnvironment` in another way; or if the policy chooses an action that is none.
         UnfinishedError: with what was played so far, if the environment failed by itself.
     """
     if episodes < 1 or num_envs < 1:
@@ -103,7 +103,9 @@ def collect(
             _cut(jax.device_get(jax.tree.map(lambda x: x[:good], record)), pieces, finished, quota)  # noqa: B023
             raise UnfinishedError(broken(env), [episode for slot in finished for episode in slot])
         behind = record.time_step.is_last[-1]
-        _cut(jax.device_get(record), pieces, finished, quota)
+        record = jax.device_get(record)
+        _check_actions(record, policy, env.spec.action)
+        _cut(record, pieces, finished, quota)
         total = sum(map(len, finished))
         if progress is not None:
             progress(total, episodes)
@@ -156,6 +158,16 @@ def _advance(
         return jax.vmap(advance)(stream, keys), shown
 
     return jax.lax.scan(body, stream, done + jnp.arange(chunk))
+
+
+def _check_actions(record: _Stream, policy: AbstractPolicy, spec: ActionSpec) -> None:
+    """Refuses actions that are none of the environment's, while only the first of them are played."""
+    discrete, continuous = (x[record.action_mask] for x in (record.action.discrete, record.action.continuous))
+    if np.any((discrete < 0) | (discrete >= np.array(spec.num_classes))) or not np.all(np.abs(continuous) <= 1):
+        raise InputError(
+            f"collect: {type(policy).__name__} chose an action that is none of {spec}: classes count from 0, and "
+            "continuous entries lie in [-1, 1]. Mend the policy."
+        )
 
 
 def _cut(record: _Stream, pieces: list[list[_Piece]], finished: list[list[Episode]], quota: list[int]) -> None:
