@@ -235,7 +235,9 @@ def evaluate(
     existing = viewing.existing(path or run)
     if world_model:
         if plan or task:
-            raise InputError("evaluate: --plan and --task are of playing, and --world-model plays nothing.")
+            raise InputError(
+                "evaluate: --plan is a way to play, --task what is played, and --world-model plays nothing."
+            )
         from dreamer4_cli.world_model import evaluate_world_model
 
         evaluate_world_model(existing, clips=episodes, context=context, horizon=horizon, out=out, seed=seed)

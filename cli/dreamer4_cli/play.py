@@ -37,8 +37,8 @@ def play(
     prefix: str,
     dataset: Path | None,
     member: int,
-    task: str | None,
     show: bool,
+    task: str | None = None,
 ) -> None:
     """Serves the page until it is interrupted.
 

@@ -184,13 +184,13 @@ class TestCalls:
 
     def test_play(self, calls, tmp_path):
         asked = {"host": "127.0.0.1", "port": 7860, "token": None, "allow": (), "dataset": None, "member": 0}
-        asked |= {"prefix": ""}
+        asked |= {"prefix": "", "task": None}
         assert invoke("play", "catch").exit_code == 0
         line = "play here --port 0 --allow a:1 --allow b:2 --data . --member 1 --open --token t --host 0.0.0.0"
-        line += " --root-path /p"
+        line += " --root-path /p --task 0"
         assert invoke(*line.split()).exit_code == 0
         other = {"host": "0.0.0.0", "port": 0, "token": "t", "allow": ["a:1", "b:2"], "dataset": Path(), "member": 1}
-        other |= {"prefix": "/p"}
+        other |= {"prefix": "/p", "task": "0"}
         assert calls == [
             ("play", ("catch",), {**asked, "show": False}),
             ("play", ("here",), {**other, "show": True}),
@@ -228,8 +228,8 @@ class TestCalls:
         ):
             assert invoke(*line.split()).exit_code == 0
         assert calls == [
-            ("evaluate", (Path(),), {"episodes": None, "seed": 0, "plan": None}),
-            ("evaluate", (Path(),), {"episodes": 5, "seed": 2, "plan": None}),
+            ("evaluate", (Path(),), {"episodes": None, "seed": 0, "plan": None, "task": None}),
+            ("evaluate", (Path(),), {"episodes": 5, "seed": 2, "plan": None, "task": None}),
             ("info", (Path(),), {}),
             ("check_data", (Path(), {}), {}),
             ("check_data", (Path(), {"camera": "top", "size": [4, 6]}), {}),

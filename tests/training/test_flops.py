@@ -248,6 +248,7 @@ def test_parameters_of_every_preset(preset):
     actions = sum(spec.action.num_classes) + spec.action.continuous_dim
     tables = (1 + actions + spec.num_tasks) * width  # base action, actions, tasks
     tables += (k_max + 1) * (width // 2) + (k_max.bit_length()) * (width - width // 2)  # signal levels, step sizes
+    tables += bool(spec.action.present) * spec.action.continuous_dim * width  # dimensions that a task may lack
     ends = (dim + 1) * width + (width + 1) * dim
     assert parameters(dreamer.dynamics) == transformer_parameters(dyn.transformer, slots) + tables + ends
 
