@@ -20,8 +20,8 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Named starting point: catch (default), tiny, cartpole, pendulum, point, toy3, fourrooms, breakout, "
-        "asterix, space_invaders, freeway, seaquest, small, base, paper.",
+        help="Named starting point: catch (default), tiny, cartpole, pendulum, point, toy3, dmc, fourrooms, "
+        "breakout, asterix, space_invaders, freeway, seaquest, small, base, paper.",
     ),
 ]
 File = Annotated[
