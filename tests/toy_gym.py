@@ -1,5 +1,7 @@
 """A world of Gymnasium's without any package: a light that walks along a bar. Registered when imported."""
 
+import os
+
 import gymnasium
 import numpy as np
 
@@ -8,13 +10,13 @@ class Walk(gymnasium.Env):
     """The light starts at 1 to 4 of 0 to 9; class 1 of -1 moves it left, 0 right; 0 terminates with reward 1.
 
     A step pays the place it leads to, in tenths, so that a reward out of place is seen. `fails` names the step that
-    raises.
+    raises, `dies` the one that ends the process.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    def __init__(self, render_mode=None, fails=0, draws=True):
-        self.render_mode, self.fails, self.draws = render_mode, fails, draws
+    def __init__(self, render_mode=None, fails=0, dies=0, draws=True):
+        self.render_mode, self.fails, self.dies, self.draws = render_mode, fails, dies, draws
         self.action_space = gymnasium.spaces.Discrete(2, start=-1)
         self.observation_space = gymnasium.spaces.Discrete(10)
 
@@ -28,6 +30,8 @@ class Walk(gymnasium.Env):
         self.time += 1
         if self.time == self.fails:
             raise OSError("the motor is stuck")
+        if self.time == self.dies:
+            os._exit(1)
         self.place = int(np.clip(self.place + (1 if action == 0 else -1), 0, 9))
         return self.place, 1.0 if self.place == 0 else self.place / 10, self.place == 0, False, {}
 

@@ -51,7 +51,7 @@ def offline(config: Config, path: Path, out: Path, names: Sequence[str], *, entr
     for name in names or OFFLINE:
         rows += _rows(config, env, episodes, name, entropy if name == "clone" else None)
     told = {
-        "env": config.env.model_dump(mode="json"),
+        "env": config.env.model_dump(mode="json", exclude={"workers"}),
         "data": info.fingerprint,
         "settings": config.offline.model_dump(mode="json"),
         "episodes": config.evaluation.episodes,

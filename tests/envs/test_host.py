@@ -94,6 +94,26 @@ def test_a_world_that_raises_is_told_with_its_seed_and_can_be_played_again():
     assert bool(step.is_first) and env.fault() is None
 
 
+def test_a_process_plays_the_same_and_its_death_is_told():
+    here = walk()
+    there = make(EnvConfig(id="toy_gym:toy/Walk-v0", kwargs={"size": [4, 20], "dies": 3}, workers=1))
+    states, action = (
+        [env.reset(key=jr.key(5))[0] for env in (here, there)],
+        Action(jnp.ones(1, jnp.int32), jnp.zeros(0)),
+    )
+    for _ in range(2):
+        (a, one), (b, other) = (
+            env.step(s, action, key=jr.key(0)) for env, s in zip((here, there), states, strict=True)
+        )
+        np.testing.assert_array_equal(one.frame, other.frame)
+        assert one.reward == other.reward
+        states = [a, b]
+    _, lost = there.step(states[1], action, key=jr.key(0))
+    assert not is_sound(lost, follows_last=False) and "ended without a word" in str(there.fault())
+    with pytest.raises(InputError, match="env.workers"):
+        make(EnvConfig(id="Catch-bsuite", workers=1))
+
+
 def test_a_state_is_good_for_one_step():
     env = walk()
     state, _ = env.reset(key=jr.key(0))

@@ -39,6 +39,12 @@ class EnvConfig(Branch):
         description="probability at each step that the action before is carried out again; original MinAtar has 0.1",
     )
 
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="processes that play a world outside JAX, each its share of the episodes; 0: this one alone",
+    )
+
     @property
     def described(self) -> dict[str, Any]:
         """What a data set tells about the environment that it comes from."""

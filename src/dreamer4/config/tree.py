@@ -298,7 +298,7 @@ def without_hardware(config: Config) -> Config:
     are the same; only the order in which sums are taken is not. Nor does it hold which modules were imported.
     """
     tree = config.model_dump(mode="json")
-    del tree["train"]["mesh"], tree["data"]["source"], tree["imports"]
+    del tree["train"]["mesh"], tree["data"]["source"], tree["env"]["workers"], tree["imports"]
     for name in ("tokenizer", "dynamics", "agent", "imagination"):
         del tree["train"][name]["accumulate"]
     for transformer in (tree["tokenizer"]["encoder"], tree["tokenizer"]["decoder"], tree["dynamics"]["transformer"]):

@@ -70,6 +70,7 @@ def dm_control_environment(
     max_steps: int | None = None,
     quality: str = "fast",
     camera: int | None = None,
+    workers: int = 0,
 ) -> HostEnvironment:
     """Returns a task of the suite; arguments are those of `HostEnvironment` and `DMControlSimulator`.
 
@@ -80,6 +81,7 @@ def dm_control_environment(
         max_steps: most actions in an episode.
         quality: `fast` or `suite`.
         camera: number of the camera.
+        workers: processes that it is played in.
 
     Raises:
         InputError: if there is no such task, an argument is out of range, or dm_control is not installed.
@@ -90,7 +92,7 @@ def dm_control_environment(
     if quality not in ("fast", "suite"):
         raise InputError(f"env.kwargs.quality: got {quality!r}, expected fast or suite.")
     build = partial(DMControlSimulator, task, size, quality, camera)
-    return HostEnvironment(env_id, build, size=size, action_repeat=action_repeat, max_steps=max_steps)
+    return HostEnvironment(env_id, build, size=size, action_repeat=action_repeat, max_steps=max_steps, workers=workers)
 
 
 @cache

@@ -56,11 +56,16 @@ class GymnasiumSimulator(AbstractSimulator):
 
 
 def gymnasium_environment(
-    env_id: str, size: int | list[int] = 64, action_repeat: int = 1, max_steps: int | None = None, **kwargs: Any
+    env_id: str,
+    size: int | list[int] = 64,
+    action_repeat: int = 1,
+    max_steps: int | None = None,
+    workers: int = 0,
+    **kwargs: Any,
 ) -> HostEnvironment:
     """Returns an environment of Gymnasium's; arguments are those of `HostEnvironment` and of `gymnasium.make`."""
     build = partial(GymnasiumSimulator, env_id, **kwargs)
-    return HostEnvironment(env_id, build, size=size, action_repeat=action_repeat, max_steps=max_steps)
+    return HostEnvironment(env_id, build, size=size, action_repeat=action_repeat, max_steps=max_steps, workers=workers)
 
 
 def _action_spec(env_id: str, space: Any) -> ActionSpec:

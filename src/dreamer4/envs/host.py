@@ -9,9 +9,12 @@ says so to those who would ask for more.
 
 import itertools
 import math
+import multiprocessing
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +34,7 @@ from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
 SEEDS = 2**31 - 1  # of a simulator: 0 to below this
 
 # Episodes side by side, steps between two looks, and simulators kept for players who come one by one.
-_STREAMS, _STEPS, _SPARE = 16, 16, 16
+_STREAMS, _STEPS, _SPARE = 16, 16, 8
 
 
 class AbstractSimulator(ABC):
@@ -91,15 +94,17 @@ class HostEnvironment(AbstractEnvironment):
         size: int | list[int] = 64,
         action_repeat: int = 1,
         max_steps: int | None = None,
+        workers: int = 0,
     ):
         """Builds one simulator, to ask it for its actions.
 
         Args:
             name: what messages call it.
-            build: makes a simulator.
+            build: makes a simulator; with workers it is pickled.
             size: of frames, pixels: one number, or height and width.
             action_repeat: steps of the simulator that carry out one action; their rewards add up.
             max_steps: most actions in an episode, which is then cut; None: what the simulator allows.
+            workers: processes that the simulators live in, which share them; 0: a thread of this one.
 
         Raises:
             InputError: if an argument is out of range, or nobody tells how long an episode may be.
@@ -110,34 +115,34 @@ class HostEnvironment(AbstractEnvironment):
         for argument, value in (("action_repeat", action_repeat), ("max_steps", max_steps)):
             if value is not None and (type(value) is not int or value < 1):
                 raise InputError(f"env.kwargs.{argument}: got {value!r}, expected a whole number of at least 1.")
-        first = build()
+        self._cast = _Cast(workers, name, build, shape, action_repeat)
+        action, limit = self._cast.hire()
         if max_steps is None:
-            if first.limit is None:
+            if limit is None:
                 raise InputError(
                     f"{name} sets no limit to its episodes, and a player needs one. Set it, in actions: "
                     "--set env.kwargs.max_steps=1000."
                 )
-            max_steps = math.ceil(first.limit / action_repeat)
-        self.spec = DataSpec((*shape, 3), first.action)
-        self.max_steps = max_steps
-        self._cast = _Cast(name, build, first, self.spec, action_repeat, max_steps)
+            max_steps = math.ceil(limit / action_repeat)
+        self.spec = DataSpec((*shape, 3), action)
+        self.max_steps = self._cast.most = max_steps
 
     @property
     def pace(self) -> Pace:
         """Few side by side, looked after often, and never back."""
-        return Pace(_STREAMS, _STEPS, revisits=False)
+        return Pace(max(_STREAMS, self._cast.workers), _STEPS, revisits=False)
 
     def fault(self) -> str | None:
         return self._cast.fault
 
     def reset(self, *, key: PRNGKeyArray) -> tuple[Ticket, TimeStep]:
-        kinds = (jax.ShapeDtypeStruct((), jnp.int32), *_kinds(self.spec))
+        kinds = (jax.ShapeDtypeStruct((), jnp.int32), *_kinds(self.spec.frame_shape))
         play, *seen = jax.pure_callback(self._cast.begin, kinds, seed_of(key), vmap_method="broadcast_all")
         return Ticket(play, jnp.zeros((), jnp.int32)), TimeStep(*seen)
 
     def step(self, state: Ticket, action: Action, *, key: PRNGKeyArray) -> tuple[Ticket, TimeStep]:
         given = (state.play, state.clock, action.discrete, action.continuous, seed_of(key))
-        seen = jax.pure_callback(self._cast.advance, _kinds(self.spec), *given, vmap_method="broadcast_all")
+        seen = jax.pure_callback(self._cast.advance, _kinds(self.spec.frame_shape), *given, vmap_method="broadcast_all")
         return Ticket(state.play, state.clock + 1), TimeStep(*seen)
 
 
@@ -145,9 +150,9 @@ class HostEnvironment(AbstractEnvironment):
 _Row = tuple[np.ndarray, float, bool, bool, bool]
 
 
-def _kinds(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, ...]:
-    dtypes = (jnp.uint8, jnp.float32, jnp.bool_, jnp.bool_, jnp.bool_)
-    return tuple(jax.ShapeDtypeStruct(spec.frame_shape if i == 0 else (), dtype) for i, dtype in enumerate(dtypes))
+def _kinds(frame_shape: tuple[int, int, int]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    rest = (jnp.float32, jnp.bool_, jnp.bool_, jnp.bool_)
+    return (jax.ShapeDtypeStruct(frame_shape, jnp.uint8), *(jax.ShapeDtypeStruct((), dtype) for dtype in rest))
 
 
 @dataclass
@@ -162,79 +167,55 @@ class _Play:
     request: tuple[Any, ...] = ()
 
 
-class _Cast:
-    """The simulators of an environment, and who plays what. All of them live in one thread, as renderers wish."""
+class _Company:
+    """Simulators that live in one thread, as renderers wish, and who plays what."""
 
-    def __init__(
-        self,
-        name: str,
-        build: Callable[[], AbstractSimulator],
-        first: AbstractSimulator,
-        spec: DataSpec,
-        action_repeat: int,
-        max_steps: int,
-    ):
-        self.fault: str | None = None
-        self._name, self._build, self._free = name, build, [first]
-        self._spec, self._repeat, self._max_steps = spec, action_repeat, max_steps
+    def __init__(self, name: str, build: Callable[[], AbstractSimulator], size: tuple[int, int], action_repeat: int):
+        self._name, self._build, self._size, self._repeat = name, build, size, action_repeat
+        self._free: list[AbstractSimulator] = []
         self._plays: dict[int, _Play] = {}
-        self._numbers = itertools.count()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="simulators")
+        self._fault: str | None = None
 
-    def begin(self, seeds: Array) -> tuple[np.ndarray, ...]:
-        """Begins a stream of episodes for each seed; returns their numbers and first time steps."""
-        seed = np.asarray(seeds)
-        rows = self._thread.submit(self._begin, seed.ravel().tolist()).result()
-        plays, rows = zip(*rows, strict=True)
-        return (np.asarray(plays, np.int32).reshape(seed.shape), *self._columns(rows, seed.shape))
+    def hire(self) -> tuple[ActionSpec, int | None]:
+        """Builds a simulator; returns its actions and its limit."""
+        self._free.append(self._build())
+        return self._free[-1].action, self._free[-1].limit
 
-    def advance(self, *given: Array) -> tuple[np.ndarray, ...]:
-        """Advances streams by one step each."""
-        play, clock, discrete, continuous, seed = map(np.asarray, given)
-        flat = (x.reshape((play.size, *x.shape[play.ndim :])) for x in (discrete, continuous))
-        requests = list(zip(*(x.ravel().tolist() for x in (play, clock, seed)), *flat, strict=True))
-        return self._columns(self._thread.submit(self._advance, requests).result(), play.shape)
-
-    def _columns(self, rows: Any, batch: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        columns = zip(zip(*rows, strict=True), _kinds(self._spec), strict=True)
-        return tuple(np.asarray(x, kind.dtype).reshape((*batch, *kind.shape)) for x, kind in columns)
-
-    def _begin(self, seeds: list[int]) -> list[tuple[int, _Row]]:
-        self.fault = None
-        room = max(_SPARE, len(seeds)) - len(seeds)
-        while len(self._plays) > room:  # those not played for longest make way
+    def begin(self, streams: list[tuple[int, int]]) -> tuple[list[_Row], str | None]:
+        """Begins streams of episodes by number and seed; returns first time steps, and what went wrong."""
+        self._fault = None
+        while len(self._plays) > max(_SPARE - len(streams), 0):  # those not played for longest make way
             self._free.append(self._plays.pop(next(iter(self._plays))).simulator)
-        rows = []
-        for seed in seeds:
-            number = next(self._numbers)
-            rows.append((number, self._guarded(number, seed, None, None)))
-        return rows
+        return [self._guarded(number, seed, 0, None) for number, seed in streams], self._fault
 
-    def _advance(self, requests: list[tuple[int, int, int, np.ndarray, np.ndarray]]) -> list[_Row]:
+    def advance(
+        self, requests: list[tuple[int, int, int, np.ndarray, np.ndarray]], most: int
+    ) -> tuple[list[_Row], str | None]:
+        """Advances streams by one step each, in episodes of at most `most` actions."""
         rows = []
-        for number, clock, seed, discrete, continuous in requests:
-            play, request = self._plays.get(number), (clock, seed, discrete.tobytes(), continuous.tobytes())
+        for number, clock, seed, *action in requests:
+            play, request = self._plays.get(number), (clock, seed, *(x.tobytes() for x in action))
             if play is not None and play.request == request:  # an episode that waits for others beside it
                 rows.append(play.row)
                 continue
-            if self.fault is None and (play is None or play.clock != clock):
-                self.fault = f"{self._name} was asked to go on from a moment that it has left, and it cannot go back."
-            rows.append(self._guarded(number, seed, discrete, continuous))
+            if self._fault is None and (play is None or play.clock != clock):
+                self._fault = f"{self._name} was asked to go on from a moment that it has left, and it cannot go back."
+            rows.append(self._guarded(number, seed, most, action))
             if play is not None:
                 play.request, play.clock = request, clock + 1
-        return rows
+        return rows, self._fault
 
-    def _guarded(self, number: int, seed: int, discrete: np.ndarray | None, continuous: np.ndarray | None) -> _Row:
+    def _guarded(self, number: int, seed: int, most: int, action: list[np.ndarray] | None) -> _Row:
         """Returns the next time step of a stream, or one that is not sound if anything went wrong."""
-        if self.fault is None:
+        if self._fault is None:
             play = self._plays.pop(number, None)
             try:
                 if play is None:
                     play = _Play(self._free.pop() if self._free else self._build())
-                play.row = self._play(play, seed, discrete, continuous)
+                play.row = self._play(play, seed, most, action)
             except Exception as error:  # of whatever kind: it is other people's code
                 where = "at its first frame" if play is None or not play.length else f"at action {play.length}"
-                self.fault = (
+                self._fault = (
                     f"{self._name} failed {where} of the episode with seed {play.seed if play else seed}: "
                     f"{type(error).__name__}: {' '.join(str(error).split())[:300]} Mend it, or play it by hand with "
                     "this seed to see where it breaks."
@@ -242,22 +223,22 @@ class _Cast:
             else:
                 self._plays[number] = play  # the newest last
                 return play.row
-        return np.zeros(self._spec.frame_shape, np.uint8), math.nan, False, True, True
+        return _unsound(self._size)
 
-    def _play(self, play: _Play, seed: int, discrete: np.ndarray | None, continuous: np.ndarray | None) -> _Row:
+    def _play(self, play: _Play, seed: int, most: int, action: list[np.ndarray] | None) -> _Row:
         simulator = play.simulator
-        if play.row[3] or discrete is None or continuous is None:
+        if play.row[3] or action is None:
             play.length, play.seed = 0, seed
             simulator.reset(seed)
             return self._frame(simulator), 0.0, True, False, False
         play.length += 1
         total, terminated, truncated = 0.0, False, False
         for _ in range(self._repeat):
-            reward, terminated, truncated = simulator.step(discrete, continuous)
+            reward, terminated, truncated = simulator.step(*action)
             total += float(reward)
             if terminated or truncated:
                 break
-        ends = terminated or truncated or play.length >= self._max_steps
+        ends = bool(terminated or truncated or play.length >= most)
         return self._frame(simulator), total, False, ends, bool(terminated)
 
     def _frame(self, simulator: AbstractSimulator) -> np.ndarray:
@@ -265,10 +246,99 @@ class _Cast:
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
             told = f"{picture.dtype}{list(picture.shape)}" if isinstance(picture, np.ndarray) else repr(picture)[:60]
             raise TypeError(f"its picture is {told}, expected uint8[height, width, 3].")
-        height, width, _ = self._spec.frame_shape
-        if picture.shape[:2] == (height, width):
+        if picture.shape[:2] == self._size:
             return picture
-        return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
+        return np.asarray(Image.fromarray(picture).resize(self._size[::-1], Image.Resampling.BOX))
+
+
+def _unsound(size: tuple[int, int]) -> _Row:
+    return np.zeros((*size, 3), np.uint8), math.nan, False, True, True
+
+
+_HERE = threading.local()  # with the company of this thread
+
+
+def _found(*company: Any) -> None:
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the player, who ends this process
+    _HERE.company = _Company(*company)
+
+
+def _ask(method: str, *args: Any) -> Any:
+    return getattr(_HERE.company, method)(*args)
+
+
+class _Cast:
+    """The simulators of an environment: one company in a thread of this process, or one in each of some processes."""
+
+    def __init__(
+        self, workers: int, name: str, build: Callable[[], AbstractSimulator], size: tuple[int, int], repeat: int
+    ):
+        self.fault: str | None = None
+        self.most = 0
+        self._company, self.workers, self._size = (name, build, size, repeat), workers, size
+        self._pools = [self._pool() for _ in range(max(1, workers))]
+        self._numbers = itertools.count()
+
+    def _pool(self) -> Executor:
+        if not self.workers:
+            return ThreadPoolExecutor(1, initializer=_found, initargs=self._company)
+        # Spawned, since a process that is forked from one with JAX in it may hang.
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, spawn, initializer=_found, initargs=self._company)
+
+    def hire(self) -> tuple[ActionSpec, int | None]:
+        """Builds a first simulator; returns its actions and its limit."""
+        try:
+            return self._pools[0].submit(_ask, "hire").result()
+        except BrokenExecutor as error:
+            raise InputError(f"A process for {self._company[0]} ended as it began. Try env.workers=0.") from error
+
+    def begin(self, seeds: Array) -> tuple[np.ndarray, ...]:
+        """Begins a stream of episodes for each seed; returns their numbers and first time steps."""
+        seed = np.asarray(seeds)
+        numbers = [next(self._numbers) for _ in range(seed.size)]
+        self.fault = None
+        rows = self._gather("begin", list(zip(numbers, seed.ravel().tolist(), strict=True)))
+        return (np.asarray(numbers, np.int32).reshape(seed.shape), *self._columns(rows, seed.shape))
+
+    def advance(self, *given: Array) -> tuple[np.ndarray, ...]:
+        """Advances streams by one step each."""
+        play, clock, discrete, continuous, seed = map(np.asarray, given)
+        flat = (x.reshape((play.size, *x.shape[play.ndim :])) for x in (discrete, continuous))
+        requests = list(zip(*(x.ravel().tolist() for x in (play, clock, seed)), *flat, strict=True))
+        return self._columns(self._gather("advance", requests, self.most), play.shape)
+
+    def _gather(self, method: str, requests: list[tuple[Any, ...]], *rest: Any) -> list[_Row]:
+        """Has each company do its part, all at once; a stream stays where it began."""
+        if self.fault is not None:
+            return [_unsound(self._size)] * len(requests)
+        count = len(self._pools)
+        parts = [[i for i, request in enumerate(requests) if request[0] % count == k] for k in range(count)]
+        asked = [
+            (k, part, self._pools[k].submit(_ask, method, [requests[i] for i in part], *rest))
+            for k, part in enumerate(parts)
+            if part
+        ]
+        rows = [_unsound(self._size)] * len(requests)
+        for k, part, answer in asked:
+            try:
+                found, fault = answer.result()
+            except BrokenExecutor:
+                self._pools[k] = self._pool()
+                fault = f"A process that played {self._company[0]} ended without a word: killed, or out of memory."
+            else:
+                for i, row in zip(part, found, strict=True):
+                    rows[i] = row
+            self.fault = self.fault or fault
+        return rows
+
+    def _columns(self, rows: list[_Row], batch: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        kinds = _kinds((*self._size, 3))
+        return tuple(
+            np.asarray(x, kind.dtype).reshape((*batch, *kind.shape))
+            for x, kind in zip(zip(*rows, strict=True), kinds, strict=True)
+        )
 
 
 def from_box(

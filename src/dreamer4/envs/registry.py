@@ -31,7 +31,7 @@ ENVIRONMENTS: dict[str, Callable[..., AbstractEnvironment]] = {
 }
 
 # What Python and `make` give to a class themselves, before any argument of a user.
-_GIVEN = ("self", "cls", "env_id")
+_GIVEN = ("self", "cls", "env_id", "workers")
 
 
 def make(config: EnvConfig) -> AbstractEnvironment:
@@ -51,6 +51,13 @@ def make(config: EnvConfig) -> AbstractEnvironment:
         raise InputError(f"env.kwargs.params: got {params!r}, expected a mapping of parameter names to numbers.")
     build = ENVIRONMENTS.get(config.id) or _find(config.id)
     _check(build, config.id, kwargs, has_params=params is not None)
+    if config.workers:
+        if "workers" not in inspect.signature(build).parameters:
+            raise InputError(
+                f"env.workers: got {config.workers}, but {config.id} is played in the program itself, where workers "
+                "have nothing to do. Leave it at 0."
+            )
+        kwargs["workers"] = config.workers
     env = build(**kwargs) if params is None else build(params=params, **kwargs)
     return StickyActions(env, config.sticky_actions) if config.sticky_actions else env
 
@@ -109,7 +116,7 @@ def spec_of(tasks: Sequence[TaskConfig]) -> DataSpec:
 
 
 def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[str, Any], *, has_params: bool) -> None:
-    arguments = dict(inspect.signature(build).parameters)
+    arguments = {name: a for name, a in inspect.signature(build).parameters.items() if name not in _GIVEN}
     if has_params and "params" not in arguments:
         raise InputError(f"env.kwargs: {env_id} has no argument 'params'. {nearest('params', arguments)}")
     # What it hands on, it lets another judge.

@@ -158,7 +158,11 @@ def kept(config: Config, run: RunFolder) -> tuple[str, ...]:
     if (run.path / PPO).exists():
         env = _read(run.path / PPO, "results.json", "results of PPO").get("env")
         unstuck = {"sticky_actions": 0.0}  # what is older tells none
-        _refuse_unlike(run.path / PPO, {"env": unstuck | dict(env or {})}, {"env": config.env.model_dump(mode="json")})
+        _refuse_unlike(
+            run.path / PPO,
+            {"env": unstuck | dict(env or {})},
+            {"env": config.env.model_dump(mode="json", exclude={"workers"})},
+        )
     path = config.data.path
     if path is not None and Path(path).resolve() != run.data.resolve():
         return (PPO,)
@@ -369,7 +373,7 @@ def _read(folder: Path, name: str, what: str) -> dict[str, Any]:
 def _facts(config: Config) -> dict[str, Any]:
     """Returns what PPO policies depend on, as JSON values."""
     return {
-        "env": config.env.model_dump(mode="json"),
+        "env": config.env.model_dump(mode="json", exclude={"workers"}),
         "ppo": config.ppo.model_dump(mode="json"),
         "seed": config.seed,
     }
@@ -430,7 +434,7 @@ def ppo(config: Config, out: Path, report: Reporter = SILENT) -> list[dict[str, 
                 {"seed": seed} | summarise(np.asarray(played.returns)).model_dump(mode="json", exclude_defaults=True)
             )
         results = {
-            "env": config.env.model_dump(mode="json"),
+            "env": config.env.model_dump(mode="json", exclude={"workers"}),
             "ppo": config.ppo.model_dump(mode="json"),
             "steps": runs[0].steps[-1],
             "returns": rows,
