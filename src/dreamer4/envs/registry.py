@@ -1,5 +1,6 @@
 """Environments by name: our own, and those of gymnax, Gymnasium and dm_control."""
 
+import contextlib
 import importlib.util
 import inspect
 import json
@@ -70,7 +71,6 @@ def _find(env_id: str) -> Callable[..., AbstractEnvironment]:
     """
     import gymnasium
 
-    suite = importlib.util.find_spec("dm_control") is not None
     if env_id.startswith(dm_control.PREFIX):
         return _shared(dm_control.dm_control_environment, env_id)
     if ":" in env_id or env_id in gymnasium.registry:
@@ -79,9 +79,13 @@ def _find(env_id: str) -> Callable[..., AbstractEnvironment]:
         return _shared(gymnasium_environment, env_id)
     if env_id in {*usable_ids(), *REFUSED}:
         return partial(GymnaxEnvironment, env_id)
-    if suite and dm_control.find_task(env_id) is not None:
+    tasks: tuple[str, ...] = ()
+    if importlib.util.find_spec("dm_control") is not None:
+        with contextlib.suppress(InputError):  # it cannot draw here, which only matters to who asks for it
+            tasks = tuple(dm_control.task_names())
+    if tasks and dm_control.find_task(env_id) is not None:
         return _shared(dm_control.dm_control_environment, env_id)
-    known = {*ENVIRONMENTS, *usable_ids(), *gymnasium.registry, *(dm_control.task_names() if suite else ())}
+    known = {*ENVIRONMENTS, *usable_ids(), *gymnasium.registry, *tasks}
     raise InputError(
         f"env.id: got {env_id!r}, expected a known environment. {nearest(env_id, known)} What another package "
         "registers with Gymnasium is named with its module, as ale_py:ALE/Pong-v5 is. An agent of recordings has "

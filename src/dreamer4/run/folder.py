@@ -13,8 +13,8 @@
 A folder belongs to one configuration. Continuing a run is asked for, never assumed, and continuing it with other
 settings is refused key by key: half a run of each of two configurations is a result of neither. Only how the work is
 cut up may change (`train.mesh`, `train.<phase>.accumulate`, `remat`, `data.source`, `env.workers`), for a run may go on
-elsewhere; `config.yaml` keeps what it was begun with. And the phase that came last may be given more steps, which `config.yaml`
-then tells.
+elsewhere; `config.yaml` keeps what it was begun with. And the phase that came last may be given more steps, which
+`config.yaml` then tells.
 """
 
 import os
