@@ -62,6 +62,9 @@ class DMControlSimulator(AbstractSimulator):
             height, width, camera_id=self._camera, render_flag_overrides=self._flags or None
         )
 
+    def close(self) -> None:
+        self._env.close()
+
 
 def dm_control_environment(
     env_id: str,

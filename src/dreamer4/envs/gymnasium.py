@@ -54,6 +54,9 @@ class GymnasiumSimulator(AbstractSimulator):
     def picture(self) -> Any:  # what it is, is not known before it was looked at
         return self._env.render()
 
+    def close(self) -> None:
+        self._env.close()
+
 
 def gymnasium_environment(
     env_id: str,

@@ -62,6 +62,9 @@ class AbstractSimulator(ABC):
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
         """Returns what it looks like now, at any size."""
 
+    def close(self) -> None:  # noqa: B027
+        """Frees what it holds, in the thread that it lived in; nothing to do for most."""
+
 
 def seed_of(key: PRNGKeyArray) -> Int[Array, ""]:
     """Returns the seed of the episode that `HostEnvironment` begins under a key."""
@@ -181,6 +184,11 @@ class _Company:
         self._free.append(self._build())
         return self._free[-1].action, self._free[-1].limit
 
+    def close(self) -> None:
+        """Frees all simulators."""
+        for simulator in (*self._free, *(play.simulator for play in self._plays.values())):
+            simulator.close()
+
     def begin(self, streams: list[tuple[int, int]]) -> tuple[list[_Row], str | None]:
         """Begins streams of episodes by number and seed; returns first time steps, and what went wrong."""
         self._fault = None
@@ -282,7 +290,10 @@ class _Cast:
 
     def _pool(self) -> Executor:
         if not self.workers:
-            return ThreadPoolExecutor(1, initializer=_found, initargs=self._company)
+            pool = ThreadPoolExecutor(1, initializer=_found, initargs=self._company)
+            # Renderers must be freed by their thread, which the end of the program joins right behind this.
+            threading._register_atexit(pool.submit, _ask, "close")  # pyright: ignore[reportAttributeAccessIssue]
+            return pool
         # Spawned, since a process that is forked from one with JAX in it may hang.
         spawn = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(1, spawn, initializer=_found, initargs=self._company)
