@@ -291,8 +291,10 @@ class _Cast:
     def _pool(self) -> Executor:
         if not self.workers:
             pool = ThreadPoolExecutor(1, initializer=_found, initargs=self._company)
-            # Renderers must be freed by their thread, which the end of the program joins right behind this.
-            threading._register_atexit(pool.submit, _ask, "close")  # pyright: ignore[reportAttributeAccessIssue]
+            # Renderers must be freed by their thread, while threads of their own may still be given work.
+            threading._register_atexit(  # pyright: ignore[reportAttributeAccessIssue]
+                lambda: pool.submit(_ask, "close").result()
+            )
             return pool
         # Spawned, since a process that is forked from one with JAX in it may hang.
         spawn = multiprocessing.get_context("spawn")
