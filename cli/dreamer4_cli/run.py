@@ -122,13 +122,13 @@ def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = 
             rows[settings.result, f"plan {plan} x {settings.horizon}"] = [
                 _played(planner, env, count, config, seed) for planner in planners
             ]
-    named = [] if len(found) == 1 else ["task"]
-    table = Table(*named, "policy", "acting by", "return", "95 % interval", "IQM", "episodes")
+    named = len(found) > 1
+    table = Table(*["task"] * named, "policy", "acting by", "return", "95 % interval", *["IQM"] * named, "episodes")
     for number, rows in found.items():
         for (label, mode), returns in rows.items():
             mean, spread, played = _cells(summarise_seeds(returns))
-            middle = f"{float(iqm(np.concatenate(returns))):+.3f}"
-            table.add_row(*[spec.names[number] for _ in named], label, mode, mean, spread, middle, played)
+            middle = [f"{float(iqm(np.concatenate(returns))):+.3f}"] * named
+            table.add_row(*[spec.names[number]] * named, label, mode, mean, spread, *middle, played)
     console.print(table)
     if named:
         _print_over_tasks(found, worlds)

@@ -251,9 +251,10 @@ def test_data_can_be_checked_and_is_not_overwritten(folder, config):
 def fingerprints(monkeypatch):
     """What data sets tell as their fingerprints, by their folders, where it is another one than they have."""
     told, read = {}, data.read_info
-    monkeypatch.setattr(
-        data, "read_info", lambda p: read(p).model_copy(update={"fingerprint": told[p]} if p in told else {})
-    )
+    for module in (data, stages.latents):
+        monkeypatch.setattr(
+            module, "read_info", lambda p: read(p).model_copy(update={"fingerprint": told[p]} if p in told else {})
+        )
     return told
 
 
