@@ -24,11 +24,13 @@ class RSSMState(eqx.Module):
         recurrent: the past, `h` of the paper.
         draws: one-hot vectors, `z` of the paper.
         task: the task.
+        told: its embedding.
     """
 
     recurrent: Float[Array, " D"]
     draws: Float[Array, "S K"]
     task: Int[Array, ""]
+    told: Float[Array, " W"]
 
 
 def free_bits(
@@ -89,7 +91,8 @@ class RSSMDynamics(AbstractDynamics):
 
     def init(self, task: Int[Array, ""]) -> RSSMState:
         shape = self.config.draws, self.config.classes
-        return RSSMState(jnp.zeros(self.config.recurrent), jnp.zeros(shape), jnp.asarray(task, jnp.int32))
+        task = jnp.asarray(task, jnp.int32)
+        return RSSMState(jnp.zeros(self.config.recurrent), jnp.zeros(shape), task, self.task(task))
 
     def _advance(self, state, action, action_mask):
         """Returns the recurrent state that an action leads to."""
@@ -105,7 +108,7 @@ class RSSMDynamics(AbstractDynamics):
         """Returns the state with a real frame in it, and the log-probabilities that its draws came from."""
         recurrent = self._advance(state, action, action_mask)
         posterior = self._mixed(self.posterior(recurrent, symlog(latent)))
-        return RSSMState(recurrent, draw(posterior, key=key), state.task), posterior
+        return RSSMState(recurrent, draw(posterior, key=key), state.task, state.told), posterior
 
     def observe(
         self,
@@ -131,10 +134,11 @@ class RSSMDynamics(AbstractDynamics):
         recurrent = self._advance(state, action, jnp.array(True) if action_mask is None else action_mask)
         draws = draw(self._mixed(self.prior(recurrent)), key=key)
         latent = symexp(self.decoder(recurrent, draws)).reshape(self.latent_shape)
-        return jax.lax.stop_gradient((Imagined(latent, jnp.zeros(())), RSSMState(recurrent, draws, state.task)))
+        following = RSSMState(recurrent, draws, state.task, state.told)
+        return jax.lax.stop_gradient((Imagined(latent, jnp.zeros(())), following))
 
     def readout(self, state: RSSMState) -> Float[Array, " E"]:
-        return jnp.concatenate([state.recurrent, state.draws.reshape(-1), self.task(state.task)])
+        return jnp.concatenate([state.recurrent, state.draws.reshape(-1), state.told])
 
     def loss(
         self,
