@@ -123,9 +123,8 @@ def told(world):
     block = np.pad(world.map, 9, constant_values=1)[row + 6 : row + 13, column + 5 : column + 14]
     thing = np.full((7, 9), -1)
     thing[3, 4] = 11 if world.is_sleeping else 6 + world.player_direction
-    flights = [
-        3 + [(-1, 0), (1, 0), (0, -1), (0, 1)].index(tuple(way)) if any(way) else 3 for way in world.arrow_directions
-    ]
+    ways = {(-1, 0): 3, (1, 0): 4, (0, -1): 5, (0, 1): 6}  # those that do not fly yet have another
+    flights = [ways.get(tuple(way), 3) for way in world.arrow_directions]
     kinds = [(world.zombies, [0] * 3), (world.cows, [1] * 3), (world.skeletons, [2] * 2), (world.arrows, flights)]
     for herd, kind in kinds:
         for (r, c), there, which in zip(herd.position - (row - 3, column - 4), herd.mask, kind, strict=True):
