@@ -24,6 +24,7 @@ _KNOWN: dict[str, tuple[tuple[str, ...], float]] = {
     "CartPole-pixels": (("left", "right"), 50.0),
     "CartPoleSwingup-pixels": ((), 25.0),
     "PendulumSwingup-pixels": ((), 12.5),
+    "dm_control/cartpole-swingup": ((), 25.0),
     "PointGoal-pixels": ((), 10.0),
     "Reacher-pixels": ((), 12.5),
     "FourRooms-pixels": (("up", "right", "down", "left"), 8.0),
