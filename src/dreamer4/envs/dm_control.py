@@ -116,7 +116,7 @@ def _suite() -> Any:
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # read when it is imported
     try:
-        from dm_control import suite
+        from dm_control import suite  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             f"env.id: the tasks of dm_control need packages that are missing ({error}). Install them with "

@@ -256,7 +256,8 @@ class _Company:
             raise TypeError(f"its picture is {told}, expected uint8[height, width, 3].")
         if picture.shape[:2] == self._size:
             return picture
-        return np.asarray(Image.fromarray(picture).resize(self._size[::-1], Image.Resampling.BOX))
+        height, width = self._size
+        return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
 def _unsound(size: tuple[int, int]) -> _Row:
