@@ -17,9 +17,10 @@ from dreamer4.baselines import OFFLINE, Offline, OfflineData, train_offline, wit
 from dreamer4.config import Config
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
-from dreamer4.evaluation import play, summarise
+from dreamer4.evaluation import summarise
 from dreamer4.files import check_place
 from dreamer4.run import facts, stopping
+from dreamer4.run.playing import play_policy
 from dreamer4.training import stream
 from dreamer4_cli.console import ProgressBar
 
@@ -98,15 +99,10 @@ def _played(
     config: Config, env: AbstractEnvironment, name: str, trained: list[Offline], minutes: float
 ) -> dict[str, Any]:
     def returns(one: Offline, mode: str) -> dict[str, Any]:
-        count = config.evaluation.episodes
-        played = play(
-            dataclasses.replace(one.policy, mode=mode),
-            env,
-            episodes=count,
-            batch_size=min(config.evaluation.batch_size, count),
-            key=stream(0, "evaluate"),  # the starts that every other policy is judged by
-        )
-        return summarise(np.asarray(played.returns)).model_dump(mode="json", exclude_defaults=True)
+        acting = dataclasses.replace(one.policy, mode=mode)
+        # By the starts that every other policy is judged by.
+        played = play_policy(config, acting, env, config.evaluation.episodes, seed=0)
+        return summarise(played).model_dump(mode="json", exclude_defaults=True)
 
     modes = {"sampled": "sample", "greedy": "mode"}
     return {

@@ -10,11 +10,10 @@ from rich.table import Table
 
 from dreamer4 import checkpoint
 from dreamer4.config import Config
-from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
-from dreamer4.evaluation import PlanningPolicy, iqm, over_tasks, play, summarise_seeds
+from dreamer4.evaluation import PlanningPolicy, iqm, over_tasks, summarise_seeds
 from dreamer4.evaluation.results import Results
 from dreamer4.evaluation.statistics import Estimate
 from dreamer4.run import behaviour, sizes, stopping
@@ -22,10 +21,9 @@ from dreamer4.run.facts import device as device
 from dreamer4.run.facts import run_results
 from dreamer4.run.facts import source_commit as source_commit
 from dreamer4.run.folder import RunFolder, cloned_head, steps_done
-from dreamer4.run.playing import play_agent
+from dreamer4.run.playing import play_agent, play_policy
 from dreamer4.run.rounds import rounds as online
 from dreamer4.run.stages import LOOP, Collect, Train, execute
-from dreamer4.training import stream
 from dreamer4_cli.console import ConsoleReporter, console, say
 from dreamer4_cli.describe import check_data as check_data
 from dreamer4_cli.describe import dry_run as dry_run
@@ -120,7 +118,7 @@ def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = 
         if plan is not None:
             planners = [PlanningPolicy(a, plan, settings.horizon, settings.discount, number) for a in agents]
             rows[settings.result, f"plan {plan} x {settings.horizon}"] = [
-                _played(planner, env, count, config, seed) for planner in planners
+                play_policy(config, planner, env, count, seed, report, "planning") for planner in planners
             ]
     named = len(found) > 1
     table = Table(*["task"] * named, "policy", "acting by", "return", "95 % interval", *["IQM"] * named, "episodes")
@@ -143,19 +141,6 @@ def _print_over_tasks(found: dict, worlds: Sequence[AbstractEnvironment]) -> Non
         ]
         table.add_row(label, mode, *_cells(over_tasks(each)))
     console.print(table)
-
-
-def _played(policy: AbstractPolicy, env, episodes: int, config: Config, seed: int) -> np.ndarray:
-    with ConsoleReporter().progress("play planning", total=episodes, unit="episodes") as bar:
-        played = play(
-            policy,
-            env,
-            episodes=episodes,
-            batch_size=min(config.evaluation.batch_size, episodes),
-            progress=lambda done, _: bar.advance(done - bar.completed),
-            key=stream(seed, "evaluate"),
-        )
-    return np.asarray(played.returns)
 
 
 def _cells(row: Estimate) -> tuple[str, str, str]:

@@ -76,17 +76,7 @@ def interval(
         raise InputError(f"interval: got {resamples} resamples, expected at least 1.")
     if np.ptp(draws) == 0:
         return float(statistic(draws)), float(statistic(draws))
-    found = stats.bootstrap(
-        (draws,),
-        lambda x, axis: statistic(x),  # along the last axis, which is the one that bootstrap names
-        n_resamples=resamples,
-        batch=max(1, _CHUNK // draws.size),
-        vectorized=True,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return _percentiles([draws], statistic, level, resamples, seed)
 
 
 def nested_interval(
@@ -139,17 +129,8 @@ def over_tasks(
     value, size = float(iqm(np.concatenate(draws))), sum(map(len, draws))
     if all(np.ptp(each) == 0 for each in draws):
         return Estimate(mean=value, low=value, high=value, episodes=size)
-    found = stats.bootstrap(
-        draws,
-        lambda *each, axis: iqm(np.concatenate(each, axis=-1)),
-        n_resamples=resamples,
-        batch=max(1, _CHUNK // size),
-        vectorized=True,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(mean=value, low=float(found.low), high=float(found.high), episodes=size)
+    low, high = _percentiles(draws, iqm, level, resamples, seed)
+    return Estimate(mean=value, low=low, high=high, episodes=size)
 
 
 def paired_difference(
@@ -205,6 +186,23 @@ def rank_correlation(a: Num[Array | np.ndarray, " N"], b: Num[Array | np.ndarray
     x, y = _paired(a, b)
     constant = len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0
     return float("nan") if constant else float(np.asarray(stats.spearmanr(x, y))[0])
+
+
+def _percentiles(
+    groups: Sequence[Float[np.ndarray, " _"]], statistic: Statistic, level: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Returns the percentile bootstrap interval of a statistic of all draws, each resampled within its group."""
+    found = stats.bootstrap(
+        groups,
+        lambda *each, axis: statistic(np.concatenate(each, axis=-1)),  # the last, which bootstrap names too
+        n_resamples=resamples,
+        batch=max(1, _CHUNK // sum(map(len, groups))),
+        vectorized=True,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def _paired(

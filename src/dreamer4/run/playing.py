@@ -7,11 +7,12 @@ from jaxtyping import Float
 
 from dreamer4 import data
 from dreamer4.config import Config
+from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer
 from dreamer4.envs import AbstractEnvironment
-from dreamer4.evaluation import evaluate, summarise_seeds
+from dreamer4.evaluation import evaluate, play, summarise_seeds
 from dreamer4.evaluation.statistics import Estimate
-from dreamer4.run.reporter import Reporter
+from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.training import stream
 
 
@@ -53,6 +54,28 @@ def play_agent(
             policy=policy,
             temperature=config.evaluation.temperature,
             task=task,
+            progress=lambda done, _: bar.advance(done - bar.completed),
+            key=stream(seed, "evaluate"),
+        )
+    return np.asarray(played.returns)
+
+
+def play_policy(
+    config: Config,
+    policy: AbstractPolicy,
+    env: AbstractEnvironment,
+    episodes: int,
+    seed: int,
+    report: Reporter = SILENT,
+    name: str = "policy",
+) -> np.ndarray:
+    """Returns the returns of a policy of any kind, in the episodes that an agent plays by the same seed."""
+    with report.progress(f"play {name}", total=episodes, unit="episodes") as bar:
+        played = play(
+            policy,
+            env,
+            episodes=episodes,
+            batch_size=min(config.evaluation.batch_size, episodes),
             progress=lambda done, _: bar.advance(done - bar.completed),
             key=stream(seed, "evaluate"),
         )

@@ -16,7 +16,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 
 from dreamer4 import data
 from dreamer4.baselines import OFFLINE, OfflineData, train_offline
@@ -25,13 +24,12 @@ from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
-from dreamer4.evaluation import play
 from dreamer4.files import check_place, write_atomically
 from dreamer4.nn.flops import parameters
 from dreamer4.run import behaviour, pages, sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder
-from dreamer4.run.playing import play_agent
+from dreamer4.run.playing import play_agent, play_policy
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.run.stages import Collect, Train, execute
 from dreamer4.study.plan import MEASURED_AT, STAGES, Cell, Measure, Seeds, Study
@@ -308,10 +306,7 @@ def _ppo(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
 
 def _played(config: Config, env: AbstractEnvironment, policy: AbstractPolicy) -> float:
     """Returns the mean return of a policy over the episodes that every other one is judged by."""
-    count = config.evaluation.episodes
-    batch = min(config.evaluation.batch_size, count)
-    played = play(policy, env, episodes=count, batch_size=batch, key=stream(EVALUATION_SEED, "evaluate"))
-    return float(np.mean(played.returns))
+    return float(play_policy(config, policy, env, config.evaluation.episodes, EVALUATION_SEED).mean())
 
 
 _MEASURES: dict[Measure, Callable[[Config, Path, Path, Reporter], Found]] = {
