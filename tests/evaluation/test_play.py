@@ -54,6 +54,13 @@ class Tape(AbstractEnvironment):
         state = TapeState(state.secret, state.index + 1)
         return state, self._time_step(state, reward, action.discrete[0])
 
+    @property
+    def events(self) -> tuple[str, ...]:
+        return "second action", "fifth action"
+
+    def happened(self, state):
+        return state.index >= jnp.array([2, 5])
+
     def _time_step(self, state, reward, action):
         pixels = jnp.stack([state.secret, state.index, action, action]).astype(jnp.uint8) * LEVEL
         is_last = state.index == SHORTEST + state.secret
@@ -124,6 +131,13 @@ def test_episodes_end_by_themselves(dreamer):
     assert played.length.min() >= SHORTEST + 1 and played.length.max() <= Tape().max_steps + 1
 
 
+def test_an_event_is_told_with_the_frame_it_first_happened_at(dreamer):
+    played = play(dreamer)
+    second, fifth = played.happened.T
+    np.testing.assert_array_equal(second, 2)
+    np.testing.assert_array_equal(fifth, np.where(secrets(played) >= 3, 5, -1))
+
+
 def test_batches_do_not_matter(dreamer):
     soft = with_rules(dreamer, 0, softness=1.0)
     # 40 is no multiple of 7: the last batch is filled up, and cut.
@@ -160,7 +174,7 @@ def test_members_play_side_by_side_what_each_plays_alone(dreamer):
     together = play_policy(stack_members(pair), Tape(), members=2, **settings)
     alone = [play_policy(policy, Tape(), **settings) for policy in pair]
     assert together.returns.shape == (2, 5)
-    for name in ("returns", "length", "finished"):
+    for name in ("returns", "length", "finished", "happened"):
         np.testing.assert_array_equal(getattr(together, name), np.stack([getattr(played, name) for played in alone]))
     assert not np.array_equal(together.returns[0], together.returns[1])
 

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from dreamer4.errors import InputError
 from dreamer4.evaluation import interval, iqm, mean, paired_difference, rank_correlation, statistics, summarise
-from dreamer4.evaluation.statistics import nested_interval
+from dreamer4.evaluation.statistics import event_rates, nested_interval
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,17 @@ def test_rank_correlation_sees_order_alone():
     assert rank_correlation(x, np.exp(x)) == pytest.approx(1.0)
     assert rank_correlation(x, -(x**3)) == pytest.approx(-1.0)
     assert np.isnan(rank_correlation(x, np.ones(4)))
+
+
+def test_rates_of_events_by_hand():
+    happened = np.array([[4, -1], [8, -1], [-1, -1], [9, -1]])
+    rates = event_rates(("wood", "diamond"), happened)
+    assert (rates["wood"].mean, rates["wood"].frame, rates["wood"].episodes) == (0.75, 8.0, 4)
+    z, n, p = 1.959964, 4, 0.75
+    middle, spread = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    ends = [(middle - spread) / (1 + z**2 / n), (middle + spread) / (1 + z**2 / n)]
+    np.testing.assert_allclose((rates["wood"].low, rates["wood"].high), ends, atol=1e-4)
+    assert (rates["diamond"].mean, rates["diamond"].low, rates["diamond"].frame) == (0, 0, None)
+    assert rates["diamond"].high > 0.4  # four episodes rule little out
+    with pytest.raises(InputError, match="no episodes"):
+        event_rates(("wood",), happened[:0, :1])

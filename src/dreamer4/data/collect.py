@@ -144,6 +144,7 @@ def _advance(
         policy_key, env_key = jr.split(key)
         is_first = stream.time_step.is_first
         memory = jax.tree.map(lambda fresh, old: jnp.where(is_first, fresh, old), policy.init(), stream.memory)
+        memory = policy.peek(memory, stream.state)
         action, memory = policy(memory, stream.time_step, stream.action, stream.action_mask, key=policy_key)
         state, time_step = env.step(stream.state, action, key=env_key)
         # What came before a first frame, action and reward, belongs to another episode or to none.

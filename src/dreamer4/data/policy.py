@@ -25,6 +25,14 @@ class AbstractPolicy(eqx.Module):
     def init(self) -> PyTree:
         """Returns the memory at the start of an episode: arrays of fixed shapes, or None."""
 
+    def peek(self, memory: PyTree, state: PyTree) -> PyTree:
+        """Returns the memory after a look at the state of the environment, which only a script may take.
+
+        Who plays asks for it before each call. A policy that goes by its frames returns its memory as it is.
+        """
+        del state
+        return memory
+
     @abstractmethod
     def __call__(
         self, memory: PyTree, time_step: TimeStep, action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray
@@ -98,6 +106,9 @@ class EpsilonPolicy(AbstractPolicy):
 
     def init(self) -> PyTree:
         return self.policy.init()
+
+    def peek(self, memory: PyTree, state: PyTree) -> PyTree:
+        return self.policy.peek(memory, state)
 
     def __call__(
         self, memory: PyTree, time_step: TimeStep, action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray

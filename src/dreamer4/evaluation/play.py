@@ -60,11 +60,13 @@ class Played(eqx.Module):
         returns: undiscounted sum of rewards of each episode.
         length: frames of each episode, the first included.
         finished: whether the episode ended within the environment's step limit.
+        happened: index of the first frame at which each event of the environment had happened; -1 if it never did.
     """
 
     returns: Float[Array, "*members_N"]
     length: Int[Array, "*members_N"]
     finished: Bool[Array, "*members_N"]
+    happened: Int[Array, "*members_N E"]
 
 
 def episode_keys(key: PRNGKeyArray, episodes: int) -> Key[Array, " N"]:
@@ -102,7 +104,7 @@ def play_episode(
 def _begin(policy: AbstractPolicy, env: AbstractEnvironment, key: PRNGKeyArray) -> _Playing:
     state, first, key_steps = begin_episode(env, key=key)
     nothing, no = Action.null(env.spec.action), jnp.array(False)
-    played = Played(jnp.zeros(()), jnp.ones((), jnp.int32), no)
+    played = Played(jnp.zeros(()), jnp.ones((), jnp.int32), no, jnp.full(len(env.events), -1, jnp.int32))
     sound = is_sound(first, follows_last=True)
     return _Playing(state, policy.init(), first, nothing, no, key_steps, sound, played)
 
@@ -116,10 +118,15 @@ def _go_on(policy: AbstractPolicy, env: AbstractEnvironment, playing: _Playing, 
     def body(now):
         total, length = now.played.returns, now.played.length
         key_policy, key_env = jr.split(jr.fold_in(now.key, length))
-        action, memory = policy(now.memory, now.step, now.action, now.action_mask, key=key_policy)
+        memory = policy.peek(now.memory, now.state)
+        action, memory = policy(memory, now.step, now.action, now.action_mask, key=key_policy)
         state, step = env.step(now.state, action, key=key_env)
         sound = now.sound & is_sound(step, follows_last=False)
-        played = Played(total + step.reward, length + 1, step.is_last)
+        happened = jnp.where((now.played.happened < 0) & env.happened(state), length, now.played.happened)
+        played = Played(total + step.reward, length + 1, step.is_last, happened)
+        if env.pace.revisits:
+            # An episode that is over goes on beside longer ones, for nothing: not with a next one, which may be costly.
+            state = jax.tree.map(lambda old, new: jnp.where(step.is_last, old, new), now.state, state)
         return _Playing(state, memory, step, action, jnp.array(True), now.key, sound, played)
 
     # A loop with a condition, not a scan: a batch then stops at the end of its longest episode.
@@ -172,7 +179,7 @@ def play(
     check_key("play", key)
     check_environment(env)
     batch_size = min(batch_size, episodes, env.pace.streams)
-    keys = episode_keys(key, episodes)
+    keys, axis = episode_keys(key, episodes), int(members > 1)
     batches = []
     for start in range(0, episodes, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), episodes - 1)  # one shape, one compilation
@@ -189,8 +196,8 @@ def play(
                 progress(start + (real if last else int(over.sum())), episodes)
             if last:
                 break
-        batches.append(jax.tree.map(lambda leaf: leaf[..., :real], playing.played))  # noqa: B023
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=-1), *batches)
+        batches.append(jax.tree.map(lambda x: jax.lax.slice_in_dim(x, 0, real, axis=axis), playing.played))  # noqa: B023
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=axis), *batches)
 
 
 @in_32_bits

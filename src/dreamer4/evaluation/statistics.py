@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 from scipy import stats
 
 from dreamer4.errors import InputError
@@ -31,6 +31,24 @@ class Estimate(Record):
     high: float
     episodes: int
     seeds: tuple[float, ...] = ()
+
+
+class Rate(Record):
+    """How often an event happened, as a share of episodes with its 95 % Wilson interval.
+
+    Attributes:
+        mean: share of the episodes in which it happened.
+        low: lower end of the interval.
+        high: upper end.
+        episodes: how many were played.
+        frame: median index of the frame at which it first happened, where it did; None where it never did.
+    """
+
+    mean: float
+    low: float
+    high: float
+    episodes: int
+    frame: float | None
 
 
 def mean(values: Float[np.ndarray, "*batch N"]) -> Float[np.ndarray, "*batch"]:
@@ -175,6 +193,29 @@ def summarise_seeds(returns: Sequence[Num[Array | np.ndarray, " N"]]) -> Estimat
     means = np.array([np.mean(each) for each in returns])
     played = {"episodes": sum(map(len, returns)), "seeds": tuple(round(float(m), 4) for m in means)}
     return summarise(means).model_copy(update=played)
+
+
+def event_rates(events: Sequence[str], happened: Int[Array | np.ndarray, "N E"]) -> dict[str, Rate]:
+    """Returns how often each event happened, by its name.
+
+    Args:
+        events: their names, in the order of `happened`.
+        happened: of each episode the index of the frame at which each event first happened; -1 where it never did.
+
+    Raises:
+        InputError: if there are no episodes.
+    """
+    frames = np.asarray(happened)
+    if not len(frames):
+        raise InputError("Rates of events in no episodes at all: expected at least 1.")
+    found = {}
+    for name, first in zip(events, frames.T, strict=True):
+        did, count = first[first >= 0], len(first)
+        share = stats.binomtest(len(did), count).proportion_ci(method="wilson")
+        frame = float(np.median(did)) if len(did) else None
+        ends = {"low": round(float(share.low), 4), "high": round(float(share.high), 4)}
+        found[name] = Rate(mean=len(did) / count, **ends, episodes=count, frame=frame)
+    return found
 
 
 def rank_correlation(a: Num[Array | np.ndarray, " N"], b: Num[Array | np.ndarray, " N"]) -> float:
