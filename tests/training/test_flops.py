@@ -230,8 +230,8 @@ def transformer_parameters(config, slots) -> int:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_parameters_of_every_preset(preset):
-    if preset == "dmc":
-        pytest.importorskip("dm_control")
+    if library := {"dmc": "dm_control", "craftax": "craftax"}.get(preset):
+        pytest.importorskip(library)
     config = load(preset)
     spec = data_spec(config)
     dreamer = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))

@@ -12,11 +12,14 @@ time limit needs no special case, because the last frame of an episode is there 
 `offline` holds what learns from the finished data set instead, as an agent in a world model does, but without one:
 clones, CQL and IQL. Imagination has to beat the best of them.
 
+`craftax` holds scripted players of that game, who see the whole world and so leave recordings of several skills.
+
 No library does this for us: those in JAX that train PPO speak the five-value step that gymnax 1.0 left behind.
 """
 
 from dreamer4.baselines.actor_critic import ActorCritic as ActorCritic
 from dreamer4.baselines.actor_critic import NetworkPolicy as NetworkPolicy
+from dreamer4.baselines.craftax import PLAYERS as PLAYERS
 from dreamer4.baselines.decisions import Decisions as Decisions
 from dreamer4.baselines.offline import OFFLINE as OFFLINE
 from dreamer4.baselines.offline import Offline as Offline

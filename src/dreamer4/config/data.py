@@ -113,8 +113,9 @@ class DataConfig(Branch):
     episodes: int = Field(default=2000, gt=0, description="episodes to collect")
     policy: str = Field(
         default="random",
-        description="behaviour policy: random, ppo, ppo:early, ppo:middle, FILE.py:NAME, a checkpoint; or several: "
-        "weak (random, PPO early and middle), mixed (PPO late too) or mixture",
+        description="behaviour policy: random, ppo, ppo:early, ppo:middle, FILE.py:NAME, a checkpoint; in "
+        "Craftax expert, gatherer, explorer, wanderer; or several: weak (random, PPO early and middle), mixed (PPO "
+        "late too) or mixture",
     )
     mixture: tuple[BehaviourConfig, ...] = Field(default=(), description="mixture: its policies")
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of episodes kept for evaluation")

@@ -25,6 +25,7 @@ PRESETS = (
     "space_invaders",
     "freeway",
     "seaquest",
+    "craftax",
     "small",
     "base",
     "paper",

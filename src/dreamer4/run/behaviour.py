@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from dreamer4 import data, envs
-from dreamer4.baselines import STAGES, PPORun, is_policy, load_policy, save_policy, steps_taken, train_ppo
+from dreamer4.baselines import PLAYERS, STAGES, PPORun, is_policy, load_policy, save_policy, steps_taken, train_ppo
 from dreamer4.config import BehaviourConfig, Config, TaskConfig
 from dreamer4.data import AbstractPolicy, Behaviour, DatasetInfo, Episode, EpsilonPolicy, as_task
 from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
@@ -254,6 +254,8 @@ def _player(
     env = envs.make(task.env)
     if name == "random":
         return data.random_policy(env.spec), env, {}
+    if name in PLAYERS:
+        return PLAYERS[name](env), env, {}
     if (stage := _stage(name)) is not None:
         return _loaded(agents / stage, env, spec, task.name)
     if ".py:" in name:
@@ -262,7 +264,7 @@ def _player(
     if not os.path.exists(path):
         raise InputError(
             f"data.policy: got {name!r}, expected random, ppo, ppo:early, ppo:middle, weak, mixed, mixture, "
-            "FILE.py:NAME, or a checkpoint or run that exists."
+            f"{', '.join(PLAYERS)}, FILE.py:NAME, or a checkpoint or run that exists."
         )
     return _loaded(path, env, spec, task.name)
 
