@@ -26,6 +26,7 @@ from dreamer4.run import sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder, run_of, steps_done
 from dreamer4.run.pages import CLIPS, REAL_EPISODES
+from dreamer4.run.sizes import symbols
 from dreamer4.training import encode_source, stream
 from dreamer4.worlds import RealWorld
 from dreamer4_cli.console import ProgressBar
@@ -94,6 +95,7 @@ def evaluate_world_model(
                 latents,
                 starts,
                 levels=levels,
+                read=symbols(config, info.spec),
                 num_steps=(*PASSES, dreamer.dynamics.passes[-1]),
                 context_length=context,
                 horizon=min(horizon, source.max_length - 1),
@@ -184,6 +186,17 @@ def _print(quality: DreamQuality, config: Config) -> None:
         own = name == f"K = {quality.num_steps}"
         table.add_row(name, *share, psnr[0], similarity, *psnr[1:], style="bold" if own else "")
     console.print(table)
+
+    if kinds := quality.passes[quality.num_steps].mean.read:
+        table = Table(
+            "read as the truth", *(f"{kind}{at}" for kind in kinds for at in ("", ", first", f", frame {depth}"))
+        )
+        for name, curves in (
+            {f"K = {quality.num_steps}": quality.passes[quality.num_steps]} | quality.controls
+        ).items():
+            shares = [[curves.mean.read[kind], curves.read[kind][0], curves.read[kind][-1]] for kind in kinds]
+            table.add_row(name, *(percent(share) for three in shares for share in three))
+        console.print(table)
 
     table = Table("warning without labels", "mean", "rank correlation with error", "at equal depth")
     for name, signal in quality.signals.items():

@@ -37,6 +37,12 @@ def show(state):
     return jnp.broadcast_to(column[:, None, None], (4, 4, 1))
 
 
+def symbols(frames):
+    unit = frames / 255 if frames.dtype == np.uint8 else np.asarray(frames)
+    count, choice = unit[..., :1, 0, 0] * 255 / TIME, unit[..., -1:, 0, 0] * 255 / CHOICE
+    return {"count": np.round(count), "choice": np.round(choice)}
+
+
 class Counter(AbstractNetwork):
     """Knows the next state (count, action + 1), up to `blind` and `error`."""
 
@@ -110,6 +116,7 @@ def measure(source):
             latents,
             starts,
             levels=levels,
+            read=symbols,
             num_steps=(1, 4),
             context_length=3,
             horizon=6,
@@ -169,6 +176,14 @@ def test_perfect_heads_find_every_event_on_dreamt_frames(perfect):
         assert rewards.mae == 0.0 and rewards.recall == rewards.precision == rewards.sign_accuracy == 1.0
         assert ends.recall == ends.precision == 1.0 and 0 < ends.base_rate < 0.5
         assert len(rewards.mae_by_depth) == 6
+
+
+def test_symbols_are_read_by_kind_step_and_control(perfect):
+    right = {"count": (1.0,) * 6, "choice": (1.0,) * 6}
+    assert perfect.passes[4].read == perfect.controls[CEILING].read == right
+    assert perfect.controls[LAST_REPEATED].read["count"] == (0.0,) * 6
+    assert perfect.controls[SHUFFLED].read["count"] == (1.0,) * 6  # the number of a frame does not depend on actions
+    assert perfect.controls[SHUFFLED].mean.read["choice"] == perfect.controls[SHUFFLED].mean.exact < 0.6
 
 
 def test_a_model_blind_to_actions_gains_nothing_from_the_true_ones(measure):

@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, UInt8
 
 from dreamer4.envs.base import AbstractEnvironment, Pace
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
@@ -36,6 +36,13 @@ class TaskEnvironment(AbstractEnvironment):
 
     def fault(self) -> str | None:
         return self.inner.fault()
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        return self.inner.events
+
+    def happened(self, state: PyTree) -> Bool[Array, " E"]:
+        return self.inner.happened(state)
 
     def reset(self, *, key: PRNGKeyArray) -> tuple[PyTree, TimeStep]:
         state, step = self.inner.reset(key=key)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
+from dreamer4.envs import Symbols
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import Clips, Starts
 from dreamer4.evaluation.dreaming import Batch
@@ -60,11 +61,13 @@ class Closeness(Record):
         exact: share of frames with every pixel right after rounding to the pixel values that occur.
         psnr: dB, of the squared error averaged over frames.
         ssim: structural similarity; None for frames too small to have one.
+        read: by kind, share of the symbols of a frame that are read as those of the truth, where symbols can be read.
     """
 
     exact: float
     psnr: float
     ssim: float | None
+    read: dict[str, float] = {}
 
 
 class Curves(Record):
@@ -73,6 +76,7 @@ class Curves(Record):
     exact: tuple[float, ...]
     psnr: tuple[float, ...]
     ssim: tuple[float, ...] | None
+    read: dict[str, tuple[float, ...]] = {}
     mean: Closeness
 
 
@@ -195,6 +199,7 @@ def measure_dreams(
     starts: Starts,
     *,
     levels: Sequence[float],
+    read: Callable[[np.ndarray], Symbols] = lambda frames: {},
     num_steps: Sequence[int] = (1, 2, 4, 8),
     context_length: int = 1,
     horizon: int,
@@ -215,6 +220,7 @@ def measure_dreams(
         latents: their latents.
         starts: where the dreams begin.
         levels: the pixel values that occur, in [0, 1]; dreams are rounded to the nearest.
+        read: reads symbols off frames, as `AbstractEnvironment.symbols` does.
         num_steps: numbers K of denoise passes to try, with the agent's own K; those that the dynamics does not know
             are left out.
         context_length: most true frames given, at most the dynamics' context.
@@ -241,7 +247,7 @@ def measure_dreams(
     key_noise, key_shuffle = jr.split(key)
     actions, shuffled, none = clips.actions, clips.shuffled_actions(key=key_shuffle), clips.no_actions()
 
-    scores, films, grids = _Scores(levels), [], []
+    scores, films, grids = _Scores(levels, read), [], []
     for index in clips.batches():
         batch = Batch.load(dreamer, clips, index, key=key_noise)
         dreams = {f"K = {steps}": batch.look(batch.dream(steps, actions).latent)[0] for steps in tried}
@@ -303,8 +309,8 @@ def measure_dreams(
 class _Scores:
     """Numbers of every dreamt frame by name, batch after batch; frames themselves are not kept."""
 
-    def __init__(self, levels: Sequence[float]):
-        self._levels = levels
+    def __init__(self, levels: Sequence[float], read: Callable[[np.ndarray], Symbols]):
+        self._levels, self._read = levels, read
         self._parts: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def add(self, **values: Float[Array | np.ndarray, "B H"] | Bool[Array | np.ndarray, "B H"]) -> None:
@@ -317,6 +323,9 @@ class _Scores:
         rounded = video if video.dtype == np.uint8 else np.asarray(to_uint8(jnp.asarray(video)))
         self.add(**{f"{name} error": squared_errors(video, truth)})
         self.add(**{f"{name} exact": matching_frames(rounded, truth, self._levels)})
+        told = self._read(truth)
+        for kind, symbols in self._read(video).items():
+            self.add(**{f"{name} read {kind}": (symbols == told[kind]).mean(axis=-1)})
         if min(truth.shape[2:4]) >= SMALLEST_SIDE:
             self.add(**{f"{name} ssim": frame_ssim(video, truth)})
 
@@ -338,8 +347,17 @@ def _curves(measured: Mapping[str, np.ndarray], name: str, valid: np.ndarray) ->
     psnr = [decibels(error[valid[:, d], d].mean()) for d in range(valid.shape[1]) if valid[:, d].any()]
     exact, mean_exact = means("exact")
     ssim, mean_ssim = means("ssim") if f"{name} ssim" in measured else (None, None)
-    mean = Closeness(exact=mean_exact, psnr=decibels(error[valid].mean()), ssim=mean_ssim)
-    return Curves(exact=tuple(exact), psnr=tuple(psnr), ssim=None if ssim is None else tuple(ssim), mean=mean)
+    kinds = [key.removeprefix(f"{name} read ") for key in measured if key.startswith(f"{name} read ")]
+    read = {kind: means(f"read {kind}") for kind in kinds}
+    shares = {kind: share for kind, (_, share) in read.items()}
+    mean = Closeness(exact=mean_exact, psnr=decibels(error[valid].mean()), ssim=mean_ssim, read=shares)
+    return Curves(
+        exact=tuple(exact),
+        psnr=tuple(psnr),
+        ssim=None if ssim is None else tuple(ssim),
+        read={kind: tuple(steps) for kind, (steps, _) in read.items()},
+        mean=mean,
+    )
 
 
 def _compare(own: Curves, finest: Curves, controls: Mapping[str, Curves]) -> Comparisons:

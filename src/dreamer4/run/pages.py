@@ -27,6 +27,7 @@ from dreamer4.reporting.page import write_page
 from dreamer4.run.facts import run_results
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
+from dreamer4.run.sizes import symbols
 from dreamer4.training import encode_source, stream
 from dreamer4.training.flops import parameters
 
@@ -116,6 +117,7 @@ def measure(
             encode_source(agent, held_out),
             first_frames(held_out, CLIPS),
             levels=levels,
+            read=symbols(config, info.spec),
             horizon=min(held_out.max_length, max(agent.dynamics.context_length or held_out.max_length, 2))
             - 1,  # a context of one frame dreams too
             heads=heads,

@@ -1,14 +1,16 @@
 """What the data of a run looks like, and whether everything fits it; nothing is computed and nothing is written."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
 import jax.random as jr
+import numpy as np
 
 from dreamer4 import data, envs
 from dreamer4.config import Config, EnvConfig, load
 from dreamer4.dreamer import PHASES, Dreamer
-from dreamer4.envs import AbstractEnvironment
+from dreamer4.envs import AbstractEnvironment, Symbols
 from dreamer4.errors import InputError
 from dreamer4.run import behaviour, trackers
 from dreamer4.training import AbstractPhase, build_phase
@@ -89,3 +91,12 @@ def environment(config: Config, spec: DataSpec, task: int = 0) -> AbstractEnviro
 def environments(config: Config, spec: DataSpec) -> list[AbstractEnvironment]:
     """Returns the environment of each task."""
     return [environment(config, spec, task) for task in range(spec.num_tasks)]
+
+
+def symbols(config: Config, spec: DataSpec) -> Callable[[np.ndarray], Symbols]:
+    """Returns what reads symbols off frames of one task's data; nothing is read of several or unknown environments."""
+    try:
+        (env,) = environments(config, spec) if spec.num_tasks == 1 else (None,)
+    except InputError:
+        env = None
+    return (lambda frames: {}) if env is None else env.symbols
