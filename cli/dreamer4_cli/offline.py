@@ -102,7 +102,7 @@ def _played(
         acting = dataclasses.replace(one.policy, mode=mode)
         # By the starts that every other policy is judged by.
         played = play_policy(config, acting, env, config.evaluation.episodes, seed=0)
-        return summarise(played).model_dump(mode="json", exclude_defaults=True)
+        return summarise(played.returns).model_dump(mode="json", exclude_defaults=True)
 
     modes = {"sampled": "sample", "greedy": "mode"}
     return {

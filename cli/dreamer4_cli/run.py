@@ -15,13 +15,13 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import PlanningPolicy, iqm, over_tasks, summarise_seeds
 from dreamer4.evaluation.results import Results
-from dreamer4.evaluation.statistics import Estimate
+from dreamer4.evaluation.statistics import Estimate, Rate
 from dreamer4.run import behaviour, sizes, stopping
 from dreamer4.run.facts import device as device
 from dreamer4.run.facts import run_results
 from dreamer4.run.facts import source_commit as source_commit
 from dreamer4.run.folder import RunFolder, cloned_head, steps_done
-from dreamer4.run.playing import play_agent, play_policy
+from dreamer4.run.playing import play_agent, play_policy, rates
 from dreamer4.run.rounds import rounds as online
 from dreamer4.run.stages import LOOP, Collect, Train, execute
 from dreamer4_cli.console import ConsoleReporter, console, say
@@ -123,13 +123,31 @@ def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = 
     named = len(found) > 1
     table = Table(*["task"] * named, "policy", "acting by", "return", "95 % interval", *["IQM"] * named, "episodes")
     for number, rows in found.items():
-        for (label, mode), returns in rows.items():
+        for (label, mode), seeds in rows.items():
+            returns = [np.asarray(played.returns) for played in seeds]
             mean, spread, played = _cells(summarise_seeds(returns))
             middle = [f"{float(iqm(np.concatenate(returns))):+.3f}"] * named
             table.add_row(*[spec.names[number]] * named, label, mode, mean, spread, *middle, played)
     console.print(table)
+    for env, (number, rows) in zip(worlds, found.items(), strict=True):
+        if env.events:
+            _print_events(env, rows, spec.names[number] if named else None)
     if named:
         _print_over_tasks(found, worlds)
+
+
+def _print_events(env: AbstractEnvironment, rows: dict, task: str | None) -> None:
+    """Prints the share of episodes in which each event happened, and the median step at which it first did."""
+    table = Table("% (interval) @ step", *(f"{label}, {mode}" for label, mode in rows), title=task)
+    columns = [rates(env, seeds) for seeds in rows.values()]
+    for event in env.events:
+        table.add_row(event, *(_share(column[event]) for column in columns))
+    console.print(table)
+
+
+def _share(rate: Rate) -> str:
+    first = "" if rate.frame is None else f" @ {rate.frame:.0f}"
+    return f"{100 * rate.mean:.1f} ({100 * rate.low:.0f}-{100 * rate.high:.0f}){first}"
 
 
 def _print_over_tasks(found: dict, worlds: Sequence[AbstractEnvironment]) -> None:
@@ -137,7 +155,8 @@ def _print_over_tasks(found: dict, worlds: Sequence[AbstractEnvironment]) -> Non
     table = Table("policy", "acting by", "IQM", "95 % interval", "episodes", title="all tasks, return per step allowed")
     for label, mode in next(iter(found.values())):
         each = [
-            np.concatenate(rows[label, mode]) / env.max_steps for rows, env in zip(found.values(), worlds, strict=True)
+            np.concatenate([played.returns for played in rows[label, mode]]) / env.max_steps
+            for rows, env in zip(found.values(), worlds, strict=True)
         ]
         table.add_row(label, mode, *_cells(over_tasks(each)))
     console.print(table)

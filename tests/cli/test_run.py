@@ -18,6 +18,7 @@ from dreamer4.config import load, override
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.envs import make
 from dreamer4.errors import InputError
+from dreamer4.evaluation import Played
 from dreamer4.run import latents, lineage, pages, stages, stopping
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
@@ -172,9 +173,8 @@ def test_evaluation_needs_only_the_folder(folder, capsys):
 
 def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_nothing(folder, capsys, monkeypatch):
     played = []
-    monkeypatch.setattr(
-        run, "play_agent", lambda _, agent, __, count, head, *___: played.append(head) or np.zeros(count)
-    )
+    nothing = Played(np.zeros(16), np.ones(16, int), np.ones(16, bool), np.zeros((16, 0), int))
+    monkeypatch.setattr(run, "play_agent", lambda _, agent, __, count, head, *___: played.append(head) or nothing)
     run.evaluate(folder / "checkpoints" / "agent" / "2", episodes=16, seed=0)
     told = capsys.readouterr().out
     assert "step 2 of 4" in told and "cloned policy" in told and "imagination policy" not in told
@@ -188,6 +188,17 @@ def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_n
         with pytest.raises(InputError, match="no policy before the agent phase"):
             run.collect(early, folder / "new")
     assert not (folder / "new").exists() and len(played) == 4
+
+
+def test_evaluation_tells_how_often_and_when_events_happened(folder, capsys, monkeypatch):
+    happened = np.tile([[7, -1]], (16, 1)) * (np.arange(16) < 4)[:, None] - (np.arange(16) >= 4)[:, None]
+    played = Played(np.zeros(16), np.full(16, 9), np.ones(16, bool), happened)
+    monkeypatch.setattr(run, "play_agent", lambda *_: played)
+    env = type("Eventful", (), {"events": ("wood", "diamond"), "max_steps": 8})()
+    monkeypatch.setattr(run.sizes, "environment", lambda *_: env)
+    run.evaluate(folder / "checkpoints" / "agent" / "4", episodes=16, seed=0)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "25.0 (10-50) @ 7" in told and "0.0 (0-19)" in told
 
 
 def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsys, monkeypatch):

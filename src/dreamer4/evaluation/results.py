@@ -9,7 +9,7 @@ from dreamer4.errors import InputError
 from dreamer4.evaluation.dreams import CEILING, LAST_REPEATED, SHUFFLED, DreamQuality
 from dreamer4.evaluation.record import Record
 from dreamer4.evaluation.return_gap import ReturnGap
-from dreamer4.evaluation.statistics import Estimate
+from dreamer4.evaluation.statistics import Estimate, Rate
 
 
 class WorldSummary(Record):
@@ -75,6 +75,7 @@ class Results(Record):
         returns: by policy, actions sampled.
         by_mode: by policy, the most likely action taken.
         by_task: the same as `returns` for each of several tasks, by its name.
+        events: by task and policy, actions sampled, how often each event of the environment happened.
         world_model: of the first data set's held-out episodes.
         device: what it was computed on.
         memory_gb: most memory of the process.
@@ -89,6 +90,7 @@ class Results(Record):
     returns: dict[str, Estimate] = {}
     by_mode: dict[str, Estimate] = {}
     by_task: dict[str, dict[str, Estimate]] = {}
+    events: dict[str, dict[str, dict[str, Rate]]] = {}
     world_model: WorldSummary = WorldSummary()
     device: str | None = None
     memory_gb: float | None = None

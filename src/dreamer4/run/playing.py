@@ -3,21 +3,20 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from dreamer4 import data
 from dreamer4.config import Config
 from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer
 from dreamer4.envs import AbstractEnvironment
-from dreamer4.evaluation import evaluate, play, summarise_seeds
-from dreamer4.evaluation.statistics import Estimate
+from dreamer4.evaluation import Played, evaluate, play, summarise_seeds
+from dreamer4.evaluation.statistics import Estimate, Rate, event_rates
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.training import stream
 
 
-# By policy; of each task, of each training seed the returns of its episodes.
-Found = dict[str, list[list[Float[np.ndarray, " N"]]]]
+# By policy; of each task, of each training seed its episodes.
+Found = dict[str, list[list[Played]]]
 
 
 def play_agent(
@@ -30,8 +29,8 @@ def play_agent(
     seed: int,
     report: Reporter,
     task: int = 0,
-) -> np.ndarray:
-    """Returns the returns of an agent in the real environment of a task.
+) -> Played:
+    """Returns what an agent comes to in the real environment of a task.
 
     Args:
         config: of its run.
@@ -45,7 +44,7 @@ def play_agent(
         task: id of the task.
     """
     with report.progress(f"play {policy}", total=episodes, unit="episodes") as bar:
-        played = evaluate(
+        return evaluate(
             agent,
             env,
             episodes=episodes,
@@ -57,7 +56,6 @@ def play_agent(
             progress=lambda done, _: bar.advance(done - bar.completed),
             key=stream(seed, "evaluate"),
         )
-    return np.asarray(played.returns)
 
 
 def play_policy(
@@ -68,10 +66,10 @@ def play_policy(
     seed: int,
     report: Reporter = SILENT,
     name: str = "policy",
-) -> np.ndarray:
-    """Returns the returns of a policy of any kind, in the episodes that an agent plays by the same seed."""
+) -> Played:
+    """Returns what a policy of any kind comes to in the episodes that an agent plays by the same seed."""
     with report.progress(f"play {name}", total=episodes, unit="episodes") as bar:
-        played = play(
+        return play(
             policy,
             env,
             episodes=episodes,
@@ -79,21 +77,18 @@ def play_policy(
             progress=lambda done, _: bar.advance(done - bar.completed),
             key=stream(seed, "evaluate"),
         )
-    return np.asarray(played.returns)
 
 
 def play_all(
     config: Config, agents: Sequence[Dreamer], worlds: Sequence[AbstractEnvironment], report: Reporter
 ) -> tuple[Found, Found]:
-    """Returns what random play and an agent's two policies get in the environment of each task, sampled and greedy."""
+    """Returns what random play and an agent's two policies come to in each task's world, sampled and greedy."""
     count, seed = config.evaluation.episodes, config.seed
 
-    def by_chance(env: AbstractEnvironment) -> list[np.ndarray]:
-        policy = data.random_policy(env.spec)
-        played = data.collect(env, policy, episodes=count, key=stream(seed, "evaluate"))
-        return [np.array([episode.total for episode in played])]
+    def by_chance(env: AbstractEnvironment) -> list[Played]:
+        return [play_policy(config, data.random_policy(env.spec), env, count, seed, report, "random")]
 
-    def played(policy, mode) -> list[list[np.ndarray]]:
+    def played(policy, mode) -> list[list[Played]]:
         how = (count, policy, mode, seed, report)
         return [[play_agent(config, agent, env, *how, task) for agent in agents] for task, env in enumerate(worlds)]
 
@@ -102,6 +97,11 @@ def play_all(
     return {"random": [by_chance(env) for env in worlds], **sampled}, greedy
 
 
-def over_all(returns: Sequence[Sequence[Float[np.ndarray, " N"]]]) -> Estimate:
-    """Returns the estimate over the episodes of all tasks, of which each has as many."""
-    return summarise_seeds([np.concatenate(each) for each in zip(*returns, strict=True)])
+def over_all(tasks: Sequence[Sequence[Played]]) -> Estimate:
+    """Returns the estimate of the return over the episodes of all tasks, of which each has as many."""
+    return summarise_seeds([np.concatenate([one.returns for one in each]) for each in zip(*tasks, strict=True)])
+
+
+def rates(env: AbstractEnvironment, seeds: Sequence[Played]) -> dict[str, Rate]:
+    """Returns how often each event of an environment happened, in the episodes of all training seeds together."""
+    return event_rates(env.events, np.concatenate([played.happened for played in seeds]))

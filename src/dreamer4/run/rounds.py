@@ -54,7 +54,7 @@ class Round(AbstractStage):
         config, info = session.config, data.read_info(session.dataset() if not self.number else path / "data")
         env, agent, count = sizes.environment(config, info.spec), Dreamer.load(path), config.evaluation.episodes
         sampled, greedy = (
-            summarise(play_agent(config, agent, env, count, "policy", mode, config.seed, session.report))
+            summarise(play_agent(config, agent, env, count, "policy", mode, config.seed, session.report).returns)
             for mode in ("sample", "mode")
         )
         row = RoundResult(

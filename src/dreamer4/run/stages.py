@@ -35,7 +35,7 @@ from dreamer4.run.facts import device, memory_gb, run_results, source_commit
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import MetricLog
 from dreamer4.run.phase import Work, save, start_of
-from dreamer4.run.playing import over_all, play_all
+from dreamer4.run.playing import over_all, play_all, rates
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.tokenizer import LatentStats
 from dreamer4.training import build_phase, init_state, measure_store, member, stack_members, stream
@@ -273,8 +273,13 @@ class Evaluate(AbstractStage):
         returns = {"random": returns.pop("random"), "data": summarise(np.array(info.returns)), **returns}
         by_mode = {name: over_all(each) for name, each in greedy.items()}
         by_task = {
-            name: {policy: summarise_seeds(each[task]) for policy, each in found.items()}
+            name: {policy: summarise_seeds([seed.returns for seed in each[task]]) for policy, each in found.items()}
             for task, name in enumerate(names)
+        }
+        events = {
+            name: {policy: rates(env, each[task]) for policy, each in found.items()}
+            for task, (name, env) in enumerate(zip(names, worlds, strict=True))
+            if env.events
         }
         session.report.say("measuring dreams on held-out episodes")
         (quality, frames), *others = pages.measure(config, agents, path, seed=seed)
@@ -299,6 +304,7 @@ class Evaluate(AbstractStage):
             returns=returns,
             by_mode=by_mode,
             by_task=by_task if len(names) > 1 else {},
+            events=events,
             world_model=summarise_worlds([quality, *(other for other, _ in others)]),
             device=device(),
             memory_gb=memory_gb(),

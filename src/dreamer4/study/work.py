@@ -272,7 +272,9 @@ def _returns(config: Config, run: Path, dataset: Path, report: Reporter) -> Foun
     heads = {"cloned": "prior", "imagination": "policy"}
     values = {
         f"{name}{suffix}": float(
-            play_agent(config, agent, env, config.evaluation.episodes, head, mode, EVALUATION_SEED, report).mean()
+            play_agent(
+                config, agent, env, config.evaluation.episodes, head, mode, EVALUATION_SEED, report
+            ).returns.mean()
         )
         for name, head in heads.items()
         for suffix, mode in MODES.items()
@@ -306,7 +308,7 @@ def _ppo(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
 
 def _played(config: Config, env: AbstractEnvironment, policy: AbstractPolicy) -> float:
     """Returns the mean return of a policy over the episodes that every other one is judged by."""
-    return float(play_policy(config, policy, env, config.evaluation.episodes, EVALUATION_SEED).mean())
+    return float(play_policy(config, policy, env, config.evaluation.episodes, EVALUATION_SEED).returns.mean())
 
 
 _MEASURES: dict[Measure, Callable[[Config, Path, Path, Reporter], Found]] = {
