@@ -262,6 +262,12 @@ def within_bounds(action: Action) -> Action:
     return Action(action.discrete, jnp.clip(action.continuous, -1.0, 1.0))
 
 
+def is_possible(action: Action, spec: ActionSpec) -> Bool[Array, "*batch"]:
+    """Tells of an action, or of each of a batch, whether it is one: its classes are known, the rest is in [-1, 1]."""
+    known = (action.discrete >= 0) & (action.discrete < jnp.asarray(spec.num_classes, jnp.int32))
+    return known.all(axis=-1) & (jnp.abs(action.continuous) <= 1).all(axis=-1)
+
+
 def to_float(frame: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Maps pixels from 0..255 to [0, 1]."""
     return frame.astype(jnp.float32) / 255.0

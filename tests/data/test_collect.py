@@ -231,6 +231,8 @@ def test_a_policy_that_chooses_what_is_no_action_is_refused_while_it_plays():
     for action in (2, -1):
         with pytest.raises(InputError, match="Stubborn chose an action that is none of"):
             collect(Endless(), Stubborn(action), episodes=4, key=jr.key(0))  # before its end is looked at
+        with pytest.raises(InputError, match="Stubborn chose an action that is none of"):
+            play(Stubborn(action), CounterEnvironment(3, 2), episodes=4, key=jr.key(0))
 
 
 @pytest.mark.parametrize("numbers", [{"episodes": 0}, {"episodes": 1, "num_envs": 0}])

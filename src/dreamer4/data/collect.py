@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, UInt32
 
 from dreamer4.data.episode import Episode
-from dreamer4.data.policy import AbstractPolicy
+from dreamer4.data.policy import AbstractPolicy, impossible
 from dreamer4.envs.base import AbstractEnvironment, broken, check_environment, is_sound
 from dreamer4.errors import InputError
 from dreamer4.precision import in_32_bits
-from dreamer4.types import Action, ActionSpec, TimeStep, check_key
+from dreamer4.types import Action, TimeStep, check_key, is_possible
 
 
 # Environment steps between two looks from the host; a balance of calls against steps run past the end.
@@ -104,7 +104,8 @@ def collect(
             raise UnfinishedError(broken(env), [episode for slot in finished for episode in slot])
         behind = record.time_step.is_last[-1]
         record = jax.device_get(record)
-        _check_actions(record, policy, env.spec.action)
+        if not is_possible(record.action, env.spec.action)[record.action_mask].all():
+            raise impossible(policy, env.spec.action)
         _cut(record, pieces, finished, quota)
         total = sum(map(len, finished))
         if progress is not None:
@@ -159,16 +160,6 @@ def _advance(
         return jax.vmap(advance)(stream, keys), shown
 
     return jax.lax.scan(body, stream, done + jnp.arange(chunk))
-
-
-def _check_actions(record: _Stream, policy: AbstractPolicy, spec: ActionSpec) -> None:
-    """Refuses actions that are none of the environment's, while only the first of them are played."""
-    discrete, continuous = (x[record.action_mask] for x in (record.action.discrete, record.action.continuous))
-    if np.any((discrete < 0) | (discrete >= np.array(spec.num_classes))) or not np.all(np.abs(continuous) <= 1):
-        raise InputError(
-            f"collect: {type(policy).__name__} chose an action that is none of {spec}: classes count from 0, and "
-            "continuous entries lie in [-1, 1]. Mend the policy."
-        )
 
 
 def _cut(record: _Stream, pieces: list[list[_Piece]], finished: list[list[Episode]], quota: list[int]) -> None:

@@ -51,6 +51,14 @@ class AbstractPolicy(eqx.Module):
         """
 
 
+def impossible(policy: AbstractPolicy, spec: ActionSpec) -> InputError:
+    """Returns the error to raise where a policy chose what is no action of `spec`."""
+    return InputError(
+        f"{type(policy).__name__} chose an action that is none of {spec}: classes count from 0, and continuous entries "
+        "lie in [-1, 1]. Mend the policy."
+    )
+
+
 def random_action(spec: ActionSpec, *, key: PRNGKeyArray) -> Action:
     """Draws every class, and every point of [-1, 1], with equal chance."""
     discrete_key, continuous_key = jr.split(key)

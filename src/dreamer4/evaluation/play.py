@@ -14,13 +14,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
-from dreamer4.data import AbstractPolicy
+from dreamer4.data.policy import AbstractPolicy, impossible
 from dreamer4.dreamer import Dreamer, Memory, check_acting
 from dreamer4.envs import AbstractEnvironment, broken, check_environment, is_sound
 from dreamer4.errors import InputError
 from dreamer4.nn import cast_weights
 from dreamer4.precision import in_32_bits
-from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep, check_key, to_float, within_bounds
+from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep, check_key, is_possible, to_float, within_bounds
 
 
 class DreamerPolicy(AbstractPolicy):
@@ -90,6 +90,7 @@ class _Playing(eqx.Module):
     action_mask: Bool[Array, "*batch"]
     key: PRNGKeyArray
     sound: Bool[Array, "*batch"]
+    possible: Bool[Array, "*batch"]
     played: Played
 
 
@@ -106,7 +107,7 @@ def _begin(policy: AbstractPolicy, env: AbstractEnvironment, key: PRNGKeyArray) 
     nothing, no = Action.null(env.spec.action), jnp.array(False)
     played = Played(jnp.zeros(()), jnp.ones((), jnp.int32), no, jnp.full(len(env.events), -1, jnp.int32))
     sound = is_sound(first, follows_last=True)
-    return _Playing(state, policy.init(), first, nothing, no, key_steps, sound, played)
+    return _Playing(state, policy.init(), first, nothing, no, key_steps, sound, jnp.array(True), played)
 
 
 def _go_on(policy: AbstractPolicy, env: AbstractEnvironment, playing: _Playing, most: int | Int[Array, ""]) -> _Playing:
@@ -122,12 +123,13 @@ def _go_on(policy: AbstractPolicy, env: AbstractEnvironment, playing: _Playing, 
         action, memory = policy(memory, now.step, now.action, now.action_mask, key=key_policy)
         state, step = env.step(now.state, action, key=key_env)
         sound = now.sound & is_sound(step, follows_last=False)
+        possible = now.possible & is_possible(action, env.spec.action)
         happened = jnp.where((now.played.happened < 0) & env.happened(state), length, now.played.happened)
         played = Played(total + step.reward, length + 1, step.is_last, happened)
         if env.pace.revisits:
             # An episode that is over goes on beside longer ones, for nothing: not with a next one, which may be costly.
             state = jax.tree.map(lambda old, new: jnp.where(step.is_last, old, new), now.state, state)
-        return _Playing(state, memory, step, action, jnp.array(True), now.key, sound, played)
+        return _Playing(state, memory, step, action, jnp.array(True), now.key, sound, possible, played)
 
     # A loop with a condition, not a scan: a batch then stops at the end of its longest episode.
     return jax.lax.while_loop(going, body, playing)
@@ -171,7 +173,8 @@ def play(
         key: randomness of everything.
 
     Raises:
-        InputError: a number is below 1, or the environment breaks the contract of `AbstractEnvironment`.
+        InputError: a number is below 1, the environment breaks the contract of `AbstractEnvironment`, or the policy
+            chooses an action that is none.
     """
     for name, value in (("episodes", episodes), ("batch_size", batch_size), ("members", members)):
         if value < 1:
@@ -188,6 +191,8 @@ def play(
         while True:
             most = min(most + env.pace.steps, env.max_steps)
             playing = _play_batch(policy, env, keys[index], members, playing, jnp.asarray(most))
+            if not bool(playing.possible.all()):  # before what the environment made of it
+                raise impossible(policy, env.spec.action)
             if not bool(playing.sound.all()):
                 raise broken(env)
             over = playing.played.finished[..., :real].reshape(-1, real).all(axis=0)
