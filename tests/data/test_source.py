@@ -205,6 +205,15 @@ def test_each_task_has_an_equal_share_of_the_relevant_rows():
     np.testing.assert_allclose(shares, np.array([13, 10, 7]) / 30, atol=0.02)
 
 
+def test_a_task_has_its_share_of_both_halves_of_a_balanced_batch():
+    episodes = [episode(i, 5, task=task, relevant=i < 3) for i, task in enumerate((0, 2, 2, 1))]
+    shared = DeviceSource.from_episodes(episodes).with_shares(np.array([1.0, 4.0, 3.0]))
+    task = np.asarray(sample(BalancedSource(shared), 40_000, 4, 0).task)
+    # Task 1 has nothing relevant, so the others share what it leaves.
+    for half, shares in ((task[1::2], (1 / 4, 0, 3 / 4)), (task[::2], (1 / 8, 4 / 8, 3 / 8))):
+        np.testing.assert_allclose(np.bincount(half, minlength=3) / len(half), shares, atol=0.015)
+
+
 def test_the_uniform_half_of_a_balanced_batch_sees_every_episode(source):
     batch = sample(BalancedSource(source), 400, 4, 0)
     assert set(np.asarray(batch.task)[np.asarray(batch.uniform)]) == set(range(5))

@@ -149,11 +149,13 @@ class BalancedSource(AbstractDataSource):
     They alternate, so that any stretch of a batch, such as the rows that learn from teachers, holds as many of either.
     A set in which every episode is relevant needs no balance; sample its own source.
 
-    Each task has the same share of the relevant rows, however many of the relevant frames are its own.
+    Of the relevant rows each task has its `share` of the source, or the same one where that is None, however many of
+    the relevant frames are its own.
     """
 
     source: AbstractEpisodeSource
     _order: Int[Array, " E"]
+    _task: Int[Array, " tasks"]
     _last: Int[Array, " tasks"]
 
     def __init__(self, source: AbstractEpisodeSource):
@@ -175,7 +177,7 @@ class BalancedSource(AbstractDataSource):
         task, relevant = np.asarray(source.task), np.asarray(source.relevant)
         order = np.lexsort((task, ~relevant))
         tasks = np.unique(task[relevant])
-        self._order = jnp.asarray(order)
+        self._order, self._task = jnp.asarray(order), jnp.asarray(tasks)
         self._last = jnp.asarray(np.searchsorted(task[order][: relevant.sum()], tasks, side="right") - 1)
 
     def with_latents(self, latent: Float[Array | np.ndarray, "N Nz Dz"]) -> "BalancedSource":
@@ -207,6 +209,7 @@ class BalancedSource(AbstractDataSource):
         places = jnp.where(source.relevant, source.places(length), 0)[self._order]
         upper = jnp.cumsum(places)[self._last]
         lower = jnp.concatenate([jnp.zeros_like(upper[:1]), upper[:-1]])
-        task = jr.randint(key_task, (rows,), 0, len(upper))
+        weight = jnp.ones(len(upper)) if source.share is None else source.share[self._task]
+        task = jr.categorical(key_task, jnp.log(weight), shape=(rows,))
         drawn = jr.randint(key_place, (rows,), lower[task], upper[task])
         return source.windows_at(drawn, self._order, places, length)
