@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -138,6 +139,25 @@ def test_flat_arrays_are_cut_where_episodes_end(tmp_path, suffix):
     assert window.discrete[1:, 0].tolist() == [1, 2, 0] and window.action_mask.tolist() == [False, True, True, True]
     assert window.reward.tolist() == [0, 4, 5, 6 + 7], "the last reward is not lost with the frame it led to"
     assert reader.findings == ("passed over: extra",)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_data_of_other_frames_has_another_fingerprint(tmp_path, suffix):
+    def fingerprint(name, at):
+        arrays = flat(5000, is_last=np.arange(5000) % 10 == 9)
+        arrays["observations"][at:] //= 2
+        return open_reader(write_flat(tmp_path / f"{name}{suffix}", arrays), "all").fingerprint
+
+    assert fingerprint("a", 5000) == fingerprint("b", 5000) != fingerprint("c", 4900)
+
+
+def test_minari_of_other_frames_has_another_fingerprint(tmp_path):
+    path, _ = write_minari(tmp_path, raw=True)
+    same, other = (shutil.copytree(path, tmp_path / name) for name in ("same", "other"))
+    with h5py.File(other / "data" / "main_data.hdf5", "r+") as file:
+        file["episode_1/observations"][3] = 7
+    fingerprints = [open_reader(p, "all").fingerprint for p in (path, same, other)]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
 def test_rows_that_led_to_their_frame_stay_there(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 from dreamer4.data.arrays import read_arrays
 from dreamer4.data.labels import find_one_hot, range_of
 from dreamer4.data.readers.base import AbstractReader, Window
-from dreamer4.data.readers.pictures import channels_last, shrink
+from dreamer4.data.readers.pictures import channels_last, shrink, spaced
 from dreamer4.data.readers.steps import ActionScale
 from dreamer4.errors import InputError
 from dreamer4.types import DataSpec
@@ -103,6 +103,8 @@ class FlatReader(AbstractReader):
         digest = hashlib.sha256(repr((self._size, sorted(led_to), frame.shape, self._path.stat().st_size)).encode())
         for name in sorted(rows):
             digest.update(np.ascontiguousarray(rows[name]).tobytes())
+        for at in spaced(number):
+            digest.update(np.ascontiguousarray(self._frames[at]).tobytes())
         self.fingerprint = digest.hexdigest()
         over = [name for name in there if name not in found.values()]
         self.findings = tuple([f"passed over: {', '.join(over)}"] if over else [])

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dreamer4.data.readers.base import AbstractReader, Window
-from dreamer4.data.readers.pictures import channels_last, decode, shrink
+from dreamer4.data.readers.pictures import channels_last, decode, shrink, spaced
 from dreamer4.data.readers.steps import ActionScale
 from dreamer4.errors import InputError, nearest
 from dreamer4.files import read_bytes
@@ -89,6 +89,10 @@ class MinariReader(AbstractReader):
         for column in columns:
             for values in column.values():
                 digest.update(values.tobytes())
+        ends = np.cumsum(self.lengths)
+        for at in spaced(int(ends[-1])):
+            episode = int(np.searchsorted(ends, at, side="right"))
+            digest.update(np.asarray(self._file[self._episodes[episode]][at - ends[episode]]).tobytes())
         digest.update(str((description.parent / "main_data.hdf5").stat().st_size).encode())
         self.fingerprint = digest.hexdigest()
         clipped = sum(scale.outside(a - start) for a in actions)

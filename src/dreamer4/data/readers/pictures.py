@@ -43,3 +43,8 @@ def channels_last(frames: UInt8[np.ndarray, "N ..."]) -> UInt8[np.ndarray, "N H 
 def shrink(frames: UInt8[np.ndarray, "T H W C"], size: tuple[int, int] | None) -> UInt8[np.ndarray, "T h w C"]:
     """Returns frames averaged to a height and width; None: as they are."""
     return frames if size is None else np.stack([resize(frame, size) for frame in frames])
+
+
+def spaced(number: int) -> list[int]:
+    """Returns which of a number of frames a fingerprint looks at: evenly spaced ones, since it cannot read all."""
+    return np.unique(np.linspace(0, number - 1, 64).astype(int)).tolist()
