@@ -9,6 +9,7 @@ from dreamer4.config import PRESETS, load
 from dreamer4.data import Episode, write_dataset
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
+from dreamer4.run.latents import draw
 from dreamer4.types import ActionSpec, DataSpec
 from dreamer4_cli import run
 
@@ -90,6 +91,17 @@ def test_rewards_beyond_the_bins_are_told_before_training(tmp_path):
     told = [str(warning.message) for warning in said]
     assert any("rewards of the data span -60 to 0" in t and "53.6" in t and "bin_limit=4.2" in t for t in told)
     assert any("discounted returns of the data span -60 to 0" in t for t in told)
+
+
+def test_rewards_beyond_the_bins_are_told_where_the_data_stays_on_disk(tmp_path):
+    bins = ["agent.bin_limit=4", "data.source=stream"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(load("tiny", overrides=[*own_data(tmp_path / "fits", reward=53), *bins]), tmp_path / "fits", PHASES)
+    with pytest.warns(UserWarning) as said:
+        draw(load("tiny", overrides=[*own_data(tmp_path / "beyond", reward=-60), *bins]), tmp_path / "beyond", PHASES)
+    told = [str(warning.message) for warning in said]
+    assert [t.split(" of the data span -60 to 0")[0] for t in told] == ["The rewards", "The discounted returns"]
 
 
 def test_data_without_known_actions_trains_a_world_model_and_no_agent(tmp_path):

@@ -39,6 +39,8 @@ from dreamer4.training.phases import NOTHING_TO_CLONE
 
 DEVICE_BYTES = 2**30  # of frames; with more, `data.source: auto` reads from disk. Loading takes thrice as much at most
 
+_LOOKED_AT, _LAST, _AT_ONCE = 4, 1024, 128  # episodes of either end, frames of each, frames that lie in memory
+
 
 TOLD = "data: read from disk; heads end as the agent phase leaves them, since the read-outs are too many for memory"
 
@@ -98,7 +100,9 @@ def draw(config: Config, path: Path, phases: Sequence[str]) -> Drawn:
         reader = open_reader(path)
         if "agent" in phases and not _any_action(info, reader):
             raise InputError(NOTHING_TO_CLONE)
-        source = streamed(config, info, reader)
+        source, rewards = streamed(config, info, reader), _extremes(info, reader)
+        for name in phases:
+            build_phase(name, config, info.spec).warn(rewards)
         return Drawn(info, source, dict.fromkeys(phases, source))
     episodes, held_out = (read_episodes(path, split) for split in ("train", "held_out"))
     at_least = least_returns(episodes, config.data.relevant)
@@ -121,6 +125,21 @@ def _any_action(info: DatasetInfo, reader: AbstractReader) -> bool:
         return any(map(sum, info.action_counts))
     windows = (reader.window(e, 0, int(n), frames=False) for e, n in enumerate(reader.lengths))
     return any(bool(window.action_mask.any()) for window in windows)
+
+
+def _extremes(info: DatasetInfo, reader: AbstractReader) -> list[np.ndarray]:
+    """Returns rewards of the episodes of the least and the greatest returns, where the largest ones are to be expected.
+
+    All would mean to read the frames too, which lie in the same records. Of a long episode the last rewards are read.
+    """
+    order = np.argsort(np.array(info.returns)[list(info.indices("train"))])
+    parts = []
+    for e in map(int, {*order[:_LOOKED_AT], *order[-_LOOKED_AT:]}):
+        n = int(reader.lengths[e])
+        starts = range(max(1, n - _LAST), n, _AT_ONCE)
+        windows = [reader.window(e, t, min(_AT_ONCE, n - t), frames=False) for t in starts]
+        parts.append(np.concatenate([np.zeros(0), *(window.reward for window in windows)]))
+    return parts
 
 
 def streamed(config: Config, info: DatasetInfo, reader: AbstractReader) -> StreamSource:

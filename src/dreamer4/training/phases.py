@@ -83,11 +83,15 @@ class AbstractPhase(eqx.Module):
         """
 
     def check(self, episodes: Sequence[Episode]) -> None:
-        """Refuses episodes that hold nothing to learn from, and warns of what the heads cannot tell apart.
+        """Refuses episodes that hold nothing to learn from, and warns as `warn` does.
 
         Args:
             episodes: those to be trained on; their frames are not looked at.
         """
+        self.warn([episode.reward[1:] for episode in episodes])
+
+    def warn(self, rewards: Sequence[np.ndarray]) -> None:
+        """Warns of what the heads cannot tell apart among the rewards of episodes, each without its first frame's."""
 
     def prepare(self, source: DeviceSource, episodes: Sequence[Episode]) -> DeviceSource:
         """Returns the data set with all that the loss needs of its clips; raises as `check` and a world do."""
@@ -207,12 +211,14 @@ class AgentPhase(AbstractPhase):
     def check(self, episodes: Sequence[Episode]) -> None:
         if not any(e.relevant and e.action_mask.any() for e in episodes):
             raise InputError(NOTHING_TO_CLONE)
-        rewards = [e.reward[1:] for e in episodes]
-        warn_beyond("rewards", rewards, self.limit)
-        if not any(r.any() for r in rewards):
+        super().check(episodes)
+        if not any(e.reward[1:].any() for e in episodes):
             warnings.warn(
                 "No reward of the data differs from 0, so a policy has nothing to gain in imagination.", stacklevel=2
             )
+
+    def warn(self, rewards: Sequence[np.ndarray]) -> None:
+        warn_beyond("rewards", rewards, self.limit)
 
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         return mark(dreamer, lambda d: [d.dynamics, d.policy, d.reward, d.continuation, d.reconstruction])
@@ -273,11 +279,11 @@ class ImaginationPhase(AbstractPhase):
     def trainable(self, dreamer: Dreamer) -> PyTree[bool]:
         return mark(dreamer, lambda d: [d.policy, d.value])
 
-    def check(self, episodes: Sequence[Episode]) -> None:
+    def warn(self, rewards: Sequence[np.ndarray]) -> None:
         def returns(rewards: np.ndarray) -> np.ndarray:
             return np.array([*itertools.accumulate(rewards.tolist()[::-1], lambda later, r: r + self.discount * later)])
 
-        warn_beyond("discounted returns", [returns(e.reward[1:]) for e in episodes], self.limit)
+        warn_beyond("discounted returns", [returns(r) for r in rewards], self.limit)
 
     def prepare(self, source: DeviceSource, episodes: Sequence[Episode]) -> DeviceSource:
         return self.world.prepare(super().prepare(source, episodes), episodes)
