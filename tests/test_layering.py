@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Names on one line do not see each other.
 LAYERS = [
     {"allocator", "errors", "files", "precision", "types", "config"},
-    {"nn", "checkpoint"},
+    {"nn", "checkpoint", "pretrained"},
     {"envs"},
     {"tokenizer", "dynamics", "agent", "data"},
     {"dreamer"},

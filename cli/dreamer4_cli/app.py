@@ -223,6 +223,8 @@ def evaluate(
     horizon: Annotated[
         int | None, typer.Option("--horizon", min=1, help="Dreams: frames dreamt. Default: the model's context.")
     ] = None,
+    lpips: Annotated[bool, typer.Option("--lpips", help="Dreams: judge their look by LPIPS too.")] = False,
+    fvd: Annotated[bool, typer.Option("--fvd", help="Dreams: their FVD too, 3 CPU seconds a clip.")] = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Dreams: JSON to write. Default: world_model.json in the run."),
@@ -240,10 +242,14 @@ def evaluate(
             )
         from dreamer4_cli.world_model import evaluate_world_model
 
-        evaluate_world_model(existing, clips=episodes, context=context, horizon=horizon, out=out, seed=seed)
+        evaluate_world_model(
+            existing, clips=episodes, context=context, horizon=horizon, lpips=lpips, fvd=fvd, out=out, seed=seed
+        )
         return
-    if context or horizon or out:
-        raise InputError("evaluate: --context, --horizon and --out are of dreams. Give --world-model with them.")
+    if context or horizon or lpips or fvd or out:
+        raise InputError(
+            "evaluate: --context, --horizon, --lpips, --fvd and --out are of dreams. Give --world-model with them."
+        )
     from dreamer4_cli import run as work
 
     work.evaluate(existing, episodes=episodes, seed=seed, plan=plan, task=task)

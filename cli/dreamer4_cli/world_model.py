@@ -18,6 +18,7 @@ from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import anywhere
 from dreamer4.evaluation.dreams import NO_FRAMES, NOT_TRAINED, DreamFrames, DreamQuality, WorldModel, measure_dreams
 from dreamer4.evaluation.ends import measure_ends
+from dreamer4.evaluation.fvd import told_fvd
 from dreamer4.evaluation.return_gap import measure_return_gap
 from dreamer4.files import check_place
 from dreamer4.reporting import Report, write_report
@@ -25,7 +26,7 @@ from dreamer4.reporting.figures import percent
 from dreamer4.run import sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder, run_of, steps_done
-from dreamer4.run.pages import CLIPS, REAL_EPISODES
+from dreamer4.run.pages import CLIPS, REAL_EPISODES, judges
 from dreamer4.run.sizes import symbols
 from dreamer4.training import encode_source, stream
 from dreamer4.worlds import RealWorld
@@ -34,11 +35,17 @@ from dreamer4_cli.console import ProgressBar
 
 console = Console()
 
-PASSES = (1, 2, 4, 8, 16)
-
 
 def evaluate_world_model(
-    path: Path, *, clips: int | None, context: int | None, horizon: int | None, out: Path | None, seed: int
+    path: Path,
+    *,
+    clips: int | None,
+    context: int | None,
+    horizon: int | None,
+    lpips: bool,
+    fvd: bool,
+    out: Path | None,
+    seed: int,
 ) -> None:
     """Measures the dreams of a run on its held-out episodes and its policy's returns in dreams and in reality.
 
@@ -47,6 +54,8 @@ def evaluate_world_model(
         clips: dreams; None: 200.
         context: most frames given to a dream; None: the dynamics' context, which is what an acting agent remembers.
         horizon: frames dreamt; None: as many as the dynamics' context, at most as many as an episode has.
+        lpips: whether dreams are judged by LPIPS too.
+        fvd: whether they are by FVD.
         out: the JSON file; None: `world_model.json` in the run, numbered if there is one.
         seed: of starts and noise.
     """
@@ -54,6 +63,9 @@ def evaluate_world_model(
     step = find_checkpoint(path)
     meta = checkpoint.read_meta(step)
     config, phase = read_description(step)[0], meta["phase"]
+    asked = config.evaluation
+    asked = asked.model_copy(update={"lpips": lpips or asked.lpips, "fvd": fvd or asked.fvd})
+    config = config.model_copy(update={"evaluation": asked})
     if phase == "tokenizer":
         raise InputError(f"{step} is of the tokenizer phase, which has no world model yet. Train the dynamics first.")
     done, run = steps_done(step), run_of(step)
@@ -82,7 +94,7 @@ def evaluate_world_model(
             placed = world.prepare(source, episodes)
         except InputError as error:
             world, unplaced = None, f"no places in the game: {error}"
-    key = stream(seed, "evaluate")
+    key, judged = stream(seed, "evaluate"), judges(config, info.spec.frame_shape)
     starts = anywhere(source, clips or CLIPS, key=key)
     members, frames = [], None
     for i in range(config.seeds):
@@ -96,10 +108,11 @@ def evaluate_world_model(
                 starts,
                 levels=levels,
                 read=symbols(config, info.spec),
-                num_steps=(*PASSES, dreamer.dynamics.passes[-1]),
+                num_steps=(*asked.passes, 16, dreamer.dynamics.passes[-1]),
                 context_length=context,
                 horizon=min(horizon, source.max_length - 1),
                 heads=trained,
+                **judged,
                 progress=lambda done, _: bar.advance(done - bar.completed),  # noqa: B023
                 key=key,
             )
@@ -178,14 +191,20 @@ def _print(quality: DreamQuality, config: Config) -> None:
     title = f"{config.env.id}, seed {quality.seed}: {quality.clips} dreams of up to {depth} frames"
     exact = quality.tells_exactness
     head = ["exact"] if exact else []
-    table = Table("", *head, "PSNR", "SSIM", "PSNR, first", f"PSNR, frame {depth}", title=title)
+    looks = quality.passes[quality.num_steps].lpips is not None
+    also = [*(["LPIPS"] if looks else []), *(["FVD"] if quality.fvd else [])]
+    table = Table("", *head, "PSNR", "SSIM", "PSNR, first", f"PSNR, frame {depth}", *also, title=title)
     for name, curves in ({f"K = {k}": c for k, c in quality.passes.items()} | quality.controls).items():
         share = [percent(curves.mean.exact)] if exact else []
         psnr = [f"{value:.1f} dB" for value in (curves.mean.psnr, curves.psnr[0], curves.psnr[-1])]
         similarity = "n/a" if curves.mean.ssim is None else f"{curves.mean.ssim:.3f}"
         own = name == f"K = {quality.num_steps}"
-        table.add_row(name, *share, psnr[0], similarity, *psnr[1:], style="bold" if own else "")
+        look = [f"{curves.mean.lpips:.3f}"] if looks else []
+        far = [f"{quality.fvd.distances[name]:.0f}" if name in quality.fvd.distances else "n/a"] if quality.fvd else []
+        table.add_row(name, *share, psnr[0], similarity, *psnr[1:], *look, *far, style="bold" if own else "")
     console.print(table)
+    if quality.fvd:
+        _say(told_fvd(quality.fvd))
 
     if kinds := quality.passes[quality.num_steps].mean.read:
         table = Table(

@@ -120,6 +120,7 @@ def measure(source):
             num_steps=(1, 4),
             context_length=3,
             horizon=6,
+            lpips=lambda a, b: jnp.abs(a - b).max(axis=(1, 2, 3)),
             key=jr.key(2),
         )
 
@@ -155,6 +156,7 @@ def test_a_perfect_model_is_exact_at_every_depth_and_every_number_of_steps(perfe
 
 def test_the_controls_of_a_perfect_model_are_worse(perfect):
     assert perfect.controls[LAST_REPEATED].exact == (0.0,) * 6
+    assert perfect.passes[4].lpips == (0.0,) * 6 and all(seen > 0 for seen in perfect.controls[LAST_REPEATED].lpips)
     for name in (SHUFFLED, NO_OP):
         assert 0.1 < perfect.controls[name].mean.exact < 0.6
         assert perfect.controls[name].mean.psnr < perfect.passes[4].mean.psnr - 20

@@ -49,7 +49,9 @@ class TokenizerConfig(Branch):
         default=0.5, ge=0, le=1, description="pixel value that enters the network as zero; 0 suits a black background"
     )
     time_tokens: Literal["all", "latents"] = Field(default="all", description="which tokens attend through time")
-    perceptual: Literal["none", "random_features"] = Field(default="none", description="perceptual term of eq 5")
+    perceptual: Literal["none", "random_features", "lpips", "lpips_vgg"] = Field(
+        default="none", description="perceptual term of eq 5; lpips is of AlexNet, and needs the extra fvd"
+    )
     perceptual_weight: float = Field(default=0.2, ge=0, description="its weight; 0.2 in eq 5")
 
     @model_validator(mode="after")
@@ -139,6 +141,9 @@ class EvaluationConfig(Branch):
     episodes: int = Field(default=1000, gt=0)
     batch_size: int = Field(default=250, gt=0, description="episodes played side by side")
     temperature: float = Field(default=1.0, gt=0, description="of the sampled policy")
+    passes: tuple[int, ...] = Field(default=(1, 2, 4, 8), description="numbers K of passes by which dreams are drawn")
+    lpips: bool = Field(default=False, description="measure dreams by LPIPS too; needs the extra fvd")
+    fvd: bool = Field(default=False, description="measure dreams by FVD too, 3 CPU seconds a clip; needs the extra fvd")
 
 
 class RoundsConfig(Branch):

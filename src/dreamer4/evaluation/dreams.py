@@ -16,12 +16,14 @@ from dreamer4.envs import Symbols
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import Clips, Starts
 from dreamer4.evaluation.dreaming import Batch
+from dreamer4.evaluation.fvd import FVD, TRUTH, VideoFeatures, Videos, whole
 from dreamer4.evaluation.head_scores import HeadScores, score_heads
-from dreamer4.evaluation.quality import frame_ssim, matching_frames, squared_errors
+from dreamer4.evaluation.quality import frame_ssim, matching_frames, squared_errors, unit
 from dreamer4.evaluation.record import Record
 from dreamer4.evaluation.return_gap import ReturnGap
 from dreamer4.evaluation.signals import Signal, disagreement, judge_signal
 from dreamer4.evaluation.stills import film, reconstructions
+from dreamer4.tokenizer import Perceptual
 from dreamer4.types import check_key, to_uint8
 
 
@@ -62,12 +64,14 @@ class Closeness(Record):
         psnr: dB, of the squared error averaged over frames.
         ssim: structural similarity; None for frames too small to have one.
         read: by kind, share of the symbols of a frame that are read as those of the truth, where symbols can be read.
+        lpips: how different they look, 0 where equal; None where it was not measured.
     """
 
     exact: float
     psnr: float
     ssim: float | None
     read: dict[str, float] = {}
+    lpips: float | None = None
 
 
 class Curves(Record):
@@ -77,6 +81,7 @@ class Curves(Record):
     psnr: tuple[float, ...]
     ssim: tuple[float, ...] | None
     read: dict[str, tuple[float, ...]] = {}
+    lpips: tuple[float, ...] | None = None
     mean: Closeness
 
 
@@ -117,6 +122,7 @@ class DreamQuality(Record):
         num_steps: K of the agent's own sampler.
         comparisons: what the dreams must show.
         passes: by number K of denoise passes, the quality of the dreams.
+        fvd: distances of dreamt videos from true ones as sets; None where they were not measured.
         controls: the same at the agent's own K for shuffled actions and for no-op actions; for repeating the last frame
             of the context; and for the truth encoded and decoded, which no dream can surpass by much.
         signals: label-free warnings and their rank correlation with the true error.
@@ -134,6 +140,7 @@ class DreamQuality(Record):
     comparisons: Comparisons
     passes: dict[int, Curves]
     controls: dict[str, Curves]
+    fvd: FVD | None = None
     signals: dict[str, Signal]
     heads: dict[str, HeadScores] | str
     traces: tuple[Trace, ...] = ()
@@ -205,6 +212,8 @@ def measure_dreams(
     horizon: int,
     noise_seeds: int = 4,
     heads: bool = True,
+    lpips: Perceptual | None = None,
+    video_features: VideoFeatures | None = None,
     shown: int = 6,
     progress: Callable[[int, int], None] | None = None,
     key: PRNGKeyArray,
@@ -227,6 +236,8 @@ def measure_dreams(
         horizon: most frames dreamt; it may exceed the dynamics' context.
         noise_seeds: dreams of each clip whose disagreement is measured, at least 2.
         heads: whether the reward and continuation heads are trained.
+        lpips: a distance of how frames look, to measure it too.
+        video_features: what videos are compared by, to measure FVD too.
         shown: clips whose frames are returned.
         progress: called with clips done and in total.
         key: randomness of the dreams.
@@ -247,7 +258,8 @@ def measure_dreams(
     key_noise, key_shuffle = jr.split(key)
     actions, shuffled, none = clips.actions, clips.shuffled_actions(key=key_shuffle), clips.no_actions()
 
-    scores, films, grids = _Scores(levels, read), [], []
+    scores, films, grids = _Scores(levels, read, lpips), [], []
+    videos = None if video_features is None else Videos(video_features, clips.valid)
     for index in clips.batches():
         batch = Batch.load(dreamer, clips, index, key=key_noise)
         dreams = {f"K = {steps}": batch.look(batch.dream(steps, actions).latent)[0] for steps in tried}
@@ -261,6 +273,11 @@ def measure_dreams(
             scores.judge(name, dreams[name], batch.frames)
         scores.judge(LAST_REPEATED, batch.last_frame(), batch.frames)
         scores.judge(CEILING, ceiling, batch.frames)
+        if videos is not None:
+            at = whole(clips.valid, index, len(starts.episode))
+            sets = {k: v for k, v in dreams.items() if k not in (SHUFFLED, NO_OP)}
+            for name, seen in (sets | {TRUTH: batch.frames, CEILING: ceiling}).items():
+                videos.add(name, seen, at)
         others = [batch.look(batch.dream(own, actions, seed=i).latent)[0] for i in range(1, noise_seeds)]
         scores.add(
             decode_encode_residual=residual,
@@ -297,6 +314,7 @@ def measure_dreams(
         comparisons=_compare(passes[own], passes[max(tried)], controls),
         passes=passes,
         controls=controls,
+        fvd=None if videos is None else videos.distances(),
         signals={n: judge_signal(measured[n], error, right, valid, truth=of_truth.get(n)) for n in names},
         heads=_judge_heads(measured, valid) if heads else NOT_TRAINED,
         traces=tuple(_traces(measured, clips)) if heads else (),
@@ -309,8 +327,8 @@ def measure_dreams(
 class _Scores:
     """Numbers of every dreamt frame by name, batch after batch; frames themselves are not kept."""
 
-    def __init__(self, levels: Sequence[float], read: Callable[[np.ndarray], Symbols]):
-        self._levels, self._read = levels, read
+    def __init__(self, levels: Sequence[float], read: Callable[[np.ndarray], Symbols], lpips: Perceptual | None):
+        self._levels, self._read, self._lpips = levels, read, lpips
         self._parts: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def add(self, **values: Float[Array | np.ndarray, "B H"] | Bool[Array | np.ndarray, "B H"]) -> None:
@@ -328,6 +346,10 @@ class _Scores:
             self.add(**{f"{name} read {kind}": (symbols == told[kind]).mean(axis=-1)})
         if min(truth.shape[2:4]) >= SMALLEST_SIDE:
             self.add(**{f"{name} ssim": frame_ssim(video, truth)})
+        if self._lpips is not None:
+            pairs = zip(unit(video).astype(np.float32), unit(truth).astype(np.float32), strict=True)
+            seen = [np.asarray(self._lpips(jnp.asarray(a), jnp.asarray(b))) for a, b in pairs]
+            self.add(**{f"{name} lpips": np.stack(seen)})
 
     def first(self, count: int) -> dict[str, np.ndarray]:
         """Returns the numbers of the first `count` clips, which leaves out what fills the last batch."""
@@ -338,7 +360,7 @@ def _curves(measured: Mapping[str, np.ndarray], name: str, valid: np.ndarray) ->
     def means(kind):
         values = measured[f"{name} {kind}"]
         steps = [float(values[valid[:, d], d].mean()) for d in range(valid.shape[1]) if valid[:, d].any()]
-        return [round(x, 4) for x in steps], round(float(values[valid].mean()), 4)
+        return tuple(round(x, 4) for x in steps), round(float(values[valid].mean()), 4)
 
     def decibels(error):
         return round(float(-10 * np.log10(max(error, 10 ** (-HIGHEST_PSNR / 10)))), 3)
@@ -346,18 +368,16 @@ def _curves(measured: Mapping[str, np.ndarray], name: str, valid: np.ndarray) ->
     error = measured[f"{name} error"]
     psnr = [decibels(error[valid[:, d], d].mean()) for d in range(valid.shape[1]) if valid[:, d].any()]
     exact, mean_exact = means("exact")
-    ssim, mean_ssim = means("ssim") if f"{name} ssim" in measured else (None, None)
+    seen, mean_seen = {}, {}
+    for kind in ("ssim", "lpips"):
+        known = f"{name} {kind}" in measured
+        seen[kind], mean_seen[kind] = means(kind) if known else (None, None)
     kinds = [key.removeprefix(f"{name} read ") for key in measured if key.startswith(f"{name} read ")]
-    read = {kind: means(f"read {kind}") for kind in kinds}
-    shares = {kind: share for kind, (_, share) in read.items()}
-    mean = Closeness(exact=mean_exact, psnr=decibels(error[valid].mean()), ssim=mean_ssim, read=shares)
-    return Curves(
-        exact=tuple(exact),
-        psnr=tuple(psnr),
-        ssim=None if ssim is None else tuple(ssim),
-        read={kind: tuple(steps) for kind, (steps, _) in read.items()},
-        mean=mean,
-    )
+    told = {kind: means(f"read {kind}") for kind in kinds}
+    shares = {kind: share for kind, (_, share) in told.items()}
+    mean = Closeness(exact=mean_exact, psnr=decibels(error[valid].mean()), read=shares, **mean_seen)
+    steps = {kind: steps for kind, (steps, _) in told.items()}
+    return Curves(exact=exact, psnr=tuple(psnr), read=steps, **seen, mean=mean)
 
 
 def _compare(own: Curves, finest: Curves, controls: Mapping[str, Curves]) -> Comparisons:

@@ -16,13 +16,13 @@ Frames = UInt8[Array | np.ndarray, "*batch H W C"] | Float[Array | np.ndarray, "
 
 def psnr(prediction: Frames, target: Frames) -> float:
     """Returns the peak signal-to-noise ratio in dB, of the squared error averaged over all frames; inf if equal."""
-    error = float(np.mean((_unit(prediction) - _unit(target)) ** 2))
+    error = float(np.mean((unit(prediction) - unit(target)) ** 2))
     return float("inf") if error == 0 else float(-10 * np.log10(error))
 
 
 def squared_errors(prediction: Frames, target: Frames) -> Float[np.ndarray, "*batch"]:
     """Returns the squared error of each frame, averaged over its pixels."""
-    return np.asarray(np.mean((_unit(prediction) - _unit(target)) ** 2, axis=(-3, -2, -1)))
+    return np.asarray(np.mean((unit(prediction) - unit(target)) ** 2, axis=(-3, -2, -1)))
 
 
 def ssim(prediction: Frames, target: Frames, *, window: int = 7) -> float:
@@ -45,7 +45,7 @@ def frame_ssim(prediction: Frames, target: Frames, *, window: int = 7) -> Float[
     Raises:
         InputError: if `window` is even or below 3, or frames are smaller than 3 pixels.
     """
-    x, y = _unit(prediction), _unit(target)
+    x, y = unit(prediction), unit(target)
     fitting = min(window, *((side - 1) // 2 * 2 + 1 for side in x.shape[-3:-1]))
     if window % 2 == 0 or fitting < 3:
         raise InputError(
@@ -78,7 +78,7 @@ def matching_frames(prediction: Frames, target: Frames, levels: Sequence[float])
         raise InputError(f"exact frames: got levels {tuple(levels)}, expected at least two.")
     ordered = np.sort(np.asarray(levels, np.float64))
     middles = (ordered[1:] + ordered[:-1]) / 2
-    same = np.searchsorted(middles, _unit(prediction)) == np.searchsorted(middles, _unit(target))
+    same = np.searchsorted(middles, unit(prediction)) == np.searchsorted(middles, unit(target))
     return np.asarray(same.all(axis=(-3, -2, -1)))
 
 
@@ -87,7 +87,8 @@ def exact_frames(prediction: Frames, target: Frames, levels: Sequence[float]) ->
     return float(matching_frames(prediction, target, levels).mean())
 
 
-def _unit(frames: Frames) -> Float[np.ndarray, "*batch H W C"]:
+def unit(frames: Frames) -> Float[np.ndarray, "*batch H W C"]:
+    """Returns frames in [0, 1], on the host."""
     array = np.asarray(frames)
     return array / 255.0 if array.dtype == np.uint8 else array.astype(np.float64)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dreamer4.evaluation.dreams import LAST_REPEATED, SHUFFLED, Curves, DreamQuality, Trace
+from dreamer4.evaluation.fvd import told_fvd
 from dreamer4.evaluation.head_scores import HeadScores
 from dreamer4.evaluation.return_gap import ReturnGap
 from dreamer4.evaluation.statistics import Estimate
@@ -83,7 +84,11 @@ def _all_curves(world: DreamQuality) -> dict[str, tuple[Curves, str]]:
 def _closeness(world: DreamQuality) -> list[Block]:
     curves = _all_curves(world)
     charts = []
-    for name, title, remark in (("psnr", "PSNR", "dB"), ("ssim", "SSIM", "1 is equal")):
+    for name, title, remark in (
+        ("psnr", "PSNR", "dB"),
+        ("ssim", "SSIM", "1 is equal"),
+        ("lpips", "LPIPS", "0 looks equal"),
+    ):
         drawn = [(getattr(curve, name), label, style) for label, (curve, style) in curves.items()]
         lines = [Line(_depths(values), values, label, style) for values, label, style in drawn if values is not None]
         if lines:
@@ -103,7 +108,15 @@ def _closeness(world: DreamQuality) -> list[Block]:
         f"{-gains.psnr_below_tokenizer:+.1f} dB against the truth encoded and decoded."
     )
     table = Table(head, rows, [style for _, style in curves.values()])
-    return [Heading("Closeness to the truth"), Charts(charts), table, Note(told)]
+    videos = (
+        []
+        if world.fvd is None
+        else [
+            Table(("", "FVD"), [(name, f"{value:.0f}") for name, value in world.fvd.distances.items()]),
+            Note(told_fvd(world.fvd)),
+        ]
+    )
+    return [Heading("Closeness to the truth"), Charts(charts), table, Note(told), *videos]
 
 
 def _traces(traces: Sequence[Trace]) -> list[Block]:

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import equinox as eqx
 import jax
@@ -18,9 +18,11 @@ from dreamer4.dreamer import Dreamer, find_checkpoint
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import first_frames
 from dreamer4.evaluation.dreams import NO_FRAMES, DreamFrames, DreamQuality, measure_dreams
+from dreamer4.evaluation.fvd import VideoFeatures
 from dreamer4.evaluation.results import Results
 from dreamer4.evaluation.stills import reconstructions
 from dreamer4.files import check_place
+from dreamer4.pretrained import I3D, LPIPS
 from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.comparison import ComparedRun, comparison_page
 from dreamer4.reporting.page import write_page
@@ -28,6 +30,7 @@ from dreamer4.run.facts import run_results
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
 from dreamer4.run.sizes import symbols
+from dreamer4.tokenizer import Perceptual
 from dreamer4.training import encode_source, stream
 from dreamer4.training.flops import parameters
 
@@ -95,6 +98,26 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
+class Judges(TypedDict):
+    """What dreams are judged by beside their pixels."""
+
+    lpips: Perceptual | None
+    video_features: VideoFeatures | None
+
+
+def judges(config: Config, frame_shape: tuple[int, int, int]) -> Judges:
+    """Returns what a configuration asks dreams to be judged by.
+
+    Raises:
+        InputError: if its weights are not installed, or it has none for such frames.
+    """
+    asked = config.evaluation
+    return Judges(
+        lpips=eqx.filter_jit(LPIPS.load(frame_shape)) if asked.lpips else None,
+        video_features=eqx.filter_jit(I3D.load()) if asked.fvd else None,
+    )
+
+
 def measure(
     config: Config, agents: Sequence[Dreamer], dataset: Path, *, seed: int, heads: bool = True
 ) -> list[tuple[DreamQuality, DreamFrames]]:
@@ -118,6 +141,8 @@ def measure(
             first_frames(held_out, CLIPS),
             levels=levels,
             read=symbols(config, info.spec),
+            num_steps=config.evaluation.passes,
+            **judges(config, info.spec.frame_shape),
             horizon=min(held_out.max_length, max(agent.dynamics.context_length or held_out.max_length, 2))
             - 1,  # a context of one frame dreams too
             heads=heads,

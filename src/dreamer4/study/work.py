@@ -263,6 +263,11 @@ def _dreams(config: Config, run: Path, dataset: Path, report: Reporter) -> Found
     values |= {"PSNR over shuffled actions": quality.comparisons.psnr_over_shuffled_actions}
     if own.mean.ssim is not None:
         values["SSIM"] = own.mean.ssim
+    if own.mean.lpips is not None:
+        values["LPIPS"] = own.mean.lpips
+    if quality.fvd is not None:
+        values |= {f"FVD, {name}": value for name, value in quality.fvd.distances.items()}
+        values |= {"FVD, half of the truth from the other": quality.fvd.floor, "FVD, videos": float(quality.fvd.videos)}
     values |= {f"PSNR, K={k}": curve.mean.psnr for k, curve in quality.passes.items() if len(quality.passes) > 1}
     return Found(values, {"PSNR": own.psnr})
 

@@ -25,6 +25,7 @@ from dreamer4.tokenizer.causal import build_causal as build_causal
 from dreamer4.tokenizer.causal import patch_grid as patch_grid
 from dreamer4.tokenizer.causal import patchify as patchify
 from dreamer4.tokenizer.causal import unpatchify as unpatchify
+from dreamer4.tokenizer.loss import Perceptual as Perceptual
 from dreamer4.tokenizer.loss import RandomFeatures as RandomFeatures
 from dreamer4.tokenizer.loss import tokenizer_loss as tokenizer_loss
 from dreamer4.types import DataSpec

@@ -34,7 +34,8 @@ from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
 from dreamer4.nn.rows import Metrics as Metrics
 from dreamer4.nn.rows import masked_mean, over_rows
-from dreamer4.tokenizer import LatentStats, RandomFeatures, tokenizer_loss
+from dreamer4.pretrained import LPIPS
+from dreamer4.tokenizer import LatentStats, Perceptual, RandomFeatures, tokenizer_loss
 from dreamer4.types import DataSpec, Trajectory, to_float
 from dreamer4.worlds import WORLDS, AbstractWorld, DreamWorld
 
@@ -367,12 +368,20 @@ def measure_latents(
     return eqx.tree_at(lambda d: d.tokenizer.stats, dreamer, stats), stats.standardise(raw)
 
 
+_PERCEPTUAL: dict[str, Callable[[tuple[int, int, int]], Perceptual | None]] = {
+    "none": lambda shape: None,
+    "random_features": lambda shape: RandomFeatures(shape[2]),
+    "lpips": LPIPS.load,
+    "lpips_vgg": lambda shape: LPIPS.load(shape, net="vgg16"),
+}
+
+
 def build_phase(name: str, config: Config, spec: DataSpec) -> AbstractPhase:
     """Builds the phase of the given name as a configuration describes it."""
     train = config.train
     if name == "tokenizer":
-        features = None if config.tokenizer.perceptual == "none" else RandomFeatures(spec.frame_shape[2])
-        return TokenizerPhase(features, config.tokenizer.perceptual_weight, train.tokenizer.accumulate)
+        perceptual = _PERCEPTUAL[config.tokenizer.perceptual](spec.frame_shape)
+        return TokenizerPhase(perceptual, config.tokenizer.perceptual_weight, train.tokenizer.accumulate)
     if name == "dynamics":
         return DynamicsPhase(config.dynamics.changes, train.dynamics.accumulate)
     if name == "agent":
