@@ -15,6 +15,12 @@ def study(
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Stages side by side.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="A first look, as the study's file defines it.")] = False,
+    data_seeds: Annotated[
+        int | None, typer.Option("--data-seeds", min=1, help="The first of its data sets alone. Default: all.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="The first training seeds alone. Default: all.")
+    ] = None,
     only_table: Annotated[
         bool, typer.Option("--table", help="Draw the table of the rows there are; run nothing.")
     ] = False,
@@ -29,9 +35,10 @@ def study(
     from dreamer4_cli.console import ConsoleReporter, say
 
     asked = read_study(file)
+    asked = (asked.made_quick() if quick else asked).first(data_seeds, seeds)
     if only_table:
-        say(str(publish(out, asked.made_quick() if quick else asked)))
+        say(str(publish(out, asked)))
         return
-    command = command_line(file, quick=quick, only=only or ())
+    command = command_line(file, quick=quick, only=only or (), data_seeds=data_seeds, seeds=seeds)
     where = {"runs": runs, "out": out, "only": only or (), "workers": workers}
-    say(str(run_study(asked.made_quick() if quick else asked, **where, command=command, report=ConsoleReporter())))
+    say(str(run_study(asked, **where, command=command, report=ConsoleReporter())))

@@ -75,6 +75,17 @@ def test_what_is_quick_is_said_last_and_has_a_name_of_its_own(tmp_path):
     assert {cell.config((0, 0)).train.dynamics.steps for cell in quick.cells()} == {2}
 
 
+def test_the_first_seeds_alone_share_what_is_trained_and_there_are_no_more_than_the_study_has(tmp_path):
+    asked = study(tmp_path, TEXT + "data_seeds: 2\n")
+    few = asked.first(1, None)
+    assert few.every_seed == asked.every_seed[: asked.seeds] and few.study == asked.study
+    assert [cell.fingerprint("dynamics", (0, 0)) for cell in few.cells()] == [
+        cell.fingerprint("dynamics", (0, 0)) for cell in asked.cells()
+    ]
+    with pytest.raises(InputError, match="--data-seeds: got 3, and example has 2"):
+        asked.first(3, None)
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     for wrong in ("runs", "out"):

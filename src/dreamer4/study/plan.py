@@ -84,6 +84,19 @@ class Study(Branch):
         }
         return self.model_copy(update={"study": f"{self.study}-quick", **changes})
 
+    def first(self, data_seeds: int | None, seeds: int | None) -> "Study":
+        """Returns the study on its first seeds alone; None leaves their number as it is.
+
+        Raises:
+            InputError: if there are not so many.
+        """
+        asked = {"data_seeds": data_seeds or self.data_seeds, "seeds": seeds or self.seeds}
+        for name, count in asked.items():
+            if count > getattr(self, name):
+                option = name.replace("_", "-")
+                raise InputError(f"--{option}: got {count}, and {self.study} has {getattr(self, name)}.")
+        return self.model_copy(update=asked)
+
     @property
     def last(self) -> str:
         """The last stage that the measures need."""

@@ -324,7 +324,11 @@ _MEASURES: dict[Measure, Callable[[Config, Path, Path, Reporter], Found]] = {
 }
 
 
-def command_line(path: Path, *, quick: bool, only: Sequence[str]) -> str:
+def command_line(
+    path: Path, *, quick: bool, only: Sequence[str], data_seeds: int | None = None, seeds: int | None = None
+) -> str:
     """Returns what a person types for the rows of a study."""
     parts = ["dreamer4 study", shlex.quote(str(path)), *(["--quick"] if quick else [])]
+    counts = {"--data-seeds": data_seeds, "--seeds": seeds}
+    parts += [f"{name} {count}" for name, count in counts.items() if count is not None]
     return " ".join([*parts, *(f"--only {shlex.quote(name)}" for name in only)])
