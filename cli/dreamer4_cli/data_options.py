@@ -98,6 +98,18 @@ def import_data(
 
 
 @app.command()
+def prompts(
+    source: Annotated[Path, typer.Argument(help="Data set of an environment with prompts.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The data set, a new folder.")],
+) -> None:
+    """Cut episodes where another task was asked for, into episodes of each task; what was held out stays held out."""
+    existing = viewing.existing(source)
+    from dreamer4_cli import imports as work
+
+    work.cut_by_prompt(existing, out)
+
+
+@app.command()
 def merge(
     sources: Annotated[list[Path], typer.Argument(help="Data sets, two or more.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The data set, a new folder.")],

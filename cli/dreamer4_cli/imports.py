@@ -6,7 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dreamer4.data import SUMMARY, import_folder, merge_datasets
+from dreamer4 import data, envs
+from dreamer4.config import EnvConfig
+from dreamer4.data import SUMMARY, DatasetInfo, import_folder, merge_datasets, read_info
 from dreamer4.data.imports import Timing
 from dreamer4.errors import InputError
 from dreamer4.files import check_place
@@ -66,7 +68,10 @@ def import_data(
 def merge_data(sources: Sequence[Path], out: Path) -> None:
     """Merges data sets and tells what became of them."""
     check_place(out)
-    info = merge_datasets(sources, out)
+    _tell(out, merge_datasets(sources, out))
+
+
+def _tell(out: Path, info: DatasetInfo) -> None:
     write_page(out / SUMMARY, data_page(info))
     console.print(
         f"{out}: {info.num_episodes} episodes ({len(info.held_out)} held out), {info.num_frames} frames",
@@ -74,6 +79,19 @@ def merge_data(sources: Sequence[Path], out: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def cut_by_prompt(source: Path, out: Path) -> None:
+    """Writes a data set of an environment with prompts as one of the tasks that it asked for."""
+    check_place(out)
+    told = read_info(source).environment
+    config = EnvConfig(**{key: told[key] for key in EnvConfig.model_fields if key in told})
+    if not (tasks := envs.prompted(config)):
+        raise InputError(
+            f"data prompts: {source} is of {config.id}, which asks for no tasks in turn. Give a data set of one that "
+            "does, such as Craftax-Classic-pixels with env.kwargs.task=ladder."
+        )
+    _tell(out, data.cut_by_prompt(source, out, tasks))
 
 
 def parse_actions(text: str) -> ActionSpec:

@@ -96,12 +96,19 @@ def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = 
     """
     step = find_checkpoint(path)
     cloned, meta, (config, spec) = cloned_head(step), checkpoint.read_meta(step), read_description(step)
-    tasks = range(spec.num_tasks) if task is None else [spec.find_task(task)]
-    worlds = [sizes.environment(config, spec, number) for number in tasks]
+    if task is None:
+        worlds = sizes.worlds(config, spec)
+    else:
+        number = spec.find_task(task)
+        worlds = [sizes.World(spec.names[number], number, sizes.environment(config, spec, number))]
     if plan is not None and meta.get("phase") != "imagination":
         raise InputError(
             f"--plan: {path} is of the {meta.get('phase')} phase, and planning needs the value head, which the "
             "imagination phase trains. Train it, or leave --plan out."
+        )
+    if plan is not None and worlds[0].task is None:
+        raise InputError(
+            f"--plan: {worlds[0].name} asks for its tasks in turn, and a plan is for one. Name it by --task."
         )
     agents = [Dreamer.load(path, member=i) for i in range(config.seeds)]
     count = episodes or config.evaluation.episodes
@@ -109,8 +116,8 @@ def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = 
         say(f"agent phase: step {steps_done(step)} of {config.train.agent.steps}; its policy is cloned so far")
     imagined = [("policy", config.imagination.result)] if meta.get("phase") == "imagination" else []
     settings, report, found = config.imagination, ConsoleReporter(), {}
-    for number, env in zip(tasks, worlds, strict=True):
-        rows = found[number] = {}
+    for name, number, env in worlds:
+        rows = found[name] = {}
         for policy, label in ((cloned, _POLICY_NAMES["cloned"]), *imagined):
             for mode in ("sample", "mode"):
                 how = (env, count, policy, mode, seed, report, number)
@@ -122,21 +129,21 @@ def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = 
             ]
     named = len(found) > 1
     table = Table(*["task"] * named, "policy", "acting by", "return", "95 % interval", *["IQM"] * named, "episodes")
-    for number, rows in found.items():
+    for name, rows in found.items():
         for (label, mode), seeds in rows.items():
             returns = [np.asarray(played.returns) for played in seeds]
             mean, spread, played = _cells(summarise_seeds(returns))
             middle = [f"{float(iqm(np.concatenate(returns))):+.3f}"] * named
-            table.add_row(*[spec.names[number]] * named, label, mode, mean, spread, *middle, played)
+            table.add_row(*[name] * named, label, mode, mean, spread, *middle, played)
     console.print(table)
-    for env, (number, rows) in zip(worlds, found.items(), strict=True):
+    for name, _, env in worlds:
         if env.events:
-            _print_events(env, rows, spec.names[number] if named else None)
+            _print_events(env, found[name], name)
     if named:
-        _print_over_tasks(found, worlds)
+        _print_over_tasks(found, [world.env for world in worlds])
 
 
-def _print_events(env: AbstractEnvironment, rows: dict, task: str | None) -> None:
+def _print_events(env: AbstractEnvironment, rows: dict, task: str) -> None:
     """Prints the share of episodes in which each event happened, and the median step at which it first did."""
     table = Table("% (interval) @ step", *(f"{label}, {mode}" for label, mode in rows), title=task)
     columns = [rates(env, seeds) for seeds in rows.values()]

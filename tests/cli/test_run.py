@@ -173,7 +173,7 @@ def test_evaluation_needs_only_the_folder(folder, capsys):
 
 def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_nothing(folder, capsys, monkeypatch):
     played = []
-    nothing = Played(np.zeros(16), np.ones(16, int), np.ones(16, bool), np.zeros((16, 0), int))
+    nothing = Played(jnp.zeros(16), jnp.ones(16, int), jnp.ones(16, bool), jnp.zeros((16, 0), int))
     monkeypatch.setattr(run, "play_agent", lambda _, agent, __, count, head, *___: played.append(head) or nothing)
     run.evaluate(folder / "checkpoints" / "agent" / "2", episodes=16, seed=0)
     told = capsys.readouterr().out
@@ -192,7 +192,7 @@ def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_n
 
 def test_evaluation_tells_how_often_and_when_events_happened(folder, capsys, monkeypatch):
     happened = np.tile([[7, -1]], (16, 1)) * (np.arange(16) < 4)[:, None] - (np.arange(16) >= 4)[:, None]
-    played = Played(np.zeros(16), np.full(16, 9), np.ones(16, bool), happened)
+    played = Played(jnp.zeros(16), jnp.full(16, 9), jnp.ones(16, bool), jnp.asarray(happened))
     monkeypatch.setattr(run, "play_agent", lambda *_: played)
     env = type("Eventful", (), {"events": ("wood", "diamond"), "max_steps": 8})()
     monkeypatch.setattr(run.sizes, "environment", lambda *_: env)

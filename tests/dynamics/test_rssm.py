@@ -82,6 +82,13 @@ def loss(model, clips, key=None):
     return model.loss(clips, jnp.array(0.0), with_readout=True, key=jr.key(0) if key is None else key)
 
 
+def test_another_task_is_told_as_from_the_start(model):
+    model = eqx.tree_at(lambda m: m.task.table, model, jnp.arange(16.0).reshape(2, 8))
+    found, expected = model.with_task(model.init(jnp.array(0)), jnp.array(1)), model.init(jnp.array(1))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    np.testing.assert_array_equal(found.told, jnp.arange(8.0, 16.0))
+
+
 def test_the_recurrence_in_blocks(random):
     unit = generic(BlockGRU, 12, 5, blocks=3, key=jr.key(0))
     h, x = random.normal(size=12), random.normal(size=5)

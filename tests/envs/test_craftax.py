@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreamer4.envs import CraftaxPixels
-from dreamer4.envs.craftax import Picture, Reader
+from dreamer4.envs.craftax import LADDER, Picture, Reader
 from dreamer4.envs.craftax.picture import ITEMS
 from dreamer4.errors import InputError
 from dreamer4.types import Action
@@ -60,6 +60,25 @@ def test_rewards_are_the_achievements_that_are_new(life):
     before = np.where(steps.is_first[1:], achieved[1:], achieved[:-1])
     np.testing.assert_array_equal(steps.reward[1:], achieved[1:] - before)
     assert steps.reward.sum() > 0
+
+
+def test_the_ladder_asks_for_a_rung_until_it_and_all_before_have_happened(life):
+    ladder = CraftaxPixels(task="ladder", night=False)
+    world, place = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), life[1][0].world), ladder.events.index
+    before = jnp.zeros(23, bool).at[jnp.array([place(LADDER[0]), place(LADDER[2])])].set(True)
+
+    @eqx.filter_jit
+    def climbed(achieved):
+        then = world.replace(achievements=achieved[:-1])
+        state, step = ladder._show(then, jnp.array(5), before, jnp.array(False))
+        return ladder.prompt(state), step.reward
+
+    # The pickaxe was made before its rung was reached, so the table pays for both.
+    for event, prompt, paid in (("make_wood_pickaxe", 1, 0.0), ("collect_coal", 1, 0.0), ("place_table", 3, 2.0)):
+        assert tuple(map(float, climbed(before.at[place(event)].set(True)))) == (prompt, paid), event
+    prompt, paid = climbed(jnp.ones(23, bool))
+    assert (int(prompt), float(paid)) == (9, 9.0)  # nothing is behind the diamond
+    assert CraftaxPixels(task="collect_coal").prompts == ()
 
 
 @pytest.fixture(scope="module")

@@ -206,6 +206,13 @@ def test_a_dreamer_acts_for_its_task(dreamer):
     assert int(DreamerPolicy(dreamer).init().world.task) == 0
 
 
+def test_a_dreamer_acts_for_the_task_that_the_environment_asks_for(dreamer):
+    policy = DreamerPolicy(dreamer, prompt=lambda state: state.index)
+    memory, state = policy.init(), TapeState(jnp.array(3), jnp.array(1))
+    assert int(policy.peek(memory, state).world.task) == 1
+    assert int(DreamerPolicy(dreamer).peek(memory, state).world.task) == 0
+
+
 def test_a_dreamer_collects_as_it_plays(dreamer):
     for episode in collect(Renewed(), DreamerPolicy(dreamer), episodes=12, key=jr.key(0), num_envs=4):
         secret, taken = int(episode.frame[0, 0, 0, 0]) // LEVEL, episode.discrete[1:, 0]

@@ -35,6 +35,8 @@ from dreamer4.data.policy import EpsilonPolicy as EpsilonPolicy
 from dreamer4.data.policy import RandomPolicy as RandomPolicy
 from dreamer4.data.policy import random_action as random_action
 from dreamer4.data.policy import random_policy as random_policy
+from dreamer4.data.prompts import by_prompt as by_prompt
+from dreamer4.data.prompts import cut_by_prompt as cut_by_prompt
 from dreamer4.data.readers import AbstractReader as AbstractReader
 from dreamer4.data.readers import OwnReader as OwnReader
 from dreamer4.data.readers import VideoReader as VideoReader

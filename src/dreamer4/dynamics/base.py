@@ -123,6 +123,10 @@ class AbstractDynamics(eqx.Module):
         """Returns the task that a state holds: its `task`, if not told otherwise."""
         return state.task
 
+    def with_task(self, state: State, task: Int[Array, ""]) -> State:
+        """Returns a state that holds another task from the next frame on: its `task`, if not told otherwise."""
+        return eqx.tree_at(lambda s: s.task, state, task)
+
     @abstractmethod
     def loss(
         self,

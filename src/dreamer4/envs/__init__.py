@@ -44,6 +44,7 @@ from dreamer4.envs.probes import MatchedReward as MatchedReward
 from dreamer4.envs.probes import ObservedReward as ObservedReward
 from dreamer4.envs.registry import ENVIRONMENTS as ENVIRONMENTS
 from dreamer4.envs.registry import make as make
+from dreamer4.envs.registry import prompted as prompted
 from dreamer4.envs.registry import spec_of as spec_of
 from dreamer4.envs.render import palette as palette
 from dreamer4.envs.render import render as render

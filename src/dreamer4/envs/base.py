@@ -39,8 +39,8 @@ class AbstractEnvironment(eqx.Module):
     it ignores its action and returns the first frame of the next episode, with reward 0. So a `lax.scan` over `step`
     is an endless stream of whole episodes, and no frame is ever lost.
 
-    `spec` and `max_steps` may be fields or properties. An environment with `events` overrides these and `happened`; one
-    whose pictures can be read off exactly overrides `symbols`.
+    `spec` and `max_steps` may be fields or properties. An environment with `events` overrides these and `happened`, one
+    with `prompts` these and `prompt`; one whose pictures can be read off exactly overrides `symbols`.
 
     Attributes:
         spec: frame shape, action factors and number of tasks.
@@ -69,6 +69,19 @@ class AbstractEnvironment(eqx.Module):
         """Tells which of the `events` have happened in the episode so far, the newest frame included."""
         del state
         return jnp.zeros(len(self.events), bool)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Names of the tasks that it asks for in turn, each paying 1 when it is done.
+
+        Its argument `task` makes each of them the only one.
+        """
+        return ()
+
+    def prompt(self, state: PyTree) -> Int[Array, ""]:
+        """Tells which of the `prompts` it asks for from the newest frame on."""
+        del state
+        return jnp.zeros((), jnp.int32)
 
     def symbols(self, frames: UInt8[np.ndarray, "*batch H W C"] | Float[np.ndarray, "*batch H W C"]) -> Symbols:
         """Reads off what frames show, dreamt ones too, where pictures are made of known parts; else nothing.

@@ -119,6 +119,15 @@ def spec_of(tasks: Sequence[TaskConfig]) -> DataSpec:
     return DataSpec.around(parts)
 
 
+def prompted(config: EnvConfig) -> tuple[TaskSpec, ...]:
+    """Returns the tasks that an environment asks for in turn, each with a world of its own; raises as `make`."""
+    env, described = make(config), config.described
+    return tuple(
+        TaskSpec(name=name, env=described | {"kwargs": config.kwargs | {"task": name}}, max_steps=env.max_steps)
+        for name in env.prompts
+    )
+
+
 def _check(build: Callable[..., AbstractEnvironment], env_id: str, kwargs: dict[str, Any], *, has_params: bool) -> None:
     arguments = {name: a for name, a in inspect.signature(build).parameters.items() if name not in _GIVEN}
     if has_params and "params" not in arguments:

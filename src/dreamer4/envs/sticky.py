@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from dreamer4.envs.base import AbstractEnvironment, Pace, Symbols
 from dreamer4.errors import InputError
@@ -71,6 +71,14 @@ class StickyActions(AbstractEnvironment):
 
     def happened(self, state: StickyState) -> Bool[Array, " E"]:
         return self.env.happened(state.inner)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Those of the environment within."""
+        return self.env.prompts
+
+    def prompt(self, state: StickyState) -> Int[Array, ""]:
+        return self.env.prompt(state.inner)
 
     def symbols(self, frames: np.ndarray) -> Symbols:
         return self.env.symbols(frames)

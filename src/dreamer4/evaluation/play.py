@@ -31,18 +31,25 @@ class DreamerPolicy(AbstractPolicy):
         mode: draw from its policy, or take the most likely action.
         temperature: divides the logits of discrete components, scales the spread of continuous ones.
         task: id of the task that it acts for.
+        prompt: tells the task by the state of the environment instead, `AbstractEnvironment.prompt`.
     """
 
     dreamer: Dreamer
     mode: Literal["sample", "mode"] = eqx.field(default="sample", static=True)
     temperature: Float[Array, "*members"] = eqx.field(default=1.0, converter=lambda t: jnp.asarray(t, jnp.float32))
     task: int = eqx.field(default=0, static=True)
+    prompt: Callable[[PyTree], Int[Array, ""]] | None = None
 
     def __check_init__(self):
         check_acting(mode=self.mode, temperature=self.temperature)
 
     def init(self) -> Memory:
         return self.dreamer.init(self.task)
+
+    def peek(self, memory: Memory, state: PyTree) -> Memory:
+        if self.prompt is None:
+            return memory
+        return Memory(memory.encoder, self.dreamer.dynamics.with_task(memory.world, self.prompt(state)))
 
     def __call__(
         self, memory: PyTree, time_step: TimeStep, action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray
@@ -215,7 +222,7 @@ def evaluate(
     mode: Literal["sample", "mode"] = "sample",
     policy: Literal["policy", "prior"] = "policy",
     temperature: float = 1.0,
-    task: int = 0,
+    task: int | None = 0,
     progress: Callable[[int, int], None] | None = None,
     key: PRNGKeyArray,
 ) -> Played:
@@ -229,7 +236,8 @@ def evaluate(
         mode: sample the policy or take its most likely action.
         policy: the trained policy or the cloned prior.
         temperature: of the sampled policy.
-        task: id of the task that it plays, which is what the environment should be of.
+        task: id of the task that it plays, which is what the environment should be of; None: those that the
+            environment asks for in turn, its `prompts` being the agent's tasks.
         progress: called with episodes done and in total.
         key: randomness of everything.
 
@@ -247,7 +255,8 @@ def evaluate(
         )
     if policy == "prior":  # in the policy's place, so that both are played by one compiled program
         dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
-    actor = DreamerPolicy(cast_weights(dreamer), mode, temperature, task)
+    prompt = env.prompt if task is None else None
+    actor = DreamerPolicy(cast_weights(dreamer), mode, temperature, task or 0, prompt)
     return play(actor, env, episodes=episodes, batch_size=batch_size, progress=progress, key=key)
 
 

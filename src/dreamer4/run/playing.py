@@ -12,6 +12,7 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.evaluation import Played, evaluate, play, summarise_seeds
 from dreamer4.evaluation.statistics import Estimate, Rate, event_rates
 from dreamer4.run.reporter import SILENT, Reporter
+from dreamer4.run.sizes import World
 from dreamer4.training import stream
 
 
@@ -28,7 +29,7 @@ def play_agent(
     mode,
     seed: int,
     report: Reporter,
-    task: int = 0,
+    task: int | None = 0,
 ) -> Played:
     """Returns what an agent comes to in the real environment of a task.
 
@@ -41,7 +42,7 @@ def play_agent(
         mode: how: `sample` or `mode`.
         seed: of the episodes.
         report: is told how it goes.
-        task: id of the task.
+        task: id of the task; None: as the environment asks.
     """
     with report.progress(f"play {policy}", total=episodes, unit="episodes") as bar:
         return evaluate(
@@ -80,7 +81,7 @@ def play_policy(
 
 
 def play_all(
-    config: Config, agents: Sequence[Dreamer], worlds: Sequence[AbstractEnvironment], report: Reporter
+    config: Config, agents: Sequence[Dreamer], worlds: Sequence[World], report: Reporter
 ) -> tuple[Found, Found]:
     """Returns what random play and an agent's two policies come to in each task's world, sampled and greedy."""
     count, seed = config.evaluation.episodes, config.seed
@@ -90,11 +91,11 @@ def play_all(
 
     def played(policy, mode) -> list[list[Played]]:
         how = (count, policy, mode, seed, report)
-        return [[play_agent(config, agent, env, *how, task) for agent in agents] for task, env in enumerate(worlds)]
+        return [[play_agent(config, agent, env, *how, task) for agent in agents] for _, task, env in worlds]
 
     names = {"cloned": "prior", "imagination": "policy"}
     sampled, greedy = ({name: played(head, mode) for name, head in names.items()} for mode in ("sample", "mode"))
-    return {"random": [by_chance(env) for env in worlds], **sampled}, greedy
+    return {"random": [by_chance(world.env) for world in worlds], **sampled}, greedy
 
 
 def over_all(tasks: Sequence[Sequence[Played]]) -> Estimate:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.random as jr
@@ -88,15 +89,31 @@ def environment(config: Config, spec: DataSpec, task: int = 0) -> AbstractEnviro
     return played
 
 
-def environments(config: Config, spec: DataSpec) -> list[AbstractEnvironment]:
-    """Returns the environment of each task."""
-    return [environment(config, spec, task) for task in range(spec.num_tasks)]
+class World(NamedTuple):
+    """Where an agent is judged.
+
+    Attributes:
+        name: of the task, or of the environment that asks for all of them in turn.
+        task: its id; None where the environment tells it.
+        env: the environment.
+    """
+
+    name: str
+    task: int | None
+    env: AbstractEnvironment
+
+
+def worlds(config: Config, spec: DataSpec) -> list[World]:
+    """Returns the environment of each task; or the one of the run, where it asks for all of them in turn."""
+    if spec.num_tasks > 1 and not config.tasks and (env := envs.make(config.env)).prompts == spec.names:
+        return [World(config.env.id, None, env)]
+    return [World(name, task, environment(config, spec, task)) for task, name in enumerate(spec.names)]
 
 
 def symbols(config: Config, spec: DataSpec) -> Callable[[np.ndarray], Symbols]:
-    """Returns what reads symbols off frames of one task's data; nothing is read of several or unknown environments."""
+    """Returns what reads symbols off frames of data; nothing is read of several or unknown environments."""
     try:
-        (env,) = environments(config, spec) if spec.num_tasks == 1 else (None,)
+        known = [world.env for world in worlds(config, spec)]
     except InputError:
-        env = None
-    return (lambda frames: {}) if env is None else env.symbols
+        known = []
+    return known[0].symbols if len(known) == 1 else lambda frames: {}

@@ -254,7 +254,7 @@ class Evaluate(AbstractStage):
                 "imagination.world: got real, and demo publishes what imagination gives. The perfect-world twin is a "
                 "diagnostic: use dreamer4 train all, then dreamer4 evaluate."
             )
-        sizes.environments(config, spec)
+        sizes.worlds(config, spec)
         if config.data.path is not None and not data.read_info(Path(config.data.path)).held_out:
             raise InputError(
                 f"data.path: {config.data.path} holds no episodes out, and demo dreams on those. Import it again with "
@@ -265,7 +265,7 @@ class Evaluate(AbstractStage):
         session.release()
         config, run, path = session.config, session.run, session.dataset()
         info = data.read_info(path)
-        worlds, names = sizes.environments(config, info.spec), info.spec.names
+        worlds = sizes.worlds(config, info.spec)
         agents = [Dreamer.load(run.path, member=i) for i in range(config.seeds)]
         count, seed = config.evaluation.episodes, config.seed
         found, greedy = play_all(config, agents, worlds, session.report)
@@ -273,29 +273,31 @@ class Evaluate(AbstractStage):
         returns = {"random": returns.pop("random"), "data": summarise(np.array(info.returns)), **returns}
         by_mode = {name: over_all(each) for name, each in greedy.items()}
         by_task = {
-            name: {policy: summarise_seeds([seed.returns for seed in each[task]]) for policy, each in found.items()}
-            for task, name in enumerate(names)
+            world.name: {policy: summarise_seeds([seed.returns for seed in each[i]]) for policy, each in found.items()}
+            for i, world in enumerate(worlds)
         }
         events = {
-            name: {policy: rates(env, each[task]) for policy, each in found.items()}
-            for task, (name, env) in enumerate(zip(names, worlds, strict=True))
-            if env.events
+            world.name: {policy: rates(world.env, each[i]) for policy, each in found.items()}
+            for i, world in enumerate(worlds)
+            if world.env.events
         }
         session.report.say("measuring dreams on held-out episodes")
         (quality, frames), *others = pages.measure(config, agents, path, seed=seed)
         gaps = [
             measure_return_gap(
                 agents[0],
-                env,
+                world.env,
                 episodes=min(count, pages.REAL_EPISODES),
                 spread=float(np.std(info.returns)),
-                task=task,
+                task=world.task,
                 key=stream(seed, "evaluate"),
             )
-            for task, env in enumerate(worlds)
+            for world in worlds
+            if world.task is not None  # a dream is of one task
         ]
-        gap = max(gaps, key=lambda gap: gap.difference)  # of the task whose dreams pay too much, if any do
-        quality, before = quality.model_copy(update={"returns": gap}), run_results(run)
+        if gaps:  # of the task whose dreams pay too much, if any do
+            quality = quality.model_copy(update={"returns": max(gaps, key=lambda gap: gap.difference)})
+        before = run_results(run)
         results = Results(
             env=config.env.id,
             seed=seed,
@@ -303,7 +305,7 @@ class Evaluate(AbstractStage):
             minutes=round(session.seconds() / 60, 2),
             returns=returns,
             by_mode=by_mode,
-            by_task=by_task if len(names) > 1 else {},
+            by_task=by_task if len(worlds) > 1 else {},
             events=events,
             world_model=summarise_worlds([quality, *(other for other, _ in others)]),
             device=device(),

@@ -89,6 +89,9 @@ class RSSMDynamics(AbstractDynamics):
     def agent_dim(self) -> int:
         return self.config.recurrent + self.config.draws * self.config.classes + self.config.hidden
 
+    def with_task(self, state: RSSMState, task: Int[Array, ""]) -> RSSMState:
+        return RSSMState(state.recurrent, state.draws, task, self.task(task))
+
     def init(self, task: Int[Array, ""]) -> RSSMState:
         shape = self.config.draws, self.config.classes
         task = jnp.asarray(task, jnp.int32)

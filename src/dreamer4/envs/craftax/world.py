@@ -57,6 +57,8 @@ class CraftaxPixels(AbstractEnvironment):
 
     Its events are the 22 achievements of the game, in the game's order, and `collect_wood_5`, five pieces of wood
     collected in an episode. An event that happens for the first time in an episode pays 1 where the task asks for it.
+    The ladder asks for one rung after another and pays for each when it asks for the next, so that the sum of rewards
+    tells the rung; one that has happened before it is asked for is paid with the rung before it.
     The game's own reward for health is left out.
 
     A new world is generated only where an episode begins, one at a time, under `vmap` too: that takes some milliseconds
@@ -65,6 +67,7 @@ class CraftaxPixels(AbstractEnvironment):
 
     spec: DataSpec = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
+    _prompts: tuple[str, ...] = eqx.field(static=True)
     _events: tuple[str, ...] = eqx.field(static=True)
     picture: Picture
     _pays: Float[Array, " E"]
@@ -74,7 +77,8 @@ class CraftaxPixels(AbstractEnvironment):
         """Sets the task.
 
         Args:
-            task: what pays: `achievements`, each of the 22; `ladder`, each of `LADDER`; or the name of an event, alone.
+            task: what pays: `achievements`, each of the 22; `ladder`, each of `LADDER` in turn; or the name of an
+                event, alone.
             max_steps: limit of actions in an episode, 1 to 10,000.
             night: whether nights are drawn, dark and full of noise. Without them the rules are the same (more zombies
                 come at night), and every tile of every frame can be read.
@@ -89,13 +93,13 @@ class CraftaxPixels(AbstractEnvironment):
                 "Craftax-Classic-pixels: needs Craftax. Run: pip install 'dreamer4-eqx[craftax]'."
             ) from None
         self._events = (*(achievement.name.lower() for achievement in Achievement), LADDER[0])
-        paying = {"achievements": self.events[:-1], "ladder": LADDER} | {event: (event,) for event in self.events}
+        paying = {"achievements": self.events[:-1], "ladder": ()} | {event: (event,) for event in self.events}
         if task not in paying:
             raise InputError(f"env.kwargs.task: got {task!r}, expected a task. {nearest(task, paying)}")
         if not 1 <= max_steps <= 10_000:
             raise InputError(f"env.kwargs.max_steps: got {max_steps}, expected 1 to 10000.")
         self._pays = jnp.array([event in paying[task] for event in self.events], jnp.float32)
-        self.max_steps = max_steps
+        self.max_steps, self._prompts = max_steps, LADDER if task == "ladder" else ()
         self.spec = DataSpec(((VIEW[0] + INVENTORY) * TILE, VIEW[1] * TILE, 3), ActionSpec((17,)))
         self.picture = Picture(night=night)
 
@@ -106,6 +110,19 @@ class CraftaxPixels(AbstractEnvironment):
 
     def happened(self, state: CraftaxState) -> Bool[Array, " E"]:
         return state.happened
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """`LADDER`, where it is the task."""
+        return self._prompts
+
+    def prompt(self, state: CraftaxState) -> Int[Array, ""]:
+        return jnp.minimum(self._rungs(state.happened), max(len(self.prompts) - 1, 0))
+
+    def _rungs(self, happened: Bool[Array, " E"]) -> Int[Array, ""]:
+        """Returns how many prompts, from the first on, have happened."""
+        asked = [self.events.index(event) for event in self.prompts]
+        return jnp.argmin(jnp.append(happened[jnp.array(asked, jnp.int32)], False)).astype(jnp.int32)
 
     def symbols(self, frames: np.ndarray) -> Symbols:
         return {} if self.picture.night else Reader(self.picture)(frames)
@@ -134,7 +151,9 @@ class CraftaxPixels(AbstractEnvironment):
         self, world: Any, wood: Int[Array, ""], before: Bool[Array, " E"], is_first: Bool[Array, ""]
     ) -> tuple[CraftaxState, TimeStep]:
         happened = jnp.append(world.achievements, wood >= _WOOD)
-        reward = jnp.where(is_first, 0.0, self._pays @ (happened & ~before).astype(jnp.float32))
+        paid = self._pays @ (happened & ~before).astype(jnp.float32)
+        paid += (self._rungs(happened) - self._rungs(before)).astype(jnp.float32)
+        reward = jnp.where(is_first, 0.0, paid)
         row, column = world.player_position
         dead = (world.player_health <= 0) | (world.map[row, column] == _LAVA)
         is_last = dead | (world.timestep >= self.max_steps)
