@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.speed.floor import Rates, floor
 from benchmarks.speed.programs import PROGRAMS, Settings
 from dreamer4.config import TransformerConfig
-from dreamer4.files import write_atomically
+from dreamer4.files import check_place, write_atomically
 from dreamer4.nn import ATTENTIONS
 from dreamer4_cli.run import source_commit
 
@@ -179,6 +179,7 @@ def main() -> None:
     if options.plan:
         print(json.dumps(plan(), indent=1))
         return
+    check_place(options.out)
     began, commit = time.monotonic(), source_commit() or "unknown"
     kept = json.loads(options.out.read_text()) if options.out.exists() else {}
     wanted = {name: work for name, work in rows().items() if not options.only or any(w in name for w in options.only)}

@@ -29,6 +29,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
+from dreamer4.files import check_place, write_atomically
 from dreamer4.serving.play import protocol
 from dreamer4_cli.run import device, source_commit
 
@@ -208,6 +209,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    check_place(options.out)
     with serving(options.agent) as (pid, link):
         quiet = os.getloadavg()[0]
         browser = in_a_browser(link, seconds=options.seconds, rate=options.rate, seed=options.seed)
@@ -223,8 +225,7 @@ def main() -> None:
         "come_and_go": visits,
     }
     print(json.dumps(result, indent=1))
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_atomically(options.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
