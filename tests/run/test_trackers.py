@@ -120,7 +120,7 @@ def wandb(monkeypatch):
     )
     module = types.ModuleType("wandb")
     module.__spec__ = types.SimpleNamespace()
-    module.api = types.SimpleNamespace(api_key="a key")
+    module.api, module.login = types.SimpleNamespace(api_key="a key"), lambda key=None: True
     module.init = lambda **kwargs: told.append(kwargs) or run
     monkeypatch.setitem(sys.modules, "wandb", module)
     return told
@@ -165,10 +165,14 @@ def test_without_a_tracker_nothing_is_written_beside_the_log(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_wandb_without_a_key_is_refused_before_work(tmp_path, wandb, monkeypatch):
+@pytest.mark.parametrize("newer", [False, True])
+def test_wandb_without_a_key_is_refused_before_work(tmp_path, wandb, monkeypatch, newer):
     monkeypatch.setattr("sys.stdin", io.StringIO())
     monkeypatch.delenv("WANDB_MODE", raising=False)
     sys.modules["wandb"].api.api_key = None
+    if newer:
+        del sys.modules["wandb"].api
+        sys.modules["wandb"].login = lambda *, verify=True, prompt=True: verify or prompt
     with pytest.raises(InputError, match="no key"):
         trackers.check("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -7,6 +7,7 @@ log (`tensorboard --logdir RUN/tensorboard`), `wandb` sends to the service that 
 
 import importlib
 import importlib.util
+import inspect
 import math
 import os
 import secrets
@@ -166,7 +167,8 @@ def check(name: str) -> None:
         )
     if name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online" and not sys.stdin.isatty():
         wandb = importlib.import_module("wandb")
-        if not wandb.api.api_key:
+        newer = "prompt" in inspect.signature(wandb.login).parameters  # from 0.31 on, which is to lose `api`
+        if not (wandb.login(prompt=False, verify=False) if newer else wandb.api.api_key):
             raise InputError(
                 "train.tracker: got wandb, but there is no key to send with. Run wandb login, or set WANDB_API_KEY "
                 "or WANDB_MODE=offline."
