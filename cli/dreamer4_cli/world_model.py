@@ -16,7 +16,16 @@ from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import anywhere
-from dreamer4.evaluation.dreams import NO_FRAMES, NOT_TRAINED, DreamFrames, DreamQuality, WorldModel, measure_dreams
+from dreamer4.evaluation.dreams import (
+    CEILING,
+    NO_FRAMES,
+    NOT_TRAINED,
+    SHUFFLED,
+    DreamFrames,
+    DreamQuality,
+    WorldModel,
+    measure_dreams,
+)
 from dreamer4.evaluation.ends import measure_ends
 from dreamer4.evaluation.fvd import told_fvd
 from dreamer4.evaluation.return_gap import measure_return_gap
@@ -27,7 +36,6 @@ from dreamer4.run import sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder, run_of, steps_done
 from dreamer4.run.pages import CLIPS, REAL_EPISODES, judges
-from dreamer4.run.sizes import symbols
 from dreamer4.training import encode_source, stream
 from dreamer4.worlds import RealWorld
 from dreamer4_cli.console import ProgressBar
@@ -107,7 +115,7 @@ def evaluate_world_model(
                 latents,
                 starts,
                 levels=levels,
-                read=symbols(config, info.spec),
+                **sizes.reading(config, info.spec),
                 num_steps=(*asked.passes, 16, dreamer.dynamics.passes[-1]),
                 context_length=context,
                 horizon=min(horizon, source.max_length - 1),
@@ -215,6 +223,17 @@ def _print(quality: DreamQuality, config: Config) -> None:
         ).items():
             shares = [[curves.mean.read[kind], curves.read[kind][0], curves.read[kind][-1]] for kind in kinds]
             table.add_row(name, *(percent(share) for three in shares for share in three))
+        console.print(table)
+
+    own, controls = quality.passes[quality.num_steps], quality.controls
+    if own.changes:
+        # Nothing changes where the last frame is repeated, and the decoded truth is the most that there is to reach.
+        against = {"dreamt": own, **{name: controls[name] for name in (SHUFFLED, CEILING)}}
+        table = Table("changes read as in truth, %", "times", *against)
+        for change, rate in own.changes.items():
+            shares = (curves.changes[change] for curves in against.values())
+            cells = (f"{100 * r.mean:.0f} ({100 * r.low:.0f}-{100 * r.high:.0f})" for r in shares)
+            table.add_row(change, str(rate.episodes), *cells)
         console.print(table)
 
     table = Table("warning without labels", "mean", "rank correlation with error", "at equal depth")

@@ -117,6 +117,7 @@ def measure(source):
             starts,
             levels=levels,
             read=symbols,
+            places={"choice": ("choice",)},
             num_steps=(1, 4),
             context_length=3,
             horizon=6,
@@ -186,6 +187,17 @@ def test_symbols_are_read_by_kind_step_and_control(perfect):
     assert perfect.controls[LAST_REPEATED].read["count"] == (0.0,) * 6
     assert perfect.controls[SHUFFLED].read["count"] == (1.0,) * 6  # the number of a frame does not depend on actions
     assert perfect.controls[SHUFFLED].mean.read["choice"] == perfect.controls[SHUFFLED].mean.exact < 0.6
+
+
+def test_numbers_that_change_are_judged_where_they_rise_and_where_they_fall(perfect):
+    own, shuffled = perfect.passes[4].changes, perfect.controls[SHUFFLED].changes
+    assert own.keys() == shuffled.keys() == {"choice +", "choice -"}
+    for way, found in own.items():
+        assert found.mean == 1.0 and shuffled[way].mean < 0.7
+        assert shuffled[way].episodes == found.episodes
+    # Of two draws from three classes a third are equal, a third rise and a third fall; a first frame has none before.
+    assert abs(own["choice +"].episodes / own["choice -"].episodes - 1) < 0.5
+    assert own["choice +"].episodes + own["choice -"].episodes < 0.85 * sum(perfect.frames[1:])
 
 
 def test_a_model_blind_to_actions_gains_nothing_from_the_true_ones(measure):

@@ -95,6 +95,11 @@ class AbstractEnvironment(eqx.Module):
         del frames
         return {}
 
+    @property
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """Names of the places of those kinds of symbols that are numbers."""
+        return {}
+
     @abstractmethod
     def reset(self, *, key: PRNGKeyArray) -> tuple[PyTree, TimeStep]:
         """Starts an episode.

@@ -83,6 +83,11 @@ class StickyActions(AbstractEnvironment):
     def symbols(self, frames: np.ndarray) -> Symbols:
         return self.env.symbols(frames)
 
+    @property
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """Those of the environment within."""
+        return self.env.places
+
     def reset(self, *, key: PRNGKeyArray) -> tuple[StickyState, TimeStep]:
         _, step_key = jr.split(key)  # as `step` does behind a last frame
         inner, time_step = self.env.reset(key=step_key)

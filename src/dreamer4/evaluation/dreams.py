@@ -1,6 +1,5 @@
 """How good the dreams are: held-out episodes dreamt again under their own actions, frame by frame against the truth."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,17 +7,17 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
 from dreamer4.envs import Symbols
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import Clips, Starts
+from dreamer4.evaluation.closeness import Curves, Scores, curves_of
 from dreamer4.evaluation.dreaming import Batch
 from dreamer4.evaluation.fvd import FVD, TRUTH, VideoFeatures, Videos, whole
 from dreamer4.evaluation.head_scores import HeadScores, score_heads
-from dreamer4.evaluation.quality import frame_ssim, matching_frames, squared_errors, unit
 from dreamer4.evaluation.record import Record
 from dreamer4.evaluation.return_gap import ReturnGap
 from dreamer4.evaluation.signals import Signal, disagreement, judge_signal
@@ -27,10 +26,7 @@ from dreamer4.tokenizer import Perceptual
 from dreamer4.types import check_key, to_uint8
 
 
-HIGHEST_PSNR = 100.0  # dB; frames of eight bits cannot tell better ones apart, and infinity is no JSON
 GRIDS, TRACES = 2, 2  # clips shown in many ways, episodes whose rewards are followed
-SMALLEST_SIDE = 3  # pixels, of frames that have a structural similarity
-
 NOT_TRAINED = "not trained"
 NOT_MEASURED = "Not measured here. dreamer4 evaluate RUN --world-model compares the two."
 LAST_REPEATED, SHUFFLED, NO_OP, CEILING = (
@@ -54,35 +50,6 @@ class Grid:
     given: UInt8[np.ndarray, "H W C"]
     truth: UInt8[np.ndarray, "L H W C"]
     dreams: Mapping[str, UInt8[np.ndarray, "L H W C"]]
-
-
-class Closeness(Record):
-    """How close dreamt frames are to the true ones, over all frames.
-
-    Attributes:
-        exact: share of frames with every pixel right after rounding to the pixel values that occur.
-        psnr: dB, of the squared error averaged over frames.
-        ssim: structural similarity; None for frames too small to have one.
-        read: by kind, share of the symbols of a frame that are read as those of the truth, where symbols can be read.
-        lpips: how different they look, 0 where equal; None where it was not measured.
-    """
-
-    exact: float
-    psnr: float
-    ssim: float | None
-    read: dict[str, float] = {}
-    lpips: float | None = None
-
-
-class Curves(Record):
-    """The same at each step behind the context, and in `mean` over all frames."""
-
-    exact: tuple[float, ...]
-    psnr: tuple[float, ...]
-    ssim: tuple[float, ...] | None
-    read: dict[str, tuple[float, ...]] = {}
-    lpips: tuple[float, ...] | None = None
-    mean: Closeness
 
 
 class Comparisons(Record):
@@ -207,6 +174,7 @@ def measure_dreams(
     *,
     levels: Sequence[float],
     read: Callable[[np.ndarray], Symbols] = lambda frames: {},
+    places: Mapping[str, Sequence[str]] = {},
     num_steps: Sequence[int] = (1, 2, 4, 8),
     context_length: int = 1,
     horizon: int,
@@ -230,6 +198,7 @@ def measure_dreams(
         starts: where the dreams begin.
         levels: the pixel values that occur, in [0, 1]; dreams are rounded to the nearest.
         read: reads symbols off frames, as `AbstractEnvironment.symbols` does.
+        places: names of places of numbers among them, as `AbstractEnvironment.places` tells.
         num_steps: numbers K of denoise passes to try, with the agent's own K; those that the dynamics does not know
             are left out.
         context_length: most true frames given, at most the dynamics' context.
@@ -258,7 +227,7 @@ def measure_dreams(
     key_noise, key_shuffle = jr.split(key)
     actions, shuffled, none = clips.actions, clips.shuffled_actions(key=key_shuffle), clips.no_actions()
 
-    scores, films, grids = _Scores(levels, read, lpips), [], []
+    scores, films, grids = Scores(levels, read, places, lpips), [], []
     videos = None if video_features is None else Videos(video_features, clips.valid)
     for index in clips.batches():
         batch = Batch.load(dreamer, clips, index, key=key_noise)
@@ -304,8 +273,8 @@ def measure_dreams(
     names = ["decode_encode_residual", "seed_disagreement"] + (["late_movement"] if own > 1 else [])
     of_truth = {"decode_encode_residual": measured["residual_of_truth"]}
     error, right = measured[f"{own} error"], measured[f"{own} exact"]
-    passes = {k: _curves(measured, str(k), valid) for k in tried}
-    controls = {name: _curves(measured, name, valid) for name in (SHUFFLED, NO_OP, LAST_REPEATED, CEILING)}
+    passes = {k: curves_of(measured, str(k), valid) for k in tried}
+    controls = {name: curves_of(measured, name, valid) for name in (SHUFFLED, NO_OP, LAST_REPEATED, CEILING)}
     quality = DreamQuality(
         context_length=context_length,
         clips=int(valid[:, 0].sum()),
@@ -322,62 +291,6 @@ def measure_dreams(
     )
     pictures = reconstructions(dreamer, source, starts.episode[:shown], key=key)
     return quality, DreamFrames(films, grids, pictures)
-
-
-class _Scores:
-    """Numbers of every dreamt frame by name, batch after batch; frames themselves are not kept."""
-
-    def __init__(self, levels: Sequence[float], read: Callable[[np.ndarray], Symbols], lpips: Perceptual | None):
-        self._levels, self._read, self._lpips = levels, read, lpips
-        self._parts: dict[str, list[np.ndarray]] = defaultdict(list)
-
-    def add(self, **values: Float[Array | np.ndarray, "B H"] | Bool[Array | np.ndarray, "B H"]) -> None:
-        """Takes in one number for each frame of a batch."""
-        for name, value in values.items():
-            self._parts[name].append(np.asarray(value))
-
-    def judge(self, name: str, video: np.ndarray, truth: np.ndarray) -> None:
-        """Takes in how close the frames of a batch are to the truth."""
-        rounded = video if video.dtype == np.uint8 else np.asarray(to_uint8(jnp.asarray(video)))
-        self.add(**{f"{name} error": squared_errors(video, truth)})
-        self.add(**{f"{name} exact": matching_frames(rounded, truth, self._levels)})
-        told = self._read(truth)
-        for kind, symbols in self._read(video).items():
-            self.add(**{f"{name} read {kind}": (symbols == told[kind]).mean(axis=-1)})
-        if min(truth.shape[2:4]) >= SMALLEST_SIDE:
-            self.add(**{f"{name} ssim": frame_ssim(video, truth)})
-        if self._lpips is not None:
-            pairs = zip(unit(video).astype(np.float32), unit(truth).astype(np.float32), strict=True)
-            seen = [np.asarray(self._lpips(jnp.asarray(a), jnp.asarray(b))) for a, b in pairs]
-            self.add(**{f"{name} lpips": np.stack(seen)})
-
-    def first(self, count: int) -> dict[str, np.ndarray]:
-        """Returns the numbers of the first `count` clips, which leaves out what fills the last batch."""
-        return {name: np.concatenate(parts)[:count] for name, parts in self._parts.items()}
-
-
-def _curves(measured: Mapping[str, np.ndarray], name: str, valid: np.ndarray) -> Curves:
-    def means(kind):
-        values = measured[f"{name} {kind}"]
-        steps = [float(values[valid[:, d], d].mean()) for d in range(valid.shape[1]) if valid[:, d].any()]
-        return tuple(round(x, 4) for x in steps), round(float(values[valid].mean()), 4)
-
-    def decibels(error):
-        return round(float(-10 * np.log10(max(error, 10 ** (-HIGHEST_PSNR / 10)))), 3)
-
-    error = measured[f"{name} error"]
-    psnr = [decibels(error[valid[:, d], d].mean()) for d in range(valid.shape[1]) if valid[:, d].any()]
-    exact, mean_exact = means("exact")
-    seen, mean_seen = {}, {}
-    for kind in ("ssim", "lpips"):
-        known = f"{name} {kind}" in measured
-        seen[kind], mean_seen[kind] = means(kind) if known else (None, None)
-    kinds = [key.removeprefix(f"{name} read ") for key in measured if key.startswith(f"{name} read ")]
-    told = {kind: means(f"read {kind}") for kind in kinds}
-    shares = {kind: share for kind, (_, share) in told.items()}
-    mean = Closeness(exact=mean_exact, psnr=decibels(error[valid].mean()), read=shares, **mean_seen)
-    steps = {kind: steps for kind, (steps, _) in told.items()}
-    return Curves(exact=exact, psnr=tuple(psnr), read=steps, **seen, mean=mean)
 
 
 def _compare(own: Curves, finest: Curves, controls: Mapping[str, Curves]) -> Comparisons:

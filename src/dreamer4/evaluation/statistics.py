@@ -40,7 +40,7 @@ class Rate(Record):
         mean: share of the episodes in which it happened.
         low: lower end of the interval.
         high: upper end.
-        episodes: how many were played.
+        episodes: how many were played, or of how many other things it is a share.
         frame: median index of the frame at which it first happened, where it did; None where it never did.
     """
 
@@ -211,11 +211,15 @@ def event_rates(events: Sequence[str], happened: Int[Array | np.ndarray, "N E"])
     found = {}
     for name, first in zip(events, frames.T, strict=True):
         did, count = first[first >= 0], len(first)
-        share = stats.binomtest(len(did), count).proportion_ci(method="wilson")
-        frame = float(np.median(did)) if len(did) else None
-        ends = {"low": round(float(share.low), 4), "high": round(float(share.high), 4)}
-        found[name] = Rate(mean=len(did) / count, **ends, episodes=count, frame=frame)
+        found[name] = rate(len(did), count, frame=float(np.median(did)) if len(did) else None)
     return found
+
+
+def rate(times: int, count: int, *, frame: float | None = None) -> Rate:
+    """Returns how often something happened of so many times, at least one; `frame` as of `Rate`."""
+    share = stats.binomtest(times, count).proportion_ci(method="wilson")
+    ends = {"low": round(float(share.low), 4), "high": round(float(share.high), 4)}
+    return Rate(mean=round(times / count, 4), **ends, episodes=count, frame=frame)
 
 
 def rank_correlation(a: Num[Array | np.ndarray, " N"], b: Num[Array | np.ndarray, " N"]) -> float:

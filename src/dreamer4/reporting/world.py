@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from dreamer4.evaluation.dreams import LAST_REPEATED, SHUFFLED, Curves, DreamQuality, Trace
+from dreamer4.evaluation.closeness import Curves
+from dreamer4.evaluation.dreams import LAST_REPEATED, SHUFFLED, DreamQuality, Trace
 from dreamer4.evaluation.fvd import told_fvd
 from dreamer4.evaluation.head_scores import HeadScores
 from dreamer4.evaluation.return_gap import ReturnGap

@@ -29,7 +29,7 @@ from dreamer4.reporting.page import write_page
 from dreamer4.run.facts import run_results
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
-from dreamer4.run.sizes import symbols
+from dreamer4.run.sizes import reading
 from dreamer4.tokenizer import Perceptual
 from dreamer4.training import encode_source, stream
 from dreamer4.training.flops import parameters
@@ -140,7 +140,7 @@ def measure(
             encode_source(agent, held_out),
             first_frames(held_out, CLIPS),
             levels=levels,
-            read=symbols(config, info.spec),
+            **reading(config, info.spec),
             num_steps=config.evaluation.passes,
             **judges(config, info.spec.frame_shape),
             horizon=min(held_out.max_length, max(agent.dynamics.context_length or held_out.max_length, 2))

@@ -1,8 +1,8 @@
 """What the data of a run looks like, and whether everything fits it; nothing is computed and nothing is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import equinox as eqx
 import jax.random as jr
@@ -110,10 +110,19 @@ def worlds(config: Config, spec: DataSpec) -> list[World]:
     return [World(name, task, environment(config, spec, task)) for task, name in enumerate(spec.names)]
 
 
-def symbols(config: Config, spec: DataSpec) -> Callable[[np.ndarray], Symbols]:
-    """Returns what reads symbols off frames of data; nothing is read of several or unknown environments."""
+class Reading(TypedDict):
+    """How symbols are read off frames, and what their places are called, as `AbstractEnvironment` tells both."""
+
+    read: Callable[[np.ndarray], Symbols]
+    places: Mapping[str, tuple[str, ...]]
+
+
+def reading(config: Config, spec: DataSpec) -> Reading:
+    """Returns how symbols are read off frames of data; nothing is read of several or unknown environments."""
     try:
         known = [world.env for world in worlds(config, spec)]
     except InputError:
         known = []
-    return known[0].symbols if len(known) == 1 else lambda frames: {}
+    if len(known) != 1:
+        return {"read": lambda frames: {}, "places": {}}
+    return {"read": known[0].symbols, "places": known[0].places}

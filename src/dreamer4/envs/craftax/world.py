@@ -11,7 +11,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from dreamer4.envs.base import AbstractEnvironment, Symbols
-from dreamer4.envs.craftax.picture import INVENTORY, TILE, VIEW, Picture
+from dreamer4.envs.craftax.picture import INVENTORY, ITEMS, TILE, VIEW, Picture
 from dreamer4.envs.craftax.reading import Reader
 from dreamer4.envs.gymnax import lenient
 from dreamer4.errors import InputError, nearest
@@ -126,6 +126,11 @@ class CraftaxPixels(AbstractEnvironment):
 
     def symbols(self, frames: np.ndarray) -> Symbols:
         return {} if self.picture.night else Reader(self.picture)(frames)
+
+    @property
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """What the player can have."""
+        return {"items": ITEMS}
 
     @in_32_bits
     def reset(self, *, key: PRNGKeyArray) -> tuple[CraftaxState, TimeStep]:
