@@ -52,6 +52,17 @@ def assert_same(a, b):
             assert x == y
 
 
+def test_the_keys_of_an_episode_of_several_records_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamer4.data.format._CHUNK_BYTES", 18)  # 3 frames a record
+    keys = np.arange(16, dtype=np.uint32).reshape(8, 2)
+    long, without = episode(0, 8, key=keys), episode(1, 7)
+    assert write(tmp_path / "set", [long, without]).chunk == 3
+    first, second = read_episodes(tmp_path / "set")
+    np.testing.assert_array_equal(first.key, keys)
+    assert_same(first, long)
+    assert second.key is None
+
+
 @pytest.fixture
 def dataset(tmp_path):
     """A sound data set of three shards."""

@@ -288,7 +288,7 @@ def pieces(length: int, chunk: int | None) -> int:
 def _cut(episode: Episode, begin: int, length: int) -> Episode:
     if length >= episode.length:
         return episode
-    cut = {name: getattr(episode, name)[begin : begin + length] for name in _ARRAYS}
+    cut = {name: getattr(episode, name)[begin : begin + length] for name in _columns(episode)}
     return dataclasses.replace(episode, **cut)
 
 
@@ -296,8 +296,12 @@ def _joined(parts: list[Episode]) -> Episode:
     if len(parts) == 1:
         return parts[0]
     return dataclasses.replace(
-        parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+        parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _columns(parts[0])}
     )
+
+
+def _columns(episode: Episode) -> tuple[str, ...]:
+    return _ARRAYS if episode.key is None else (*_ARRAYS, "key")
 
 
 def walk(path: Path, info: DatasetInfo, keep: Callable[[Episode], Kept]) -> tuple[list[Kept], list[str]]:
