@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import warnings
 import zipfile
 
 import numpy as np
@@ -261,6 +262,16 @@ def test_resizing_averages_over_areas():
     assert np.abs(resize(frame, (2, 3)).astype(float) - means).max() <= 1
     np.testing.assert_array_equal(resize(frame, (4, 6)), frame)
     np.testing.assert_array_equal(resize(frame, (8, 12)), frame.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_a_size_that_puts_the_width_first_is_warned_of_once():
+    lying = np.zeros((18, 32, 3), np.uint8)
+    with pytest.warns(UserWarning, match=r"32x18 is height x width.* it is 18x32"):
+        assert resize(lying, (32, 18)).shape == (32, 18, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in ((32, 18), (9, 16), (16, 16)):
+            resize(lying, size)
 
 
 def test_numbers_in_names_count_as_numbers(tmp_path):

@@ -6,6 +6,7 @@
 Pictures come as viewers show them: turned as the file says, and on black where they are transparent.
 """
 
+import functools
 import math
 import os
 import struct
@@ -160,10 +161,22 @@ def resize(frame: UInt8[np.ndarray, "H W C"], size: tuple[int, int]) -> UInt8[np
         frame: any number of channels.
         size: new height and width.
     """
+    _warn_of_turn(*frame.shape[:2], tuple(size))
     # Channel by channel, since Pillow knows no image of five.
     height, width = size
     planes = [Image.fromarray(p).resize((width, height), Image.Resampling.BOX) for p in np.moveaxis(frame, -1, 0)]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+@functools.cache
+def _warn_of_turn(height: int, width: int, size: tuple[int, int]) -> None:
+    """Warns, once for frames of a shape, of a size that makes lying frames upright or upright ones lie."""
+    if (height - width) * (size[0] - size[1]) < 0:
+        warnings.warn(
+            f"The size {size[0]}x{size[1]} is height x width, and squeezes frames of {height} x {width} into another "
+            f"shape. If the width was put first, it is {size[1]}x{size[0]}.",
+            stacklevel=3,
+        )
 
 
 def _open_array(path: Path) -> Footage:
