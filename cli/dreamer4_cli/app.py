@@ -207,7 +207,7 @@ def evaluate(
     episodes: Annotated[
         int | None,
         typer.Option(
-            "--episodes", min=1, help="Episodes to play, or dreams. Default: what the run's configuration says; 200."
+            "--episodes", min=1, help="Episodes to play, or dreams. Default: what the run's configuration says."
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the episodes.")] = 0,

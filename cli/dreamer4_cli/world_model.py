@@ -35,7 +35,7 @@ from dreamer4.reporting.figures import percent
 from dreamer4.run import sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder, run_of, steps_done
-from dreamer4.run.pages import CLIPS, REAL_EPISODES, judges
+from dreamer4.run.pages import REAL_EPISODES, judges
 from dreamer4.training import encode_source, stream
 from dreamer4.worlds import RealWorld
 from dreamer4_cli.console import ProgressBar
@@ -59,7 +59,7 @@ def evaluate_world_model(
 
     Args:
         path: run folder or checkpoint.
-        clips: dreams; None: 200.
+        clips: dreams; None: as many as the run's configuration says.
         context: most frames given to a dream; None: the dynamics' context, which is what an acting agent remembers.
         horizon: frames dreamt; None: as many as the dynamics' context, at most as many as an episode has.
         lpips: whether dreams are judged by LPIPS too.
@@ -103,7 +103,7 @@ def evaluate_world_model(
         except InputError as error:
             world, unplaced = None, f"no places in the game: {error}"
     key, judged = stream(seed, "evaluate"), judges(config, info.spec.frame_shape)
-    starts = anywhere(source, clips or CLIPS, key=key)
+    starts = anywhere(source, clips or asked.clips, key=key)
     members, frames = [], None
     for i in range(config.seeds):
         dreamer = Dreamer.load(step, member=i)

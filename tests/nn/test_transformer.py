@@ -10,7 +10,8 @@ from helpers import distance, equal, generic, influence
 
 from dreamer4.errors import InputError
 from dreamer4.nn import GroupedQueryAttention, TokenGroup, TokenLayout, Transformer, cast_weights, time_mask
-from dreamer4.nn.transformer import UNROLLED_GROUPS, add
+from dreamer4.nn.layout import add
+from dreamer4.nn.transformer import UNROLLED_GROUPS
 
 
 WIDTH, FRAMES, WINDOW = 16, 11, 4  # the ring of 4 wraps twice over 11 frames
@@ -230,6 +231,31 @@ def test_drafts_see_their_own_segment_alone(transformer, clip):
     moved = drafts(clip.at[4].add(3.0), segment)
     changed = np.abs(moved - whole).max(axis=(1, 2)) > 1e-4
     assert np.flatnonzero(changed).tolist() == [5]  # the frame after it in its segment; its own draft is another frame
+
+
+# ---- dense: every slot of the past, the first rows of table 2
+
+
+def test_a_dense_layer_sees_in_the_past_what_it_sees_in_its_frame(transformer, clip):
+    block, mask = layer(transformer, 0).time, time_mask(jnp.zeros(7, jnp.int32), WINDOW)
+    space = LAYOUT.space_mask()
+    acts = influence(lambda x: block.dense(x, mask, space)[0], clip[:7], outputs=2, inputs=2)
+    seen = space | np.eye(LAYOUT.size, dtype=bool)
+    assert np.array_equal(acts > 0, np.einsum("tu,ij->tiuj", np.asarray(mask), seen))
+
+
+def test_a_dense_stack_computes_one_thing_in_every_way(clip):
+    dense, seen = make(dense=True), LAYOUT.slots("still").stop
+    whole, entries = eqx.filter_jit(dense.prefill)(clip)
+    assert distance(full(dense, clip[:, :seen]), whole[:, :seen]) < 1e-5
+    _, (out, _) = stepwise(dense, clip, dense.init_cache(), 1_000_003)  # through two wraps
+    assert distance(out, whole) < 1e-5
+    cache = dense.init_cache().fill(entries, jnp.array(9))
+    assert distance(eqx.filter_jit(dense.step)(clip[9], cache, jnp.array(9))[0], whole[9]) < 1e-5
+    # Drafts of the very frames of the clip are these frames; without later slots they are the same.
+    drafts = eqx.filter_jit(dense.drafts)
+    assert distance(drafts(clip, entries), whole) < 1e-5
+    assert distance(drafts(clip[:, :seen], entries), whole[:, :seen]) < 1e-5
 
 
 @pytest.mark.parametrize("depth", [4, 6], ids=["unrolled", "rolled"])

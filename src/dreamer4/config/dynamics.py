@@ -20,6 +20,9 @@ class TransformerConfig(Branch):
     time_every: int = Field(
         default=4, gt=0, description="every n-th layer attends through time, the others within a frame"
     )
+    dense: bool = Field(
+        default=False, description="layers through time see every token of earlier frames, not their own slot alone"
+    )
     mlp_ratio: float = Field(default=8 / 3, gt=0, description="hidden width of SwiGLU over width")
     soft_cap: float | None = Field(default=50.0, gt=0, description="soft cap of attention logits; None: none")
     context_length: int = Field(default=16, gt=0, description="frames a frame sees, itself included")

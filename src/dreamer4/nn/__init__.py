@@ -33,9 +33,9 @@ from dreamer4.nn.layers import Embedding as Embedding
 from dreamer4.nn.layers import Linear as Linear
 from dreamer4.nn.layers import RMSNorm as RMSNorm
 from dreamer4.nn.layers import SwiGLU as SwiGLU
+from dreamer4.nn.layout import TokenGroup as TokenGroup
+from dreamer4.nn.layout import TokenLayout as TokenLayout
+from dreamer4.nn.layout import time_mask as time_mask
 from dreamer4.nn.transformer import ATTENTIONS as ATTENTIONS
-from dreamer4.nn.transformer import TokenGroup as TokenGroup
-from dreamer4.nn.transformer import TokenLayout as TokenLayout
 from dreamer4.nn.transformer import Transformer as Transformer
 from dreamer4.nn.transformer import cast_weights as cast_weights
-from dreamer4.nn.transformer import time_mask as time_mask

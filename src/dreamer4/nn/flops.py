@@ -40,8 +40,10 @@ def transformer_flops(transformer: Transformer, *, frames: int, slots: int | Non
     def stacked(tree):
         return sum(leaf.size for leaf in jax.tree.leaves(tree) if hasattr(leaf, "size") and leaf.ndim >= 3)
 
+    lines = slots if transformer.dense else lines
     products = slots * (stacked(space) + stacked(time.mlp)) + lines * stacked(time.attention)
     mask = transformer.layout.space_mask()[:slots, :slots]
     pairs = sum(mask[rows, columns].size for rows, columns, _ in mask_blocks(mask))
-    attention = 2 * width * transformer.num_groups * (len(space) * pairs + lines * frames)
+    seen = slots * slots * frames if transformer.dense else lines * frames
+    attention = 2 * width * transformer.num_groups * (len(space) * pairs + seen)
     return 2 * (products + attention)

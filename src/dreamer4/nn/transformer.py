@@ -1,7 +1,8 @@
 """The block-causal transformer of tokenizer and dynamics (arXiv 2509.24527, section 3.4).
 
 A clip is a grid of tokens, T frames by S slots. A layer attends either within each frame (space) or along each slot
-(time), never both, and every `time_every`-th layer is a time layer. What may see what inside a frame is data, a
+(time), never both, and every `time_every`-th layer is a time layer. (With `dense` it attends to every slot of the
+frames it sees: the rows of table 2 before time is factorised.) What may see what inside a frame is data, a
 `TokenLayout`; what may see what through time is causality, a window, and a segment number per frame: frames of
 different segments do not see each other, which expresses separate images, short clips and long clips in one shape.
 
@@ -9,7 +10,6 @@ The layers are stacked in groups of `time_every` and scanned, so compile time do
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -24,6 +24,7 @@ from dreamer4.config import TransformerConfig
 from dreamer4.errors import InputError, nearest
 from dreamer4.nn.attention import EMPTY, AbstractAttention, Entry, GroupedQueryAttention, Mask, RingCache
 from dreamer4.nn.layers import RMSNorm, SwiGLU, initial_tokens
+from dreamer4.nn.layout import TokenLayout, add, take, time_mask
 
 
 ATTENTIONS: dict[str, Callable[..., AbstractAttention]] = {
@@ -48,91 +49,6 @@ def recomputing(function: Callable, remat: Remat) -> Callable:
         # Products with weights have no batch dimensions; those of attention do, and are cheap to compute again.
         return jax.checkpoint(function, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
     return jax.checkpoint(function) if remat else function
-
-
-@dataclass(frozen=True)
-class TokenGroup:
-    """A run of equal slots within a frame.
-
-    Attributes:
-        name: name of the group.
-        count: number of slots.
-        sees: names of the groups whose tokens its tokens attend to within a frame.
-        through_time: whether its tokens attend to their own slot in earlier frames.
-    """
-
-    name: str
-    count: int
-    sees: tuple[str, ...]
-    through_time: bool = True
-
-
-@dataclass(frozen=True)
-class TokenLayout:
-    """The slots of a frame, as a table of groups in order."""
-
-    groups: tuple[TokenGroup, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of slots, S."""
-        return sum(group.count for group in self.groups)
-
-    def slots(self, name: str) -> slice:
-        """Returns the slots of a group."""
-        start = 0
-        for group in self.groups:
-            if group.name == name:
-                return slice(start, start + group.count)
-            start += group.count
-        raise KeyError(name)
-
-    def space_mask(self) -> Bool[np.ndarray, "S S"]:
-        """Returns which slot (row) sees which (column) within a frame."""
-        mask = np.zeros((self.size, self.size), bool)
-        for group in self.groups:
-            for seen in group.sees:
-                mask[self.slots(group.name), self.slots(seen)] = True
-        return mask
-
-    def through_time(self) -> tuple[bool, ...]:
-        """Returns which slots attend through time."""
-        return tuple(group.through_time for group in self.groups for _ in range(group.count))
-
-
-def time_mask(segment: Int[Array, " T"], context_length: int) -> Bool[Array, "T T"]:
-    """Returns which frame (row) sees which (column): itself and the past, within window and segment.
-
-    Args:
-        segment: number of the segment of each frame.
-        context_length: size of the sliding window in frames, the frame itself included.
-    """
-    frame = jnp.arange(segment.shape[0])
-    age = frame[:, None] - frame[None, :]
-    return (age >= 0) & (age < context_length) & (segment[:, None] == segment[None, :])
-
-
-def runs(slots: tuple[bool, ...]) -> list[tuple[slice, bool]]:
-    """Returns the runs of slots that are alike."""
-    bounds = [0, *(i for i in range(1, len(slots)) if slots[i] != slots[i - 1]), len(slots)]
-    return [(slice(a, b), slots[a]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-
-
-def take(x: Float[Array, "*T S D"], slots: tuple[bool, ...]) -> Float[Array, "*T Sc D"]:
-    """Returns the tokens of the chosen slots. Slices, since a CPU gathers and scatters row by row."""
-    return jnp.concatenate([x[..., run, :] for run, chosen in runs(slots) if chosen], axis=-2)
-
-
-def add(x: Float[Array, "*T S D"], update: Float[Array, "*T Sc D"], slots: tuple[bool, ...]) -> Float[Array, "*T S D"]:
-    """Adds an update to the chosen slots."""
-    parts, done = [], 0
-    for run, chosen in runs(slots):
-        part = x[..., run, :]
-        if chosen:
-            size = run.stop - run.start
-            part, done = part + update[..., done : done + size, :], done + size
-        parts.append(part)
-    return jnp.concatenate(parts, axis=-2)
 
 
 class Block(eqx.Module):
@@ -182,6 +98,47 @@ class Block(eqx.Module):
         update, entry = self.attention.step(tokens, cache_key, cache_value, visible, position)
         return self.feed_forward(add(x, update, slots)), entry
 
+    def dense(
+        self, x: Float[Array, "T S D"], time: Bool[Array, "T T"], space: Bool[Array | np.ndarray, "S S"]
+    ) -> tuple[Float[Array, "T S D"], Entry]:
+        """Attends to its own slot and those that `space` shows it, in all frames that `time` shows its frame."""
+        count, seen = x.shape[0] * x.shape[1], space | np.eye(x.shape[1], dtype=bool)
+        mask = (time[:, None, :, None] & seen[None, :, None, :]).reshape(count, count)
+        frame = jnp.repeat(jnp.arange(x.shape[0]), x.shape[1])
+        tokens = self.attention_norm(x).reshape(-1, x.shape[-1])
+        update, entry = self.attention(tokens, mask, frame)
+        lines = jax.tree.map(lambda leaf: jnp.moveaxis(leaf.reshape(*x.shape[:2], *leaf.shape[1:]), 0, 1), entry)
+        return self.feed_forward(x + update.reshape(x.shape)), lines
+
+    def dense_step(
+        self,
+        x: Float[Array, "S D"],
+        cache_key: Float[Array, "S Nkv M Dh"],
+        cache_value: Float[Array, "S Nkv M Dh"],
+        visible: Bool[Array, " M"],
+        position: Int[Array, ""],
+        space: Bool[Array | np.ndarray, "S S"],
+    ) -> tuple[Float[Array, "S D"], Entry]:
+        """Attends as `dense` does, from one frame to the cached frames and to itself."""
+        tokens, (size, capacity) = self.attention_norm(x), (x.shape[0], visible.shape[0])
+        step = jax.vmap(self.attention.step, in_axes=(0, None, None, 0, None))
+
+        def flat(ring):  # (S Nkv M Dh) -> (Nkv S*M Dh)
+            return jnp.moveaxis(ring, 0, 1).reshape(ring.shape[1], -1, ring.shape[-1])
+
+        # What a token leaves behind depends on itself alone, so the frame's own entries are had before any attention.
+        nothing = jnp.zeros((size, capacity), bool)
+        _, entry = step(tokens, cache_key[0], cache_value[0], nothing, position)
+        own = np.eye(size, dtype=bool)
+        past = jnp.repeat(space | own, capacity, axis=1) & jnp.tile(visible, size)
+        others = space & ~own  # a step sees its own token in any case
+        keys, values = (
+            jnp.concatenate([flat(ring), jnp.moveaxis(new, 0, 1).astype(ring.dtype)], axis=1)
+            for ring, new in ((cache_key, entry.key), (cache_value, entry.value))
+        )
+        update, _ = step(tokens, keys, values, jnp.concatenate([past, others], axis=1), position)
+        return self.feed_forward(x + update), entry
+
 
 class LayerGroup(eqx.Module):
     """`time_every` layers: space layers, then one time layer."""
@@ -205,6 +162,7 @@ class Transformer(eqx.Module):
     context_length: int = eqx.field(static=True)
     remat: Remat = eqx.field(static=True)
     dtype: str = eqx.field(static=True)
+    dense: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -218,6 +176,7 @@ class Transformer(eqx.Module):
         hidden: int | None = None,
         remat: Remat = False,
         dtype: str = "float32",
+        dense: bool = False,
         key: PRNGKeyArray,
     ):
         """Builds the stack.
@@ -233,6 +192,7 @@ class Transformer(eqx.Module):
             remat: whether the backward pass recomputes what a group of layers computed, to save memory; "products":
                 all but the results of products with weights, which take most time and a part of the memory.
             dtype: type of the activations; parameters and norms are float32.
+            dense: whether time layers attend to all slots of the frames they see, and not along each slot.
             key: randomness of the weights.
         """
         if depth % time_every:
@@ -253,9 +213,19 @@ class Transformer(eqx.Module):
         self.context_length = context_length
         self.remat = remat
         self.dtype = dtype
+        self.dense = dense
 
     def _slots(self, count):
-        return self.layout.through_time()[:count]
+        """Which of the first slots have entries in the cache."""
+        return (True,) * count if self.dense else self.layout.through_time()[:count]
+
+    def _time(self, block, x, time, space):
+        return block.dense(x, time, space) if self.dense else block.time(x, time, self._slots(x.shape[1]))
+
+    def _time_step(self, block, x, key, value, visible, position, space):
+        if self.dense:
+            return block.dense_step(x, key, value, visible, position, space)
+        return block.time_step(x, key, value, visible, position, self._slots(x.shape[0]))
 
     def _scan(self, body, x, extra):
         arrays, static = eqx.partition(self.groups, eqx.is_array)
@@ -269,12 +239,11 @@ class Transformer(eqx.Module):
     def _run(self, x, segment, collect):
         space = self.layout.space_mask()[: x.shape[1], : x.shape[1]]
         time = time_mask(segment, self.context_length)
-        slots = self._slots(x.shape[1])
 
         def body(x, group, _):
             for block in group.space:
                 x = block.space(x, space)
-            x, entry = group.time.time(x, time, slots)
+            x, entry = self._time(group.time, x, time, space)
             return x, (entry if collect else None)
 
         call, scanned = self._scan(body, x, None)
@@ -316,18 +285,17 @@ class Transformer(eqx.Module):
         """
         segment = jnp.zeros(x.shape[0], jnp.int32) if segment is None else segment
         space = jnp.asarray(self.layout.space_mask()[: x.shape[1], : x.shape[1]])
-        slots = self._slots(x.shape[1])
         positions = jnp.arange(x.shape[0])
         earlier = time_mask(segment, self.context_length) & (positions[:, None] != positions)
 
         def body(x, group, entry):
             for block in group.space:
                 x = block.space(x, space)
-            step = jax.vmap(group.time.time_step, in_axes=(0, None, None, 0, 0, None))
+            step = jax.vmap(partial(self._time_step, group.time), in_axes=(0, None, None, 0, 0, None))
             key, value = (jnp.swapaxes(part, -3, -2) for part in (entry.key, entry.value))  # heads first, as in a cache
-            return step(x, key, value, earlier, positions, slots)[0], None
+            return step(x, key, value, earlier, positions, space)[0], None
 
-        held = jax.tree.map(lambda leaf: leaf[:, : sum(slots)], entries)
+        held = jax.tree.map(lambda leaf: leaf[:, : sum(self._slots(x.shape[1]))], entries)
         call, scanned = self._scan(body, x, held)
         call = recomputing(call, self.remat)
         x = (x + self.slot[: x.shape[1]]).astype(self.dtype)
@@ -354,14 +322,14 @@ class Transformer(eqx.Module):
             The transformed tokens, and the entry with which `cache.write(entry, position)` remembers the frame.
         """
         space = self.layout.space_mask()[: x.shape[0], : x.shape[0]]
-        slots = self._slots(x.shape[0])
-        held = sum(slots)
+        held = sum(self._slots(x.shape[0]))
         visible = (cache.position != EMPTY) & (position - cache.position < self.context_length)
 
         def body(x, group, ring):
             for block in group.space:
                 x = block.space(x, space)
-            return group.time.time_step(x, *ring, visible, position, slots)
+            key, value = ring
+            return self._time_step(group.time, x, key, value, visible, position, space)
 
         call, scanned = self._scan(body, x, (cache.key[:, :held], cache.value[:, :held]))
         x = (x + self.slot[: x.shape[0]]).astype(self.dtype)
@@ -417,5 +385,6 @@ def build(layout: TokenLayout, config: TransformerConfig, *, key: PRNGKeyArray) 
         hidden=round(config.width * config.mlp_ratio),
         remat=config.remat,
         dtype=config.dtype,
+        dense=config.dense,
         key=key,
     )

@@ -35,7 +35,7 @@ from dreamer4.training import encode_source, stream
 from dreamer4.training.flops import parameters
 
 
-CLIPS, REAL_EPISODES = 200, 50
+REAL_EPISODES = 50
 
 
 def report(paths: Sequence[Path], out: Path | None) -> Path:
@@ -138,7 +138,7 @@ def measure(
             agent,
             held_out,
             encode_source(agent, held_out),
-            first_frames(held_out, CLIPS),
+            first_frames(held_out, config.evaluation.clips),
             levels=levels,
             **reading(config, info.spec),
             num_steps=config.evaluation.passes,
