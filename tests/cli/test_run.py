@@ -16,7 +16,7 @@ from dreamer4 import checkpoint, data
 from dreamer4.checkpoint import Checkpoints
 from dreamer4.config import load, override
 from dreamer4.dreamer import PHASES, Dreamer
-from dreamer4.envs import make
+from dreamer4.envs import CounterEnvironment, make
 from dreamer4.errors import InputError
 from dreamer4.evaluation import Played
 from dreamer4.run import latents, lineage, pages, stages, stopping
@@ -194,8 +194,8 @@ def test_evaluation_tells_how_often_and_when_events_happened(folder, capsys, mon
     happened = np.tile([[7, -1]], (16, 1)) * (np.arange(16) < 4)[:, None] - (np.arange(16) >= 4)[:, None]
     played = Played(jnp.zeros(16), jnp.full(16, 9), jnp.ones(16, bool), jnp.asarray(happened))
     monkeypatch.setattr(run, "play_agent", lambda *_: played)
-    env = type("Eventful", (), {"events": ("wood", "diamond"), "max_steps": 8})()
-    monkeypatch.setattr(run.sizes, "environment", lambda *_: env)
+    monkeypatch.setattr(CounterEnvironment, "events", ("wood", "diamond"))
+    monkeypatch.setattr(run.sizes, "environment", lambda *_: CounterEnvironment(5, 3))
     run.evaluate(folder / "checkpoints" / "agent" / "4", episodes=16, seed=0)
     told = " ".join(capsys.readouterr().out.split())
     assert "25.0 (10-50) @ 7" in told and "0.0 (0-19)" in told
