@@ -52,7 +52,6 @@ KEYS = {
     "space": "space",
     "left.shift": "Shift_L",
     "left.control": "Control_L",
-    "escape": "Escape",
 }
 _SHADES = {(198, 198, 198): "inventory", (197, 198, 198): "table", (196, 198, 198): "furnace"}
 
