@@ -110,6 +110,16 @@ def test_a_view_that_never_turns_tells_no_lag():
     assert find_lag(frames, np.zeros(40), np.zeros(40, bool)) is None
 
 
+@pytest.mark.parametrize(("noise", "lag"), [(1.5, 0), (0.0, 1)])
+def test_a_lag_is_told_only_where_it_fits_clearly_better_than_none(monkeypatch, noise, lag):
+    random = np.random.default_rng(0)
+    slow = np.convolve(random.normal(size=240), np.ones(20) / 20, "valid")[:200]  # alike from tick to tick
+    turn = slow if noise else random.normal(size=200)
+    shown = np.roll(turn, 1) + noise * slow.std() * random.normal(size=200)
+    monkeypatch.setattr("dreamer4.data.vpt.lag.shifts", lambda frames: shown)
+    assert find_lag(np.zeros((201, 1, 1, 3), np.uint8), turn, np.zeros(200, bool)) == lag
+
+
 def test_recordings_are_split_whole_and_labels_cut_by_hours(tmp_path):
     for number in range(4):
         write_vpt(tmp_path / "in" / str(number), segments=2, rows=50, session=f"{number:012x}")

@@ -209,7 +209,8 @@ def _lags(opened: list[_Opened]) -> dict[Path, str]:
 def _lag(film: IndexedFilm, labels: Labels) -> int | None:
     """Returns the lag in the rows that turn most."""
     rows = min(_LOOK, len(film) - 1)
-    turns = np.convolve(np.minimum(np.abs(labels.camera[:, 0]), 5), np.ones(rows), "valid")
+    outside = np.isnan(labels.cursor[:, 0])  # in a window it is the cursor that moves
+    turns = np.convolve(np.minimum(np.abs(labels.camera[:, 0]), 5) * outside, np.ones(rows), "valid")
     start = min(int(turns.argmax()), len(film) - 1 - rows)
     part = slice(start, start + rows)
     return find_lag(film.frames(start, rows + 1), labels.camera[part, 0], np.isfinite(labels.cursor[part, 0]))

@@ -8,6 +8,7 @@ from dreamer4.errors import InputError
 
 _LAGS = range(-2, 3)
 _FEW, _WEAK = 20, 0.3  # turns, and correlation, below which nothing is told
+_CLEAR = 0.2  # by how much another lag must fit better than none, as slow turns look alike from tick to tick
 _COLUMNS = 160
 
 
@@ -34,7 +35,9 @@ def find_lag(
             return None
         found[lag] = abs(np.corrcoef(x, y)[0, 1])
     best = max(found, key=lambda lag: found[lag])
-    return best if found[best] >= _WEAK else None
+    if found[best] < _WEAK:
+        return None
+    return best if found[best] - found[0] > _CLEAR else 0
 
 
 def shifts(frames: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, " N-1"]:
