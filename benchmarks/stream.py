@@ -4,6 +4,7 @@
     python benchmarks/stream.py film FOLDER --minutes 60    # a video of them, 640x360
     python benchmarks/stream.py memory DATA --steps 2000    # tokenizer, latents and dynamics of a tiny model
     python benchmarks/stream.py memory FOLDER --steps 200
+    python benchmarks/stream.py windows FOLDER --count 200  # stretches of 16 frames from anywhere in it
     python benchmarks/stream.py speed                       # `small`: a step from disk against one from the device
     python benchmarks/stream.py kill --times 20             # kill -9 at random moments of `encode_store`
 
@@ -154,8 +155,26 @@ def memory(path: Path, steps: int) -> dict:
     return {"raw_gb": round(raw, 2), "peak_gb": rss("VmHWM"), **told}
 
 
-def speed(repeats: int) -> dict:
-    """Takes steps of the tokenizer and of the dynamics in turn from the device and from disk."""
+def windows(path: Path, count: int) -> dict:
+    """Reads stretches of 16 frames from anywhere in the first episode, and one of them twice."""
+    import numpy as np
+
+    began, reader, chance = time.perf_counter(), opened(path), np.random.default_rng(0)
+    opening, grown, frames = round(time.perf_counter() - began, 1), [], int(reader.lengths[0])
+    began = time.perf_counter()
+    for n in range(count):
+        reader.window(0, int(chance.integers(frames - 16)), 16)
+        if n % max(1, count // 10) == 0:
+            grown.append(rss())
+    seconds = (time.perf_counter() - began) / count
+    first, again = (reader.window(0, frames // 2, 16).frame for _ in range(2))
+    assert np.array_equal(first, again)
+    told = {"frames": frames, "opening_seconds": opening, "seconds_a_window": round(seconds, 3)}
+    return told | {"rss_gb": grown, "peak_gb": rss("VmHWM")}
+
+
+def speed(repeats: int, steps: int) -> dict:
+    """Takes turns of so many steps of the tokenizer and of the dynamics from the device and from disk."""
     import jax
     import numpy as np
 
@@ -165,8 +184,8 @@ def speed(repeats: int) -> dict:
     from dreamer4.types import ActionSpec, DataSpec
 
     spec = DataSpec((64, 64, 3), ActionSpec((4,)))
-    steps = 10 * (repeats + 1)
-    config = load("small", overrides=[f"train.{phase}.steps={steps}" for phase in ("tokenizer", "dynamics")])
+    total = steps * (repeats + 1)
+    config = load("small", overrides=[f"train.{phase}.steps={total}" for phase in ("tokenizer", "dynamics")])
     told = {}
     with tempfile.TemporaryDirectory() as place:
         data, folder = Path(place) / "data", Path(place) / "latents"
@@ -193,14 +212,14 @@ def speed(repeats: int) -> dict:
             for turn in range(repeats + 1):
                 for kind, run in runs.items():
                     began = time.perf_counter()
-                    for _, metrics in islice(run, 10):
+                    for _, metrics in islice(run, steps):
                         jax.block_until_ready(metrics)
                     if turn:  # the first compiles
                         times[kind].append(time.perf_counter() - began)
-            frames = 10 * settings.batch_size * settings.length
+            frames = steps * settings.batch_size * settings.length
             told[name] = {kind: round(frames / statistics.median(seconds), 1) for kind, seconds in times.items()}
             told[name]["share"] = round(told[name]["stream"] / told[name]["device"], 3)
-    return {"frames_per_second": told}
+    return {"repeats": repeats, "steps": steps, "frames_per_second": told}
 
 
 def encode(data: Path, folder: Path) -> dict:
@@ -209,11 +228,11 @@ def encode(data: Path, folder: Path) -> dict:
 
     reader = opened(data)
     agent = training.init_dreamer(configuration(reader.spec, 1), reader.spec)
-    training.encode_store(agent.tokenizer, reader, folder, shard_bytes=2**25)
+    training.encode_store(agent.tokenizer, reader, folder, shard_bytes=2**23)
     return {"shards": len(list(folder.glob("*.npy")))}
 
 
-def kill(times: int) -> dict:
+def kill(times: int, gigabytes: float) -> dict:
     """Kills encoding at random moments, goes on each time, and compares the store with one that was never killed."""
     import numpy as np
 
@@ -225,7 +244,7 @@ def kill(times: int) -> dict:
 
     with tempfile.TemporaryDirectory() as place:
         chance, data = np.random.default_rng(), Path(place) / "data"
-        make(data, 0.5)
+        make(data, gigabytes)
         whole, torn = Path(place) / "whole", Path(place) / "torn"
         began = time.perf_counter()
         started(whole).wait()
@@ -253,8 +272,9 @@ def main() -> None:
         (make, ["folder"], {"gigabytes": 6.0}),
         (film, ["folder"], {"minutes": 60.0}),
         (memory, ["path"], {"steps": 2000}),
-        (speed, [], {"repeats": 10}),
-        (kill, [], {"times": 20}),
+        (windows, ["path"], {"count": 200}),
+        (speed, [], {"repeats": 10, "steps": 2}),
+        (kill, [], {"times": 20, "gigabytes": 0.2}),
         (encode, ["data", "folder"], {}),
     ):
         command = commands.add_parser(function.__name__)
