@@ -167,7 +167,7 @@ def windows(path: Path, count: int) -> dict:
         if n % max(1, count // 10) == 0:
             grown.append(rss())
     seconds = (time.perf_counter() - began) / count
-    first, again = (reader.window(0, frames // 2, 16).frame for _ in range(2))
+    first, again = (np.asarray(reader.window(0, frames // 2, 16).frame) for _ in range(2))
     assert np.array_equal(first, again)
     told = {"frames": frames, "opening_seconds": opening, "seconds_a_window": round(seconds, 3)}
     return told | {"rss_gb": grown, "peak_gb": rss("VmHWM")}

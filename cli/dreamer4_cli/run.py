@@ -123,7 +123,7 @@ def evaluate(path: Path, *, episodes: int | None, seed: int, plan: int | None = 
                 how = (env, count, policy, mode, seed, report, number)
                 rows[label, mode] = [play_agent(config, agent, *how) for agent in agents]
         if plan is not None:
-            planners = [PlanningPolicy(a, plan, settings.horizon, settings.discount, number) for a in agents]
+            planners = [PlanningPolicy(a, plan, settings.horizon, settings.discount, number or 0) for a in agents]
             rows[settings.result, f"plan {plan} x {settings.horizon}"] = [
                 play_policy(config, planner, env, count, seed, report, "planning") for planner in planners
             ]

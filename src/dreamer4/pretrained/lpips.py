@@ -86,11 +86,13 @@ class LPIPS(eqx.Module):
         x = (2 * jnp.broadcast_to(video, (*video.shape[:3], 3)) - 1 - jnp.array(_MEAN)) / jnp.array(_SCALE)
         for i, (kernel, bias) in enumerate(jax.lax.stop_gradient((*zip(self.kernels, self.biases, strict=True),))):
             if i in shape.pooled:
-                side = (1, shape.window, shape.window, 1)
-                x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, side, (1, 2, 2, 1), "VALID")
-            padding = [(shape.paddings[i],) * 2] * 2
+                window = (1, shape.window, shape.window, 1)
+                x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, (1, 2, 2, 1), "VALID")
+            side = (shape.paddings[i], shape.paddings[i])
             numbers = ("NHWC", "HWIO", "NHWC")
-            x = jax.lax.conv_general_dilated(x, kernel, (shape.strides[i],) * 2, padding, dimension_numbers=numbers)
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (shape.strides[i],) * 2, (side, side), dimension_numbers=numbers
+            )
             x = jax.nn.relu(x + bias)
             if i in shape.compared:
                 found.append(x)
