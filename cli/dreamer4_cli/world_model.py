@@ -50,8 +50,8 @@ def evaluate_world_model(
     clips: int | None,
     context: int | None,
     horizon: int | None,
-    lpips: bool,
-    fvd: bool,
+    lpips: bool = False,
+    fvd: bool = False,
     out: Path | None,
     seed: int,
 ) -> None:
