@@ -21,7 +21,7 @@ Preset = Annotated[
     typer.Option(
         "--preset",
         help="Named starting point: catch (default), tiny, cartpole, pendulum, point, toy3, dmc, fourrooms, "
-        "breakout, asterix, space_invaders, freeway, seaquest, small, base, paper.",
+        "breakout, asterix, space_invaders, freeway, seaquest, craftax, small, base, paper.",
     ),
 ]
 File = Annotated[

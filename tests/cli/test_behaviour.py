@@ -94,7 +94,7 @@ def test_agents_are_trained_once(mixed):
 @pytest.mark.parametrize(
     ("policy", "match"),
     [
-        ("expert", "FILE.py:NAME"),
+        ("master", "FILE.py:NAME"),
         ("ppo:best", "late"),
         ("missing.py:left", "no file"),
         ("OWN:lef", "Did you mean left"),
