@@ -46,11 +46,16 @@ def dangers(source: str) -> list[str]:
     return found
 
 
+# The one reader of a format that can run things makes arrays and nothing else, and its test tries it.
+READS_ARRAYS_ALONE = {"src/dreamer4/pretrained/arrays.py", "tests/pretrained/test_pretrained.py"}
+
+
 def test_no_program_of_ours_runs_what_data_brings_along():
     files = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
     found = {str(file.relative_to(ROOT)): dangers(file.read_text()) for file in files}
     assert len(files) > 100
-    assert not {name: lines for name, lines in found.items() if lines}
+    assert not {name: lines for name, lines in found.items() if lines and name not in READS_ARRAYS_ALONE}
+    assert all([line.split(": ")[1] for line in found[name]] == ["import pickle"] for name in READS_ARRAYS_ALONE)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,24 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.types import ActionSpec
 
 
-_DIRECTIONS = {
+_KEYS = {
     "left": ("ArrowLeft", "KeyA"),
     "right": ("ArrowRight", "KeyD"),
     "up": ("ArrowUp", "KeyW"),
     "down": ("ArrowDown", "KeyS"),
     "fire": ("KeyF", "Enter"),
+    "do": ("KeyF", "Enter"),
+    "sleep": ("KeyZ",),
+    "place stone": ("KeyX",),
+    "place table": ("KeyB",),
+    "place furnace": ("KeyV",),
+    "place plant": ("KeyY",),
+    "make wood pickaxe": ("KeyU",),
+    "make stone pickaxe": ("KeyI",),
+    "make iron pickaxe": ("KeyO",),
+    "make wood sword": ("KeyJ",),
+    "make stone sword": ("KeyK",),
+    "make iron sword": ("KeyL",),
 }
 # The names of the classes, in gymnax's order, and how many frames a second suit a person. Games know no clock.
 _KNOWN: dict[str, tuple[tuple[str, ...], float]] = {
@@ -35,6 +47,7 @@ _KNOWN: dict[str, tuple[tuple[str, ...], float]] = {
     "Asterix-MinAtar": (("stay", "left", "up", "right", "down"), 12.0),
     "Freeway-MinAtar": (("stay", "up", "down"), 12.0),
     "SpaceInvaders-MinAtar": (("stay", "left", "right", "fire"), 12.0),
+    "Craftax-Classic-pixels": (("stay", "left", "right", "up", "down", *list(_KEYS)[5:]), 8.0),
     "Seaquest-MinAtar": (("stay", "left", "up", "right", "down", "fire"), 12.0),
 }
 _DEFAULT_RATE = 10.0
@@ -98,7 +111,7 @@ def _single(classes: int, names: tuple[str, ...]) -> tuple[Choice, ...]:
     def keys(index: int) -> tuple[str, ...]:
         digit = (f"Digit{index}",) if index < 10 else ()
         if names:
-            return (*_DIRECTIONS.get(names[index], ()), *digit)
+            return (*_KEYS.get(names[index], ()), *digit)
         return ((*_LETTERS_OF_FIRST[index : index + 1], *digit)) if classes <= len(_LETTERS_OF_FIRST) else digit
 
     return tuple(Choice(names[i] if names else f"action {i}", keys(i)) for i in range(classes))
