@@ -34,6 +34,13 @@ from dreamer4.nn.rows import masked_mean, over_rows
 from dreamer4.types import Action, DataSpec, Trajectory
 
 
+class GRUState(eqx.Module):
+    """What the cell remembers, and the task."""
+
+    hidden: Float[Array, " E"]
+    task: Int[Array, ""]
+
+
 class GRUDynamics(AbstractDynamics):
     """A recurrent cell remembers what was seen and done; from that and an action the next frame is guessed."""
 
@@ -54,30 +61,37 @@ class GRUDynamics(AbstractDynamics):
         self.guess = MLP(2 * width, width, size, layers=1, key=key_guess)
         self.tasks = Embedding(spec.num_tasks, width, key=key_tasks)
 
-    def init(self, task: Int[Array, ""]):
-        return jnp.zeros(self.agent_dim), jnp.asarray(task)
+    def init(self, task: Int[Array, ""]) -> GRUState:
+        return GRUState(jnp.zeros(self.agent_dim), jnp.asarray(task))
 
     def observe(
         self, state, latent: Float[Array, "Nz Dz"], action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray
     ):
-        hidden, task = state
-        return self.cell(jnp.concatenate([latent.ravel(), self.actions(action, action_mask, task)]), hidden), task
+        acted = self.actions(action, action_mask, state.task)
+        return GRUState(self.cell(jnp.concatenate([latent.ravel(), acted]), state.hidden), state.task)
 
     def _next(self, state, action, action_mask):
-        return self.guess(jnp.concatenate([state[0], self.actions(action, action_mask, state[1])])).reshape(self.shape)
+        acted = self.actions(action, action_mask, state.task)
+        return self.guess(jnp.concatenate([state.hidden, acted])).reshape(self.shape)
 
-    def imagine(self, state, action: Action, *, num_steps: int | Int[Array, ""] | None = None, key: PRNGKeyArray):
-        known = jnp.array(True)
+    def imagine(
+        self,
+        state,
+        action: Action,
+        *,
+        action_mask: Bool[Array, ""] | None = None,
+        num_steps: int | Int[Array, ""] | None = None,
+        key: PRNGKeyArray,
+    ):
+        known = jnp.array(True) if action_mask is None else action_mask
         latent = self._next(state, action, known)
         following = self.observe(state, latent, action, known, key=key)
         return jax.lax.stop_gradient((Imagined(latent, jnp.zeros(())), following))
 
-    def task_of(self, state) -> Int[Array, ""]:
-        return state[1]
-
     def readout(self, state) -> Float[Array, " E"]:
-        hidden, task = state
-        return hidden + self.tasks(task)  # only the agent sees the task; the world is the same for every one
+        return state.hidden + self.tasks(
+            state.task
+        )  # only the agent sees the task; the world is the same for every one
 
     def loss(
         self,
