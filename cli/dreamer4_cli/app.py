@@ -224,7 +224,7 @@ def evaluate(
         int | None, typer.Option("--horizon", min=1, help="Dreams: frames dreamt. Default: the model's context.")
     ] = None,
     lpips: Annotated[bool, typer.Option("--lpips", help="Dreams: judge their look by LPIPS too.")] = False,
-    fvd: Annotated[bool, typer.Option("--fvd", help="Dreams: their FVD too, 3 CPU seconds a clip.")] = False,
+    fvd: Annotated[bool, typer.Option("--fvd", help="Dreams: their FVD too, 4 CPU seconds a clip.")] = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Dreams: JSON to write. Default: world_model.json in the run."),

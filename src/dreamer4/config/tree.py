@@ -144,7 +144,7 @@ class EvaluationConfig(Branch):
     passes: tuple[int, ...] = Field(default=(1, 2, 4, 8), description="numbers K of passes by which dreams are drawn")
     clips: int = Field(default=200, gt=0, description="dreams that a world model is measured by")
     lpips: bool = Field(default=False, description="measure dreams by LPIPS too; needs the extra fvd")
-    fvd: bool = Field(default=False, description="measure dreams by FVD too, 3 CPU seconds a clip; needs the extra fvd")
+    fvd: bool = Field(default=False, description="measure dreams by FVD too, 4 CPU seconds a clip; needs the extra fvd")
 
 
 class RoundsConfig(Branch):
