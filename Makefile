@@ -11,13 +11,14 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11 python3.13 python,\
 	$(shell $(p) -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $(p))))
 
-.PHONY: help setup demo test lint format types examples build demo-check clean
+.PHONY: help setup demo test lint format types examples docs notebooks build demo-check clean
 
 help:
 	@echo "make demo      train an agent inside its own world model and watch it play (minutes)"
 	@echo "make test      run the whole test suite"
 	@echo "make lint      check style          make format    fix style"
 	@echo "make types     check types          make examples  run the examples"
+	@echo "make docs      build the site     make notebooks run the notebooks"
 	@echo "make build     build wheel and sdist into dist/, install the wheel apart, run it"
 	@echo "make setup     create .venv and install everything, as the other targets do when needed"
 
@@ -61,8 +62,17 @@ examples: $(STAMP)
 		[ -e "$$file" ] || { echo "examples/ holds no example to run"; exit 1; }; \
 		echo "$$file"; $(BIN)/python "$$file"; done
 
+# Strict: a warning, a dead link or a dead anchor fails; nothing is fetched.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+
+notebooks: $(STAMP)
+	@mkdir -p build
+	@set -e; for file in examples/notebooks/*.ipynb; do \
+		$(BIN)/jupyter execute --timeout=300 "$$file" --output=../../build/$$(basename $$file); done
+
 build: $(STAMP)
-	rm -rf dist build
+	rm -rf dist build/install build/lib
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m venv build/install
 	build/install/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt dist/*.whl

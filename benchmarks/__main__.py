@@ -37,6 +37,22 @@ def reliability(
     work.reliability(rows or (), quick=quick, out=out, place=runs)
 
 
+@app.command()
+def curves(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Runs of presets, or their stages in a study.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where PRESET.json is written anew.")] = Path(
+        "benchmarks/results/curves"
+    ),
+) -> None:
+    """Write the expected curves of presets, mean and range over runs, as the site draws them."""
+    from benchmarks import curves as work
+
+    for file in work.curves(runs, out):
+        typer.echo(file)
+
+
 app.command()(speed_options.speed)
 
 

@@ -24,7 +24,7 @@ from benchmarks.speed.programs import PROGRAMS, Settings
 from dreamer4.config import TransformerConfig
 from dreamer4.files import check_place, write_atomically
 from dreamer4.nn import ATTENTIONS
-from dreamer4_cli.run import source_commit
+from dreamer4.run.facts import source_commit
 
 
 ROOT = Path(__file__).parents[1]

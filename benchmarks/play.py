@@ -30,8 +30,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
 from dreamer4.files import check_place, write_atomically
+from dreamer4.run.facts import device, source_commit
 from dreamer4.serving.play import protocol
-from dreamer4_cli.run import device, source_commit
 
 
 RESULTS = Path(__file__).parent / "results" / "play.json"

@@ -228,7 +228,7 @@ def encode(data: Path, folder: Path) -> dict:
 
     reader = opened(data)
     agent = training.init_dreamer(configuration(reader.spec, 1), reader.spec)
-    training.encode_store(agent.tokenizer, reader, folder, shard_bytes=2**23)
+    training.encode_store(agent.tokenizer, reader, folder, shard_bytes=2**21)
     return {"shards": len(list(folder.glob("*.npy")))}
 
 
@@ -274,7 +274,7 @@ def main() -> None:
         (memory, ["path"], {"steps": 2000}),
         (windows, ["path"], {"count": 200}),
         (speed, [], {"repeats": 10, "steps": 2}),
-        (kill, [], {"times": 20, "gigabytes": 0.2}),
+        (kill, [], {"times": 20, "gigabytes": 0.03}),
         (encode, ["data", "folder"], {}),
     ):
         command = commands.add_parser(function.__name__)

@@ -118,7 +118,7 @@ def main():
     network = TransformerNetwork(
         transformer(dynamics_layout(num_spatial=4, num_registers=1, num_agent_tokens=1), key_transformer),
         spatial_dim=8,
-        action=SPEC.action,
+        spec=SPEC,
         k_max=16,
         key=key_rest,
     )

@@ -14,6 +14,8 @@ import numpy as np
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+# Presets of worlds that an extra brings.
+EXTRA = dict.fromkeys(("dmc", "control4", "control10", "control30"), "dm_control") | {"craftax": "craftax"}
 
 
 def influence(f, x, *args, outputs=1, inputs=1):

@@ -6,11 +6,13 @@ import socket
 import threading
 import time
 
-from play_stage import stage
+from play_stage import tasks
 from websockets.sync.client import connect
 
 from dreamer4.serving.play import protocol
-from dreamer4_cli.play import admit, server
+from dreamer4.serving.play.admission import admit
+from dreamer4.serving.play.server import server
+from dreamer4.serving.play.stage import Stages
 
 
 PREFIX = "/user/me/proxy/7860"
@@ -29,7 +31,7 @@ class Running:
         self.port = self.listener.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         allow = ["Other.example:7000", "https://behind.example"]
-        self.server = server(stage(), admit("127.0.0.1", self.port, TOKEN, allow), self.limits, prefix=PREFIX)
+        self.server = server(Stages(tasks), admit("127.0.0.1", self.port, TOKEN, allow), self.limits, prefix=PREFIX)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
         while not self.server.started:

@@ -42,6 +42,13 @@ def stage() -> Stage:
     return dataclasses.replace(bare, episodes=(recorded(bare, seed=5), recorded(bare, seed=6)))
 
 
+def tasks(task: int) -> Stage:
+    """Returns the stage as one of two tasks, the second of which has no game."""
+    names = (stage().name, "recorded")
+    other = {"env": None, "absent": "It was only recorded."} if task else {}
+    return dataclasses.replace(stage(), name=names[task], task=task, tasks=names, **other)
+
+
 def ending(head, *, at):
     """Returns the continuation head with one logit for every frame."""
     weight, bias = head.mlp.readout.weight * 0, head.mlp.readout.bias * 0 + at

@@ -220,7 +220,7 @@ def test_retention_keeps_the_newest(tmp_path):
 
 
 def test_keep_of_zero_is_refused(tmp_path):
-    with pytest.raises(InputError, match="got 0"):
+    with pytest.raises(InputError, match="got keep=0"):
         Checkpoints(tmp_path, keep=0)
 
 

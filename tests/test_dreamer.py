@@ -242,6 +242,21 @@ def test_observe_refuses_frames_of_another_kind(dreamer, frame, message):
         unwrap(Dreamer.observe)(dreamer, dreamer.init(), jnp.asarray(frame), *given, key=jr.key(0))
 
 
+def test_actions_that_are_none_are_refused(dreamer):
+    null, memory = Action.null(TINY_SPEC.action), dreamer.init()
+    count = len(TINY_SPEC.action.num_classes)
+    for wrong, message in (
+        (Action(null.discrete + 99, null.continuous), "classes .*99"),
+        (Action(null.discrete - 1, null.continuous), "classes .*-1"),
+        (Action(jnp.zeros(count + 1, jnp.int32), null.continuous), "shapes"),
+        (Action(null.discrete, jnp.zeros(7)), "shapes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            unwrap(Dreamer.imagine_step)(dreamer, memory, wrong, key=jr.key(0))
+        with pytest.raises(InputError, match=message):
+            unwrap(Dreamer.observe)(dreamer, memory, jnp.zeros((4, 4, 1)), wrong, jnp.array(True), key=jr.key(0))
+
+
 def test_observe_refuses_bytes_as_floats_in_a_jitted_loop(dreamer):
     tokenizer = dreamer.tokenizer  # the agent itself is compiled elsewhere
     look = eqx.filter_jit(lambda frame: _as_pixels(frame, tokenizer.frame_shape))
@@ -303,8 +318,19 @@ def test_one_of_several_seeds_is_loaded(dreamer, tmp_path):
         expected = eqx.tree_at(lambda d: d.tokenizer.stats.measured, expected, measured[member])
         assert equal(Dreamer.load(path, member=member), expected)
     for member in (-1, 3):
-        with pytest.raises(InputError, match="holds 3 training seeds"):
+        with pytest.raises(InputError, match="member"):
             Dreamer.load(path, member=member)
+
+
+def test_a_task_or_a_number_of_passes_that_it_does_not_know_is_refused(dreamer, memory):
+    assert dreamer.dynamics.num_tasks == TINY_SPEC.num_tasks
+    for task in (TINY_SPEC.num_tasks, -1, 0.5, jnp.array(99)):
+        with pytest.raises(InputError, match="Dreamer.init: .*task"):
+            unwrap(Dreamer.init)(dreamer, task)
+    for passes in (3, 2.5, np.int64(3), jnp.array(0)):
+        with pytest.raises(InputError, match="num_steps: got"):
+            null = Action.null(TINY_SPEC.action)
+            unwrap(Dreamer.imagine_step)(dreamer, memory, null, num_steps=passes, key=jr.key(0))
 
 
 def test_a_missing_checkpoint_is_bad_input(saved, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from agent.fakes import OracleHead, oracle
 from jaxtyping import Array, Float
 
+from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.nn import ActionDistribution, Categorical, Normal
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
@@ -174,7 +175,7 @@ def test_a_longer_dream_begins_like_a_shorter_one_in_a_certain_world(dreamer, ro
 def test_the_number_of_passes_can_be_chosen_for_one_dream(dreamer, rollout, steps):
     _, other = dream(dreamer, PAST, jnp.array(2), num_steps=steps)
     np.testing.assert_array_equal(other.h, rollout.h)
-    with pytest.raises(ValueError, match="power of two"):
+    with pytest.raises(InputError, match="num_steps: got 3, expected one of"):
         dream(dreamer, PAST, jnp.array(2), num_steps=3)
 
 

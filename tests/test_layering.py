@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[1]
 
 # Names on one line do not see each other.
 LAYERS = [
-    {"allocator", "errors", "files", "precision", "types", "config"},
+    {"allocator", "errors", "files", "hub", "precision", "types", "config"},
     {"nn", "checkpoint", "pretrained"},
     {"envs"},
-    {"tokenizer", "dynamics", "agent", "data"},
+    {"tokenizer", "dynamics", "agent", "data", "media"},
     {"dreamer"},
     {"imagination"},
     {"worlds"},
@@ -33,6 +33,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ALLOWED = {
     ("types", "errors"),
     ("files", "errors"),
+    ("hub", "errors"),
     ("config", "errors"),
     ("config", "files"),
 }

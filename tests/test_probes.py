@@ -16,12 +16,11 @@ import jax.random as jr
 import numpy as np
 import pytest
 from agent.fakes import OracleHead, OracleTokenizer, oracle
+from probes import PROBES, ChosenReward, ConstantReward, DelayedReward, MatchedReward, ObservedReward, ProbeState
 
 from dreamer4.agent import PMPO
 from dreamer4.config import OptimizerConfig, PhaseConfig
 from dreamer4.data import DeviceSource, Episode
-from dreamer4.envs import ChosenReward, ConstantReward, DelayedReward, MatchedReward, ObservedReward
-from dreamer4.envs.probes import PROBES, ProbeState
 from dreamer4.evaluation import evaluate
 from dreamer4.training import ImaginationPhase, build_optimizer, draw_and_step, init_state
 from dreamer4.types import Action

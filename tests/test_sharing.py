@@ -72,7 +72,12 @@ def exported(run, tmp_path_factory):
 
 
 def test_an_exported_agent_is_the_agent_bit_by_bit(exported, dreamer):
-    assert sorted(f.name for f in exported.iterdir()) == ["README.md", "dreamer4.json", "model.safetensors"]
+    assert sorted(f.name for f in exported.iterdir()) == [
+        "README.md",
+        "config.json",
+        "dreamer4.json",
+        "model.safetensors",
+    ]
     assert equal(Dreamer.load(exported), dreamer)
     assert checkpoint.verify(exported) == []
 

@@ -1,6 +1,7 @@
 """Several tasks in one agent: what a task lacks changes nothing, and which number a task has means nothing."""
 
 import dataclasses
+import json
 
 import equinox as eqx
 import jax
@@ -11,8 +12,12 @@ import pytest
 from helpers import equal, generic
 
 from dreamer4.agent import agent_losses, build_heads
-from dreamer4.config import load
+from dreamer4.config import TaskConfig, load
+from dreamer4.dreamer import spec_from_json, spec_to_json
 from dreamer4.dynamics import DYNAMICS, ActionEncoder, build
+from dreamer4.dynamics.task import build_task_input
+from dreamer4.envs import task_vector
+from dreamer4.errors import InputError
 from dreamer4.nn import ActionDistribution, Bins, Categorical
 from dreamer4.types import Action, ActionSpec, DataSpec, TaskSpec, Trajectory
 
@@ -22,8 +27,8 @@ HAS = {"arm": (True, False, True, True), "leg": (True, True, True, False)}
 NUMPY = np.random.default_rng(0)
 
 
-def spec(*names):
-    tasks = tuple(TaskSpec(name=name, present=HAS[name]) for name in names)
+def spec(*names, vectors=None):
+    tasks = tuple(TaskSpec(name=name, present=HAS[name], vector=(vectors or {}).get(name, ())) for name in names)
     return DataSpec((4, 4, 1), ActionSpec((3, 2), 2), len(tasks), tasks)
 
 
@@ -110,6 +115,53 @@ def test_the_numbers_of_tasks_mean_nothing(config):
             told(eqx.tree_at(table, theirs, replace_fn=lambda t: t[::-1]), others, clip(1 - task)),
         )
         assert equal((found[0][0], found[1:]), (same[0][0], same[1:]))
+
+
+def test_a_task_is_told_by_its_vector_where_it_has_one(config):
+    vectors = {"arm": (3.0, 0.0, 4.0), "leg": (0.0, 1.0, 0.0)}
+    ours, heads = parts(config, spec("arm", "leg", vectors=vectors))
+    theirs, others = parts(config, spec("leg", "arm", vectors=vectors))
+    # The vectors change places with the tasks, so the weights need not.
+    found, same = told(ours, heads, clip(0)), told(theirs, others, clip(1))
+    assert equal((found[0][0], found[1:]), (same[0][0], same[1:]))
+    one, other = (told(ours, heads, clip(task)) for task in (0, 1))
+    assert not equal(one[0][0], other[0][0])
+    assert spec_from_json(json.loads(json.dumps(spec_to_json(spec("arm", "leg", vectors=vectors))))).vectors
+
+
+def test_a_vector_is_scaled_and_projected_and_stays_as_it_was_given():
+    given = ((3.0, 0.0, 4.0), (0.0, 1e-3, 0.0))
+    tokens = generic(build_task_input, spec("arm", "leg", vectors=dict(zip(HAS, given, strict=True))), 4, key=jr.key(0))
+    rows = np.array(given)
+    rows = rows / np.sqrt(np.square(rows).mean(-1, keepdims=True))
+    expected = rows @ np.asarray(tokens.project.weight) + np.asarray(tokens.project.bias)
+    assert np.allclose(jax.vmap(tokens)(jnp.arange(2)), expected, atol=1e-6)
+    assert tokens.count == 2 and len(jax.tree.leaves(tokens)) == 2  # nothing but the projection can learn
+
+
+def test_vectors_that_fit_no_task_are_refused():
+    with pytest.raises(InputError, match=r"vectors of \[0, 2\] numbers"):
+        spec("arm", "leg", vectors={"arm": (1.0, 2.0)})
+    with pytest.raises(InputError, match="a vector of wing, but the data hold arm, leg"):
+        spec("arm", "leg").telling({"wing": (1.0,)})
+    assert spec("arm", "leg").telling({"arm": (1.0,), "leg": (2.0,)}).vectors == ((1.0,), (2.0,))
+
+
+def test_a_task_without_a_vector_is_written_as_it_was_before_there_were_any():
+    # A data set's fingerprint is of this text.
+    text = '{"name":"arm","env":{},"present":[true,false],"max_steps":null,"text":null}'
+    assert TaskSpec(name="arm", present=(True, False)).model_dump_json() == text
+
+
+def test_a_vector_lies_in_a_file(tmp_path):
+    env = {"id": "PointGoal-pixels"}
+    np.save(tmp_path / "arm.npy", np.arange(3.0))
+    assert task_vector(TaskConfig(name="arm", env=env, vector=str(tmp_path / "arm.npy"))) == (0.0, 1.0, 2.0)
+    assert task_vector(TaskConfig(name="arm", env=env, vector=[1, 2])) == (1.0, 2.0)
+    np.save(tmp_path / "square.npy", np.ones((2, 2)))
+    for name, told in (("square.npy", r"shape \(2, 2\)"), ("none.npy", "no .npy file")):
+        with pytest.raises(InputError, match=f"vector of arm: .*{told}"):
+            task_vector(TaskConfig(name="arm", env=env, vector=str(tmp_path / name)))
 
 
 def test_losses_of_actions_are_means_over_the_dimensions_that_are_there():

@@ -24,10 +24,10 @@ from dreamer4.dynamics import ShortcutDynamics
 from dreamer4.errors import InputError
 from dreamer4.imagination import imagine
 from dreamer4.nn import Stream, cast_weights
+from dreamer4.run.sizes import data_spec
 from dreamer4.training import build_optimizer, build_phase, draw_and_step, init_dreamer, init_state
 from dreamer4.training.flops import matrix_parameters, parameters, step_flops
 from dreamer4.types import Action, ActionSpec, DataSpec, to_uint8
-from dreamer4_cli.describe import data_spec
 
 
 def check_type(option: str, given: str | None) -> None:

@@ -26,8 +26,8 @@ from benchmarks.speed.timing import Row, compilations, compile_program
 from dreamer4 import allocator
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
+from dreamer4.run.sizes import data_spec
 from dreamer4.training import build_phase, init_dreamer, init_state, train
-from dreamer4_cli.describe import data_spec
 
 
 DEPTHS = (12, 48)

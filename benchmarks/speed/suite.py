@@ -24,7 +24,7 @@ from benchmarks.speed.timing import Row, run
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
 from dreamer4.files import check_place, read_bytes, write_atomically
-from dreamer4_cli import run as work
+from dreamer4.run import facts
 
 
 console = Console()
@@ -87,7 +87,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
         InputError: if it is unknown, or does not fit into the device's memory.
     """
     check([name])
-    commit = work.source_commit() or "unknown"  # of the code that runs; by the end there may be another
+    commit = facts.source_commit() or "unknown"  # of the code that runs; by the end there may be another
     dtype = settings.config().dynamics.transformer.dtype
     rates = _rates(dtype)
     rows = BENCHMARKS[name](settings, rates)
@@ -95,7 +95,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
     return {
         "command": shlex.join(["python", "-m", "benchmarks", "speed", name, *settings.options()]),
         "commit": commit,
-        "device": work.device(),
+        "device": facts.device(),
         "processor": processor(),
         "versions": library_versions(),
         "flags": flags,
@@ -145,7 +145,7 @@ def _kept(out: Path) -> dict[str, Any]:
 
 
 def _title(settings: Settings) -> str:
-    return f"{settings.config().preset} on {work.device()} ({processor()})"
+    return f"{settings.config().preset} on {facts.device()} ({processor()})"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Running one program and timing its calls."""
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from rich.console import Console
 from benchmarks.speed.floor import Rates, data_sheet, floor, total_operations
 from benchmarks.speed.programs import Program
 from dreamer4.errors import InputError
+from dreamer4.run.memory import device_memory
 
 
 console = Console(stderr=True)
@@ -49,19 +49,13 @@ class Row:
         return jax.tree.map(lambda x: float(f"{x:.6g}") if isinstance(x, float) else x, told)
 
 
-def device_memory() -> int:
-    """Returns the bytes that the default device can hold; of a CPU, the machine's."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def peak_memory() -> int:
     """Returns the most bytes that this process has held, on the default device; on a CPU, in all."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use") or _host_peak()
 
 
-def check_memory(what: str, needs: dict[str, int], limit: int) -> str:
+def check_memory(what: str, needs: dict[str, int], limit: float) -> str:
     """Returns what a program needs, as a line for people.
 
     Raises:

@@ -3,39 +3,21 @@
 Imports of the library's heavy parts stand inside the bodies. How a command may end is in `endings.py`.
 """
 
-import enum
+import io
+import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from dreamer4 import allocator
 from dreamer4.errors import InputError
-from dreamer4_cli import (
-    baseline_options,
-    compile_cache,
-    data_options,
-    encoding,
-    options,
-    play_options,
-    studies,
-    viewing,
-)
+from dreamer4_cli import baseline_options, compile_cache, data_options, options, viewing
 from dreamer4_cli.endings import Commands, complain
+from dreamer4_cli.options import calls, existing, opt, there
 
 
 _PHASES = ("tokenizer", "dynamics", "agent", "imagination")
-
-
-class Phases(enum.StrEnum):
-    """What `train` can train."""
-
-    tokenizer = "tokenizer"
-    dynamics = "dynamics"
-    agent = "agent"
-    imagination = "imagination"
-    all = "all"
-
 
 app = typer.Typer(
     cls=Commands,
@@ -53,6 +35,10 @@ app.add_typer(data_options.app, name="data")
 
 def main() -> None:
     """Runs the command line: the entry point of the console script `dreamer4`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # for names that a C locale, or a file on Windows, cannot hold
     app(prog_name="dreamer4")
 
 
@@ -65,32 +51,36 @@ def _version(wanted: bool) -> bool:
     return wanted
 
 
+def _a_run(path: Path | None) -> Path | None:
+    existing(path and path / "config.yaml")
+    return path
+
+
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, opt("Print the version and leave.", "--version", callback=_version, is_eager=True)
     ] = False,
     cache: Annotated[
         str | None,
-        typer.Option(
+        opt(
+            "Where compiled programs are kept for the next start. Default: the user's cache folder.",
             "--compile-cache",
             metavar="DIR|off",
             envvar="DREAMER4_COMPILE_CACHE",
-            help="Where compiled programs are kept for the next start. Default: the user's cache folder.",
         ),
     ] = None,
     imports: Annotated[
         list[str] | None,
-        typer.Option(
+        opt(
+            "Import a Python module first, which registers your own environments and parts; may stand anywhere "
+            "in the line; repeat for more.",
             "--import",
             metavar="MODULE",
-            help="Import a Python module first, which registers your own environments and parts; may stand anywhere in "
-            "the line; repeat for more.",
         ),
     ] = None,
 ) -> None:
     """Train agents inside a learned world model: Dreamer 4 in JAX and Equinox."""
-    allocator.keep_freed()
     for name, value in compile_cache.settle().items():
         complain(f"{name}: got {value}, which commands do not heed: runs would differ by it.", style="yellow")
     if not compile_cache.enable(cache) and cache is not None:
@@ -117,6 +107,8 @@ def demo(
     from dreamer4_cli import run as work
 
     if dry_run:
+        if resume:
+            work.RunFolder(folder).check(resolved, resume=True)
         work.dry_run(resolved, judged=True)
     else:
         work.demo(resolved, folder, resume=resume, fallback=not no_fallback, changed_data=changed_data)
@@ -132,16 +124,13 @@ def collect(
     seed: options.Seed = None,
     policy: Annotated[
         str | None,
-        typer.Option(
-            "--policy",
-            metavar="WHO",
-            help="random, ppo, ppo:early, ppo:middle, FILE.py:NAME, CHECKPOINT, weak, mixed, or "
+        opt(
+            "random, ppo, ppo:early, ppo:middle, sac, FILE.py:NAME, CHECKPOINT, weak, mixed, or "
             "mixture:WHO[~EPSILON][=SHARE],...",
+            metavar="WHO",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Data set. Default: data/ in the run.")
-    ] = None,
+    out: Annotated[Path | None, opt("Data set. Default: data/ in the run.", metavar="DIR")] = None,
     task: options.Task = None,
 ) -> None:
     """Collect episodes of the environment into a data set."""
@@ -155,7 +144,10 @@ def collect(
 
 @app.command()
 def train(
-    phase: Annotated[Phases, typer.Argument(help="The phase to train, or all of them in order.")],
+    phase: Annotated[
+        Literal["tokenizer", "dynamics", "agent", "imagination", "all"],
+        typer.Argument(help="The phase to train, or all of them in order."),
+    ],
     preset: options.Preset = None,
     config: options.File = None,
     overrides: options.Overrides = None,
@@ -169,13 +161,10 @@ def train(
     dry_run: options.DryRun = False,
     origin: Annotated[
         Path | None,
-        typer.Option("--from", metavar="RUN", help="Start from the phase before in another run, and on its data."),
+        opt("Start from the phase before in another run, and on its data.", "--from", metavar="RUN", callback=_a_run),
     ] = None,
     rounds: Annotated[
-        int,
-        typer.Option(
-            "--rounds", min=0, help="Of all: then so often collect with the newest policy and train on all data."
-        ),
+        int, opt("Of all: then so often collect with the newest policy and train on all data.", min=0)
     ] = 0,
     coordinator: options.Coordinator = None,
     processes: options.Processes = None,
@@ -183,17 +172,19 @@ def train(
 ) -> None:
     """Train one phase, or all, in a run folder; each phase starts from the one before it."""
     resolved, folder = options.resolve(
-        preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run, origin=_existing_run(origin)
+        preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run, origin=origin
     )
     from dreamer4.run import processes as together
 
     with together.joined(coordinator, processes, process, complain=complain):
         from dreamer4_cli import run as work
 
-        if rounds and phase is not Phases.all:
+        if rounds and phase != "all":
             raise InputError("--rounds: rounds follow the whole loop. Give them with train all.")
-        phases = _PHASES if phase is Phases.all else (phase.value,)
+        phases = _PHASES if phase == "all" else (phase,)
         if dry_run:
+            if resume:
+                work.RunFolder(folder).check(resolved, resume=True)
             work.dry_run(resolved, phases)
             return
         go_on = {"resume": resume, "fallback": not no_fallback, "changed_data": changed_data}
@@ -202,49 +193,37 @@ def train(
 
 @app.command()
 def evaluate(
-    path: Annotated[Path | None, typer.Argument(help="Run folder or checkpoint.", show_default=False)] = None,
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The same as PATH.")] = None,
+    path: Annotated[Path | None, there("Run folder or checkpoint.")] = None,
+    run: Annotated[Path | None, opt("The same as PATH.", metavar="DIR", callback=existing)] = None,
     episodes: Annotated[
-        int | None,
-        typer.Option(
-            "--episodes", min=1, help="Episodes to play, or dreams. Default: what the run's configuration says."
-        ),
+        int | None, opt("Episodes to play, or dreams. Default: what the run's configuration says.", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the episodes.")] = 0,
-    plan: Annotated[int | None, typer.Option("--plan", min=1, help="Dreams before each action of planning.")] = None,
+    seed: options.DrawnFrom = 0,
+    plan: Annotated[int | None, opt("Dreams before each action of planning.", min=1)] = None,
     task: options.Task = None,
     world_model: Annotated[
-        bool, typer.Option("--world-model", help="Measure the dreams on held-out episodes instead of playing.")
+        bool, opt("Measure the dreams on held-out episodes instead of playing.", "--world-model")
     ] = False,
-    context: Annotated[
-        int | None,
-        typer.Option("--context", min=1, help="Dreams: most frames given. Default: the model's context."),
-    ] = None,
-    horizon: Annotated[
-        int | None, typer.Option("--horizon", min=1, help="Dreams: frames dreamt. Default: the model's context.")
-    ] = None,
-    lpips: Annotated[bool, typer.Option("--lpips", help="Dreams: judge their look by LPIPS too.")] = False,
-    fvd: Annotated[bool, typer.Option("--fvd", help="Dreams: their FVD too, 4 CPU seconds a clip.")] = False,
+    context: Annotated[int | None, opt("Dreams: most frames given. Default: the model's context.", min=1)] = None,
+    horizon: Annotated[int | None, opt("Dreams: frames dreamt. Default: the model's context.", min=1)] = None,
+    lpips: Annotated[bool, opt("Dreams: judge their look by LPIPS too.", "--lpips")] = False,
+    fvd: Annotated[bool, opt("Dreams: their FVD too, 4 CPU seconds a clip.", "--fvd")] = False,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Dreams: JSON to write. Default: world_model.json in the run."),
+        Path | None, opt("Dreams: JSON to write. Default: world_model.json in the run.", metavar="FILE")
     ] = None,
 ) -> None:
     """Play a trained agent in the real environment, or measure its world model; the configuration is the run's."""
-    if (path is None) == (run is None):
+    place = path or run
+    if place is None or (path and run):
         given = "neither PATH nor --run" if path is None else f"both PATH {path} and --run {run}"
         raise InputError(f"evaluate: got {given}, expected one of them: a run folder or a checkpoint.")
-    existing = viewing.existing(path or run)
     if world_model:
-        if plan or task:
-            raise InputError(
-                "evaluate: --plan is a way to play, --task what is played, and --world-model plays nothing."
-            )
+        if plan:
+            raise InputError("evaluate: --plan is a way to play, and --world-model plays nothing.")
         from dreamer4_cli.world_model import evaluate_world_model
 
-        evaluate_world_model(
-            existing, clips=episodes, context=context, horizon=horizon, lpips=lpips, fvd=fvd, out=out, seed=seed
-        )
+        lengths = {"clips": episodes, "context": context, "horizon": horizon}
+        evaluate_world_model(place, **lengths, lpips=lpips, fvd=fvd, task=task, out=out, seed=seed)
         return
     if context or horizon or lpips or fvd or out:
         raise InputError(
@@ -252,57 +231,118 @@ def evaluate(
         )
     from dreamer4_cli import run as work
 
-    work.evaluate(existing, episodes=episodes, seed=seed, plan=plan, task=task)
+    work.evaluate(place, episodes=episodes, seed=seed, plan=plan, task=task)
 
 
-app.command("play")(play_options.play)
+app.command()(viewing.play)
 
 
 @app.command()
+@calls("share")
 def export(
-    path: Annotated[Path, typer.Argument(help="Run folder or checkpoint.", show_default=False)],
+    path: Annotated[Path, there("Run folder, checkpoint or data.")],
     out: Annotated[Path, typer.Argument(help="The folder to create.", show_default=False)],
-    member: Annotated[int, typer.Option("--member", min=0, help="Which training seed, if the run has several.")] = 0,
-    starts: Annotated[
-        int, typer.Option("--starts", min=0, help="Held-out episodes to add, for dreamer4 play to start from.")
-    ] = 0,
+    member: options.Member = 0,
+    starts: options.Starts = 0,
+    license: options.License = "mit",
 ) -> None:
-    """Write an agent's weights for others: safetensors, a description with hashes, a model card."""
-    existing = viewing.existing(path)
-    from dreamer4_cli import share
+    """Write an agent's weights, or data, for others: arrays, a description with hashes, a film, a card."""
 
-    share.export(existing, out, member=member, starts=starts)
+
+@app.command()
+@calls("share")
+def push(
+    path: Annotated[Path, there("Run folder, checkpoint, data set or exported folder.")],
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the Hugging Face Hub.")],
+    member: options.Member = 0,
+    starts: options.Starts = 0,
+    license: options.License = "mit",
+    private: Annotated[bool, opt("Show a new repository to its owner alone.", "--private")] = False,
+) -> None:
+    """Upload an agent or data to the Hugging Face Hub, as export writes it; it then loads by hf://USER/NAME."""
 
 
 @app.command(name="import")
+@calls("share", "import_run")
 def import_(
-    path: Annotated[Path, typer.Argument(help="Exported folder.", show_default=False)],
-    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="The run folder to create.", show_default=False)],
+    path: Annotated[Path, there("Exported folder.")],
+    folder: Annotated[Path, opt("The run folder to create.", "--run", metavar="DIR", show_default=False)],
     phase: options.Done = None,
     overrides: options.Overrides = None,
 ) -> None:
     """Make a new run out of exported weights, from which training goes on."""
-    existing = viewing.existing(path)
-    from dreamer4_cli import share
-
-    share.import_run(existing, run, phase=phase, overrides=overrides or ())
 
 
 @app.command()
+@calls("run")
 def info(
-    path: Annotated[
-        Path, typer.Argument(help="Run folder, checkpoint, exported folder or data set.", show_default=False)
-    ],
+    path: Annotated[Path, there("Run folder, checkpoint, exported folder or data set.")],
 ) -> None:
     """Tell what a run folder, a checkpoint or a data set is."""
-    existing = viewing.existing(path)
-    from dreamer4_cli import run as work
-
-    work.info(existing)
 
 
-for command in (encoding.encode, viewing.report, viewing.dream, viewing.runs, studies.study):
+@app.command()
+@calls("doctor")
+def doctor() -> None:
+    """Tell what this installation has to work with, and what stands in the way; say it in a report of a problem."""
+
+
+@app.command()
+def encode(
+    path: Annotated[Path, there("Run folder, or a data set.")],
+    tokenizer: Annotated[Path | None, there("Run whose tokenizer encodes the data set.")] = None,
+    shard: Annotated[str, opt("The I-th of N shares of the work, 1/N to N/N.", metavar="I/N")] = "1/1",
+) -> None:
+    """Encode training episodes into the folder of a run, where its later phases find them; what is there is kept.
+
+    With a data set, a run: a run that starts --from that one on this data takes the latents over.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    part = (int(found[1]) - 1, int(found[2])) if found else (0, 0)
+    if not 0 <= part[0] < part[1]:
+        raise InputError(f"--shard: got {shard}, expected I/N with I from 1 to N, such as 2/8.")
+    from dreamer4.run import latents, stopping
+    from dreamer4_cli.console import ConsoleReporter, say
+
+    stopping.note("What is encoded so far is kept. Go on with the same command.")
+    data = None if tokenizer is None else path
+    for store in latents.encode_run(tokenizer or path, data, ConsoleReporter(), part=part):
+        say(f"latents: {store}")
+
+
+for command in (viewing.report, viewing.dream, viewing.runs):
     app.command()(command)
+
+
+@app.command()
+def study(
+    file: Annotated[Path, there("The study, a YAML file.")],
+    only: Annotated[
+        list[str] | None,
+        opt("The cells with these values, as preset=breakout; repeat for more. Default: all.", metavar="CELL"),
+    ] = None,
+    workers: Annotated[int, opt("Stages side by side.", min=1)] = 1,
+    quick: Annotated[bool, opt("A first look, as the study's file defines it.", "--quick")] = False,
+    data_seeds: Annotated[int | None, opt("The first of its data sets alone. Default: all.", min=1)] = None,
+    seeds: Annotated[int | None, opt("The first training seeds alone. Default: all.", min=1)] = None,
+    only_table: Annotated[bool, opt("Draw the table of the rows there are; run nothing.", "--table")] = False,
+    runs: Annotated[Path, opt("Where stages lie.", metavar="DIR")] = Path("runs/studies"),
+    out: Annotated[Path, opt("Where results lie.", metavar="DIR")] = Path("benchmarks/results"),
+) -> None:
+    """Train and measure every cell of a study, one row each, and draw its table; what is done is not done again."""
+    from dreamer4.study import read_study
+    from dreamer4.study.rows import publish
+    from dreamer4.study.work import command_line, run_study
+    from dreamer4_cli.console import ConsoleReporter, say
+
+    asked = read_study(file)
+    asked = (asked.made_quick() if quick else asked).first(data_seeds, seeds)
+    if only_table:
+        say(str(publish(out, asked)))
+        return
+    command = command_line(file, quick=quick, only=only or (), data_seeds=data_seeds, seeds=seeds)
+    where = {"runs": runs, "out": out, "only": only or (), "workers": workers}
+    say(str(run_study(asked, **where, command=command, report=ConsoleReporter())))
 
 
 @config_app.command()
@@ -311,21 +351,13 @@ def show(
     config: options.File = None,
     overrides: options.Overrides = None,
     env: options.Env = None,
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Start from this run's config.yaml.")] = None,
+    run: Annotated[Path | None, opt("Start from this run's config.yaml.", metavar="DIR", callback=_a_run)] = None,
     seed: options.Seed = None,
     seeds: options.Seeds = None,
 ) -> None:
     """Print the whole configuration that the options describe, as YAML that --config reads back."""
-    if run is not None:
-        viewing.existing(run / "config.yaml")
     resolved, _ = options.resolve(preset, config, overrides, env=env, seed=seed, seeds=seeds, folder=run)
     from dreamer4.config import presets, to_yaml
 
     reasons = presets.description(resolved.preset).splitlines() if run is None else []
     typer.echo("".join(f"# {line}".strip() + "\n" for line in reasons) + to_yaml(resolved), nl=False)
-
-
-def _existing_run(path: Path | None) -> Path | None:
-    if path is not None:
-        viewing.existing(path / "config.yaml")
-    return path

@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dreamer4.errors import InputError
-from dreamer4_cli import options, viewing
+from dreamer4_cli import options
+from dreamer4_cli.options import existing, opt
 
 
 app = typer.Typer(no_args_is_help=True, help="Agents without a world model.")
+
+Steps = Annotated[int | None, opt("Environment steps of each seed.", min=1)]
 
 
 @app.command()
@@ -21,17 +24,42 @@ def ppo(
     env: options.Env = None,
     seed: options.Seed = None,
     seeds: options.Seeds = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Environment steps of each seed.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="New folder. Default: ppo/ in the run.")
-    ] = None,
+    steps: Steps = None,
+    out: Annotated[Path | None, opt("New folder. Default: ppo/ in the run.", metavar="DIR")] = None,
 ) -> None:
-    """Train PPO online in the real environment, from frames, and play it."""
-    given = [f"ppo.steps={steps}"] if steps else []
-    resolved, folder = options.resolve(preset, config, [*given, *(overrides or ())], env=env, seed=seed, seeds=seeds)
+    """Train PPO online in the real environment, from frames, and play it by samples."""
+    _online("ppo", steps, out, preset, config, overrides, env=env, seed=seed, seeds=seeds)
+
+
+@app.command()
+def sac(
+    preset: options.Preset = None,
+    config: options.File = None,
+    overrides: options.Overrides = None,
+    env: options.Env = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    steps: Steps = None,
+    out: Annotated[Path | None, opt("New folder. Default: sac/ in the run.", metavar="DIR")] = None,
+) -> None:
+    """Train SAC online in the real environment, from its state, and play its mean actions: continuous control alone."""
+    _online("sac", steps, out, preset, config, overrides, env=env, seed=seed, seeds=seeds)
+
+
+def _online(
+    kind: str,
+    steps: int | None,
+    out: Path | None,
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    **others: Any,
+) -> None:
+    given = [f"{kind}.steps={steps}"] if steps else []
+    resolved, folder = options.resolve(preset, config, [*given, *(overrides or ())], **others)
     from dreamer4_cli import run as work
 
-    work.ppo(resolved, out or folder / "ppo")
+    work.baseline(resolved, kind, out or folder / kind)
 
 
 @app.command()
@@ -42,29 +70,24 @@ def offline(
             help="clone, best-quarter, best-tenth, conditioned, cql, iql; all by default.", show_default=False
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="SET", help="The data set.")] = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="Or a run, for its data and settings.")
-    ] = None,
+    data: Annotated[Path | None, opt("The data set.", metavar="SET", callback=existing)] = None,
+    run: Annotated[Path | None, opt("Or a run, for its data and settings.", metavar="DIR", callback=existing)] = None,
     preset: options.Preset = None,
     config: options.File = None,
     overrides: options.Overrides = None,
     seed: options.Seed = None,
     seeds: options.Seeds = None,
-    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Episodes to play each policy.")] = None,
+    episodes: Annotated[int | None, opt("Episodes to play each policy.", min=1)] = None,
     entropy: Annotated[
-        float | None,
-        typer.Option("--entropy", min=0, help="Nats: also play the clone at the temperature that is as sharp."),
+        float | None, opt("Nats: also play the clone at the temperature that is as sharp.", min=0)
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="JSON, a new file. Default: offline.json beside the data."),
-    ] = None,
+    out: Annotated[Path | None, opt("JSON, a new file. Default: offline.json beside the data.", metavar="FILE")] = None,
 ) -> None:
     """Train what a data set allows without a world model, from frames, and play it by samples and greedily."""
     if (data is None) == (run is None):
         raise InputError("baseline offline: expected one of --data SET and --run RUN.")
-    path, told = viewing.existing(data or run), []
+    path: Any = data
+    told = []
     if data is not None:
         from dreamer4.data import read_info
 
@@ -73,7 +96,7 @@ def offline(
     given = [*told, *([f"evaluation.episodes={episodes}"] if episodes else []), *(overrides or ())]
     resolved, _ = options.resolve(preset, config, given, seed=seed, seeds=seeds, folder=run)
     if run is not None:
-        path = Path(resolved.data.path) if resolved.data.path else viewing.existing(run / "data")
-    from dreamer4_cli import offline as work
+        path = Path(resolved.data.path) if resolved.data.path else existing(run / "data")
+    from dreamer4_cli import run as work
 
     work.offline(resolved, path, out or path.with_name("offline.json"), names or (), entropy=entropy)

@@ -29,7 +29,7 @@ def enable(choice: str | None) -> bool:
     if choice is None and "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return True
     folder = Path(choice) if choice else _default()
-    usable = folder is not None and _writable(folder)
+    usable = folder is not None and writable(folder)
     if usable:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     return usable
@@ -54,7 +54,7 @@ def _default() -> Path | None:
     return base / "dreamer4" / "xla"
 
 
-def _writable(folder: Path) -> bool:
+def writable(folder: Path) -> bool:
     """Returns whether a folder, which need not exist yet, can be written to."""
     folder = folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))

@@ -1,7 +1,7 @@
 """How a command warns, and how it may end otherwise than well: one message on stderr, and an exit code.
 
     1      a training that came to nothing
-    2      bad input, or a disk that takes no more
+    2      bad input, a disk that takes no more, or too little memory
     130    SIGINT (Ctrl-C)
     143    SIGTERM, and 128 + n for the other signals of `stopping`
 
@@ -11,6 +11,7 @@ Any other exception is a defect and keeps its traceback.
 import contextlib
 import errno
 import os
+import re
 import signal
 import warnings
 from collections.abc import Iterator
@@ -19,12 +20,13 @@ from typing import Any
 import typer
 import typer.core
 
+from dreamer4 import allocator
 from dreamer4.errors import DivergenceError, InputError
 from dreamer4.run import stopping
 
 
 # What a disk says that is full, closed or gone: nothing that a program could have known better.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 # What is said of a path that cannot be what it is to be.
 _PATH = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -37,6 +39,11 @@ class Commands(typer.core.TyperGroup):
 
         What --import names may stand anywhere before a --, and is read first.
         """
+        for before, arg in zip(["", *args], args, strict=False):
+            # A path that is empty would be the working folder.
+            if before != "--root-path" and (not arg or re.fullmatch("--[a-z-]+=", arg) and arg != "--root-path="):
+                name = arg.rstrip("=") or before
+                raise typer.BadParameter(f"nothing stands behind {name}, as where a variable of the shell is not set.")
         first, rest = [], [_at_home(arg) for arg in args]
         end = rest.index("--") if "--" in rest else len(rest)
         for i in reversed(range(end)):
@@ -48,32 +55,48 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""
+        allocator.keep_freed()  # before the first thread starts, which would else have an arena that others share
         try:
             with _warnings_as_messages(), stopping.installed():
                 return super().invoke(ctx)
-        except InputError as error:
-            complain(f"Error: {error}")
-            raise typer.Exit(2) from None
-        except DivergenceError as error:
-            complain(f"Error: {error}")
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt as error:
+        except BaseException as error:
+            if (end := _end_of(error)) is None:
+                raise
+            message, code = end
+            complain(message)
+            raise typer.Exit(code) from None
+
+
+def _end_of(error: BaseException) -> tuple[str, int] | None:
+    """Returns message and exit code of an end that is no defect."""
+    match error:
+        case typer.Exit() | typer.Abort():  # RuntimeErrors too, of which no device is at fault
+            return None
+        case InputError():
+            return f"Error: {error}", 2
+        case DivergenceError():
+            return f"Error: {error}", 1
+        case KeyboardInterrupt():
             number = error.signum if isinstance(error, stopping.Stopped) else signal.SIGINT
-            complain(stopping.message(number))
-            raise typer.Exit(128 + number) from None
-        except (typer.Exit, typer.Abort):  # RuntimeErrors too, of which no device is at fault
-            raise
-        except (RuntimeError, AssertionError):
-            if (said := _no_device()) is None:
-                raise
-            complain(f"Error: {said}")
-            raise typer.Exit(2) from None
-        except OSError as error:
-            if error.errno not in _DISK | _PATH:
-                raise
+            return stopping.message(number), 128 + number
+        case RuntimeError() | AssertionError() | MemoryError() if said := _no_memory(error) or _no_device():
+            return f"Error: {said}", 2
+        case FileNotFoundError() if error.filename is None:  # of no file, as os.getcwd raises it
+            return "Error: the working folder is gone. Change to one that is there.", 2
+        case OSError() if error.errno in _DISK | _PATH:
             remedy = "Choose another path" if error.errno in _PATH else "Free or choose a disk that is open to us"
-            complain(f"Error: {error.filename or 'A file'}: {error.strerror}. {remedy}.")
-            raise typer.Exit(2) from None
+            return f"Error: {error.filename or 'A file'}: {error.strerror}. {remedy}.", 2
+    return None
+
+
+def _no_memory(error: Exception) -> str | None:
+    """Returns what to do where memory ended, which NumPy and Python tell of by `MemoryError`, JAX by its message."""
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        return None
+    from dreamer4.run.memory import ADVICE
+
+    said = " ".join(str(error).split())[:200].rstrip(".") or "Python could not have more"
+    return f"Out of memory. {said}. {ADVICE} {stopping.noted()}".strip()
 
 
 def _no_device() -> str | None:

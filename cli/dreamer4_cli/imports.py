@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
+from typing import Any
 
 from dreamer4 import data, envs
 from dreamer4.config import EnvConfig
@@ -15,11 +14,7 @@ from dreamer4.files import check_place
 from dreamer4.reporting.data_page import data_page
 from dreamer4.reporting.page import write_page
 from dreamer4.types import ActionSpec
-from dreamer4_cli.console import ProgressBar
-from dreamer4_cli.describe import print_labels
-
-
-console = Console()
+from dreamer4_cli.console import ProgressBar, say
 
 
 def import_data(
@@ -28,41 +23,31 @@ def import_data(
     *,
     actions: str | None,
     bounds: str | None,
-    timing: Timing,
     size: str | None,
-    fps: float | None,
-    cut: int | None,
     ignore: str | None,
-    held_out: float,
-    seed: int,
+    timing: Timing,
+    **how: Any,
 ) -> None:
-    """Imports a folder of episodes and tells what became of it."""
+    """Imports a folder of episodes and tells what became of it; `how` is what `import_folder` takes as it is."""
     check_place(out)
-    settings = {
+    how |= {
         "actions": None if actions is None else parse_actions(actions),
         "bounds": bounds if bounds in (None, "data") else parse_bounds(bounds),
-        "ignore": [name.strip() for name in (ignore or "").split(",")],
-        "fps": fps,
-        "cut": cut,
         "size": None if size is None else parse_size(size),
+        "ignore": [name.strip() for name in (ignore or "").split(",")],
     }
     total = sum(not entry.name.startswith(".") for entry in source.iterdir()) if source.is_dir() else 0
-    with ProgressBar("import", total=total, unit="episodes", console=console) as bar:
+    with ProgressBar("import", total=total, unit="episodes") as bar:
 
         def progress(done: int, episodes: int) -> None:
             bar.total = episodes  # sidecars are no episodes
             bar.advance(done - bar.completed)
 
-        info = import_folder(source, out, timing=timing, held_out=held_out, seed=seed, progress=progress, **settings)
-    write_page(out / SUMMARY, data_page(info))
-    lines = (
-        f"{out}: {info.num_episodes} episodes ({len(info.held_out)} held out), {info.num_frames} frames of "
-        f"{info.frame_shape}, mean return {info.return_mean:.3f}",
-        f"actions: classes {info.num_classes}, {info.continuous_dim} continuous, row t {timing} frame t",
-    )
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    print_labels(out, info)
+        info = import_folder(source, out, timing=timing, progress=progress, **how)
+    _tell(out, info, f" of {info.frame_shape}, mean return {info.return_mean:.3f}")
+    say(f"actions: classes {info.num_classes}, {info.continuous_dim} continuous, row t {timing} frame t")
+    for name, told in data.label_facts(out, info).items():
+        say(f"{name}: {told}")
 
 
 def merge_data(sources: Sequence[Path], out: Path) -> None:
@@ -71,14 +56,9 @@ def merge_data(sources: Sequence[Path], out: Path) -> None:
     _tell(out, merge_datasets(sources, out))
 
 
-def _tell(out: Path, info: DatasetInfo) -> None:
+def _tell(out: Path, info: DatasetInfo, more: str = "") -> None:
     write_page(out / SUMMARY, data_page(info))
-    console.print(
-        f"{out}: {info.num_episodes} episodes ({len(info.held_out)} held out), {info.num_frames} frames",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{out}: {info.num_episodes} episodes ({len(info.held_out)} held out), {info.num_frames} frames{more}")
 
 
 def cut_by_prompt(source: Path, out: Path) -> None:
@@ -86,12 +66,7 @@ def cut_by_prompt(source: Path, out: Path) -> None:
     check_place(out)
     told = read_info(source).environment
     config = EnvConfig(**{key: told[key] for key in EnvConfig.model_fields if key in told})
-    if not (tasks := envs.prompted(config)):
-        raise InputError(
-            f"data prompts: {source} is of {config.id}, which asks for no tasks in turn. Give a data set of one that "
-            "does, such as Craftax-Classic-pixels with env.kwargs.task=ladder."
-        )
-    _tell(out, data.cut_by_prompt(source, out, tasks))
+    _tell(out, data.cut_by_prompt(source, out, envs.prompted(config)))
 
 
 def parse_actions(text: str) -> ActionSpec:

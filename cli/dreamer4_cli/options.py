@@ -1,162 +1,120 @@
 """The options that the commands share, and how they become a configuration and a run folder."""
 
+import functools
 import importlib
 import json
-import os
-import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dreamer4.errors import InputError, told
+from dreamer4 import hub
+from dreamer4.errors import InputError
+from dreamer4.run.settings import import_parts as import_parts
+from dreamer4.run.settings import one_task as one_task
+from dreamer4.run.settings import resolve as resolve
 
 
-_imported: list[str] = []  # what --import named on this command line
+def existing(path: Any) -> Any:
+    """Returns a path, or several, as a command line gave them: those that `hub.existing` finds.
+
+    Raises:
+        InputError: if nothing is there.
+    """
+    if isinstance(path, list | tuple):
+        return [existing(one) for one in path]
+    return path if path is None else hub.existing(path)
+
+
+def opt(help: str, *names: str, **more: Any) -> Any:
+    """Returns an option; its name is that of the parameter if none is given."""
+    return typer.Option(*names, help=help, **more)
+
+
+def there(help: str) -> Any:
+    """Returns an argument that names what must be there."""
+    return typer.Argument(help=help, callback=existing, show_default=False)
+
+
+def calls(module: str, name: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a command out of its options alone: it calls the function of its name in a module whose imports are heavy.
+
+    Args:
+        module: of this package; imported when the command runs.
+        name: of the function, if it has another.
+    """
+
+    def command(declared: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(declared)
+        def call(**given: Any) -> None:
+            declared(**given)  # what can be refused at once
+            getattr(importlib.import_module(f"dreamer4_cli.{module}"), name or declared.__name__)(**given)
+
+        return call
+
+    return command
+
 
 Preset = Annotated[
     str | None,
-    typer.Option(
+    opt(
+        "Named starting point: catch (default), tiny, cartpole, pendulum, point, toy3, dmc, control4, control10, "
+        "control30, fourrooms, breakout, asterix, space_invaders, freeway, seaquest, craftax, own, small, base, paper.",
         "--preset",
-        help="Named starting point: catch (default), tiny, cartpole, pendulum, point, toy3, dmc, fourrooms, "
-        "breakout, asterix, space_invaders, freeway, seaquest, craftax, small, base, paper.",
     ),
 ]
 File = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML file laid over the preset, such as a run's config.yaml."),
+    Path | None, opt("YAML file laid over the preset, such as a run's config.yaml.", "--config", metavar="FILE")
 ]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Set one key, after everything else; repeat for more."),
+    list[str] | None, opt("Set one key, after everything else; repeat for more.", "--set", metavar="A.B=C")
 ]
-Env = Annotated[str | None, typer.Option("--env", metavar="ID", help="Environment; short for --set env.id=ID.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the run.")]
-Seeds = Annotated[int | None, typer.Option("--seeds", help="Train this many seeds side by side, from --seed on.")]
-Run = Annotated[
+Env = Annotated[str | None, opt("Environment; short for --set env.id=ID.", "--env", metavar="ID")]
+Seed = Annotated[int | None, opt("Seed of the run.", "--seed")]
+Seeds = Annotated[int | None, opt("Train this many seeds side by side, from --seed on.", "--seeds")]
+Run = Annotated[Path | None, opt("Run folder. Default: runs/<preset>-<env>-seed<seed>.", "--run", metavar="DIR")]
+Task = Annotated[str | None, opt("One of the tasks, which dreamer4 info lists.", "--task", metavar="NAME|INDEX")]
+DrawnFrom = Annotated[int, opt("Seed of what is drawn.", "--seed", min=0, max=2**31 - 1)]
+Member = Annotated[int, opt("Which training seed, if the run has several.", "--member", min=0)]
+Episodes = Annotated[
     Path | None,
-    typer.Option("--run", metavar="DIR", help="Run folder. Default: runs/<preset>-<env>-seed<seed>."),
+    opt("Data set of recorded starts. Default: the agent's own.", "--data", metavar="DIR", callback=existing),
 ]
-Task = Annotated[
-    str | None,
-    typer.Option("--task", metavar="NAME|INDEX", help="One of the tasks, which dreamer4 info lists."),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoints of the run folder.")]
+Starts = Annotated[int, opt("Held-out episodes to add, for dreamer4 play to start from.", "--starts", min=0)]
+License = Annotated[str, opt("Of what is shared, as the Hub names it.", "--license", metavar="ID")]
+Agent = Annotated[Path, there("Run folder or checkpoint.")]
+Resume = Annotated[bool, opt("Go on from the newest checkpoints of the run folder.", "--resume")]
 ChangedData = Annotated[
-    bool,
-    typer.Option("--changed-data", help="With --resume: go on although the data set is not the one of the checkpoint."),
+    bool, opt("With --resume: go on although the data set is not the one of the checkpoint.", "--changed-data")
 ]
 NoFallback = Annotated[
-    bool,
-    typer.Option("--no-fallback", help="With --resume: stop if the newest checkpoint is damaged, take no older one."),
+    bool, opt("With --resume: stop if the newest checkpoint is damaged, take no older one.", "--no-fallback")
 ]
 Coordinator = Annotated[
     str | None,
-    typer.Option(
+    opt(
+        "One of several processes: where the first is. auto: as Slurm, Open MPI or Kubernetes says.",
         "--coordinator",
         metavar="HOST:PORT|auto",
         envvar="JAX_COORDINATOR_ADDRESS",
-        help="One of several processes: where the first is. auto: as Slurm, Open MPI or Kubernetes says.",
     ),
 ]
 Processes = Annotated[
-    int | None, typer.Option("--processes", min=1, envvar="JAX_NUM_PROCESSES", help="How many processes there are.")
+    int | None, opt("How many processes there are.", "--processes", min=1, envvar="JAX_NUM_PROCESSES")
 ]
-Process = Annotated[
-    int | None, typer.Option("--process", min=0, envvar="JAX_PROCESS_ID", help="Which of them this is, from 0.")
-]
+Process = Annotated[int | None, opt("Which of them this is, from 0.", "--process", min=0, envvar="JAX_PROCESS_ID")]
 Done = Annotated[
     str | None,
-    typer.Option(
+    opt(
+        "Phase that counts as done. Default: the last one trained. What later phases trained is drawn "
+        "anew, but the dynamics stay as the agent phase finetuned them.",
         "--phase",
-        help="Phase that counts as done. Default: the last one trained. What later phases trained is drawn anew, but "
-        "the dynamics stay as the agent phase finetuned them.",
     ),
 ]
 DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Check the configuration, print parameters, FLOPs and memory, and train nothing."),
+    bool, opt("Check the configuration, print parameters, FLOPs and memory, and train nothing.", "--dry-run")
 ]
-
-
-def resolve(
-    preset: str | None,
-    file: Path | None,
-    overrides: list[str] | None,
-    *,
-    env: str | None = None,
-    seed: int | None = None,
-    seeds: int | None = None,
-    folder: Path | None = None,
-    origin: Path | None = None,
-) -> tuple[Any, Path]:
-    """Returns the `dreamer4.config.Config` that the options describe, and its run folder.
-
-    A run folder that exists already knows its configuration: unless a preset or a file says otherwise, the options are
-    laid over the folder's own `config.yaml`, so `train dynamics --run DIR` goes on from `train tokenizer --run DIR`.
-    In the same way a new run that starts `origin`'s way takes over its configuration, and in any case its data set.
-    """
-    from dreamer4 import config as configuration
-
-    if preset is None and file is None and folder is not None and os.path.exists(folder / "config.yaml"):
-        file = folder / "config.yaml"
-    elif origin is not None:
-        if preset is None and file is None:
-            file = origin / "config.yaml"
-        data = origin / "data"
-        # One that was not collected lies elsewhere, and only the settings of the run say where.
-        path = str(data) if data.is_dir() else configuration.load(file=origin / "config.yaml").data.path
-        if path is not None:
-            overrides = [f"data.path={json.dumps(path)}", *(overrides or ())]
-    config = configuration.load(preset, file, overrides or (), env=env, seed=seed, seeds=seeds)
-    imports = tuple(dict.fromkeys((*config.imports, *_imported)))
-    config = configuration.require_imports(config.model_copy(update={"imports": imports}))
-    own = folder is not None and file == folder / "config.yaml"
-    # As it stands in the run, where it was found from another working folder; else so that it is found from any.
-    kept = [configuration.load(config.preset).data.path, configuration.load(file=file).data.path if own else None]
-    if (given := config.data.path) is not None and given not in kept:
-        config = configuration.override(config, [f"data.path={json.dumps(os.path.abspath(os.path.expanduser(given)))}"])
-    return config, folder or default_folder(config)
-
-
-def one_task(config: Any, task: str) -> Any:
-    """Returns the configuration with one of its tasks alone, by name or number.
-
-    Raises:
-        InputError: if it has no such task.
-    """
-    named = {str(i): one for i, one in enumerate(config.played)} | {one.name: one for one in config.played}
-    if task not in named:
-        known = ", ".join(f"{i} {one.name}" for i, one in enumerate(config.played))
-        raise InputError(f"--task: got {task!r}, but the tasks of this configuration are: {known}.")
-    return config.model_copy(update={"tasks": (named[task],)})
-
-
-def import_parts(names: Sequence[str]) -> None:
-    """Imports modules that register environments and parts, installed ones or files of the working directory.
-
-    Raises:
-        InputError: if one cannot be imported.
-    """
-    _imported[:] = names
-    if names:
-        sys.path.insert(0, os.getcwd())
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # of whatever kind: it is code of others
-            raise InputError(
-                f"--import {name}: {told(error)}. Expected the name of a module, as in `import {name}`, that can be "
-                f"imported from {os.getcwd()}."
-            ) from None
-
-
-def default_folder(config: Any) -> Path:
-    """Returns `runs/<preset>-<env>-seed<seed>`, whatever characters the environment's id has."""
-    name = f"{config.preset}-{config.env.id}-seed{config.seed}"
-    return Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "_", name)
 
 
 def behaviour(policy: str | None) -> list[str]:

@@ -12,8 +12,9 @@ def keep_freed() -> bool:
 
     By default glibc hands them back to the system, which then maps and clears every page anew at each step: a quarter
     of the time of a small model's step on the CPU. Threads that start later share one arena, since one of their own
-    has no room for 64 MB, and what has no room is mapped in any case. The commands do so at their start; a program of
-    your own may, before it trains. Returns whether the C library could be told; others have no such switch.
+    has no room for 64 MB, and what has no room is mapped in any case; so call this before the first thread starts.
+    The commands do so; a program of your own may, before it trains. Returns whether the C library could be told;
+    others have no such switch.
     """
     if os.name == "nt":  # which has no library of the process as a whole
         return False

@@ -17,15 +17,15 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4 import agent as agents
-from dreamer4 import checkpoint, dynamics, tokenizer
+from dreamer4 import checkpoint, dynamics, hub, tokenizer
 from dreamer4.agent import ContinuationHead, LatentHead, PolicyHead, ScalarHead
 from dreamer4.config import Config, earlier, require_imports, validate
 from dreamer4.dynamics import AbstractDynamics, Imagined, State
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.nn import ActionDistribution, Stream
 from dreamer4.precision import in_32_bits
 from dreamer4.tokenizer import AbstractTokenizer
-from dreamer4.types import Action, ActionSpec, DataSpec, TaskSpec, Trajectory, check_key
+from dreamer4.types import Action, ActionSpec, DataSpec, TaskSpec, Trajectory, check_action, check_key
 
 
 PHASES = ("tokenizer", "dynamics", "agent", "imagination")
@@ -84,14 +84,14 @@ class Dreamer(eqx.Module):
 
         Args:
             path: a checkpoint `<run>/checkpoints/<phase>/<step>`, a folder of such steps, or a run, of which the newest
-                of the latest phase is taken; or an exported folder.
+                of the latest phase is taken; or an exported folder, or `hf://USER/NAME[@REVISION]`, one on the Hub.
             member: which of several training seeds, if the run trained more than one.
             like: a template, needed only for parts of your own that are not registered.
 
         Raises:
             InputError: the checkpoint is missing or damaged, or does not fit the template.
         """
-        given = Path(path).expanduser()
+        given = hub.local(path)
         for _ in range(_TRIES):
             step = find_checkpoint(given)
             try:
@@ -105,7 +105,8 @@ class Dreamer(eqx.Module):
     @classmethod
     def _load(cls, step: Path, member: int, like: "Dreamer | None") -> "Dreamer":
         config, spec = read_description(step)
-        if not 0 <= member < config.seeds:
+        check_whole("Dreamer.load", 0, member=member)
+        if member >= config.seeds:
             raise InputError(
                 f"Dreamer.load: got member {member}, but {step} holds {config.seeds} training seeds, "
                 f"0 to {config.seeds - 1}."
@@ -118,9 +119,26 @@ class Dreamer(eqx.Module):
         stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape), x.dtype), dynamic)
         return eqx.combine(jax.tree.map(lambda x: x[member], checkpoint.load(step, stacked, at=at)), static)
 
+    @property
+    def spec(self) -> DataSpec:
+        """The shape of the frames that it sees, and the components of the actions that its policy takes."""
+        policy = eqx.filter_eval_shape(lambda agent: agent.decide(agent.init()), self)
+        chosen = eqx.filter_eval_shape(lambda p: p.mode(), policy)
+        classes = tuple(part.logits.shape[-1] for part in policy.discrete)
+        return DataSpec(self.tokenizer.frame_shape, ActionSpec(classes, chosen.continuous.shape[-1]))
+
     @in_32_bits
     def init(self, task: int | Int[Array, ""] = 0) -> Memory:
-        """Returns the memory of an agent that has seen nothing yet."""
+        """Returns the memory of an agent that has seen nothing yet.
+
+        Raises:
+            InputError: the agent knows no such task, where the number is known when this is called.
+        """
+        known = self.dynamics.num_tasks
+        if not isinstance(task, Tracer):
+            check_whole("Dreamer.init", 0, task=task)
+            if known is not None and task >= known:
+                raise InputError(f"Dreamer.init: task: got {task}, but the agent has {known}, counted from 0.")
         return Memory(self.tokenizer.init_encoder(), self.dynamics.init(jnp.asarray(task, jnp.int32)))
 
     @in_32_bits
@@ -145,10 +163,11 @@ class Dreamer(eqx.Module):
             key: randomness of how the frame is remembered.
 
         Raises:
-            InputError: the frame is of another shape or type than the agent's, or leaves [0, 1]; in a jitted function
-                the latter is the error of `equinox.error_if`.
+            InputError: the frame is of another shape or type than the agent's, or leaves [0, 1], which in a jitted
+                function is the error of `equinox.error_if`; or the action has other components or is of no class.
         """
         frame = _as_pixels(frame, self.tokenizer.frame_shape)
+        check_action("Dreamer.observe", action, self.spec.action)
         return self.take_in(memory, frame, action, action_mask, key=key)
 
     @in_32_bits
@@ -216,8 +235,15 @@ class Dreamer(eqx.Module):
 
         Returns:
             The frame, and the memory that includes it.
+
+        Raises:
+            InputError: the action has other components or is of no class, or the dynamics knows no such K.
         """
         check_key("Dreamer.imagine_step", key)
+        check_action("Dreamer.imagine_step", action, self.spec.action)
+        known = self.dynamics.passes
+        if num_steps is not None and not isinstance(num_steps, Tracer) and num_steps not in known:
+            raise InputError(f"Dreamer.imagine_step: num_steps: got {num_steps}, expected one of {known}.")
         imagined, world = self.dynamics.imagine(
             memory.world, action, action_mask=action_mask, num_steps=num_steps, key=key
         )

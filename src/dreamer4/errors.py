@@ -6,6 +6,7 @@ other exception is a defect of ours and keeps its traceback.
 """
 
 import difflib
+import operator
 import os
 import sys
 import traceback
@@ -49,12 +50,25 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}{': ' + said[0] if said else ''}{where}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns a sentence that names the entries of `known` closest to a mistyped `name`."""
+def check_whole(where: str, least: int = 1, **values: object) -> None:
+    """Refuses what is no whole number, such as 2.5, True or "3", and what is below `least`."""
+    for name, value in values.items():
+        try:
+            whole = not isinstance(value, bool) and operator.index(value) >= least  # pyright: ignore[reportArgumentType]
+        except TypeError:
+            whole = False
+        if not whole:
+            raise InputError(f"{where}: got {name}={value!r}, expected a whole number of at least {least}.")
+
+
+def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """Returns a sentence that names the entries of `known` closest to a mistyped `name`, else lists them if wanted."""
     known = sorted(set(known))
     lowered = {k.lower(): k for k in known}
     close = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.65)]
     if close:
         return "Did you mean " + " or ".join(close) + "?"
+    if not listed:
+        return ""
     more = f" and {len(known) - _MOST_KNOWN} more" if len(known) > _MOST_KNOWN else ""
     return "Known: " + ", ".join(known[:_MOST_KNOWN]) + more + "."

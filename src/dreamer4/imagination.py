@@ -7,6 +7,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dreamer4.dreamer import Dreamer, Memory
+from dreamer4.errors import check_whole
 from dreamer4.types import Action
 
 
@@ -52,6 +53,7 @@ def imagine(
         num_steps: K, passes that draw a frame; as many as the dynamics takes by default.
         key: randomness of the dream.
     """
+    check_whole("imagine", horizon=horizon)
 
     def body(memory, step):
         key, forced = step

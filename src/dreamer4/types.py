@@ -8,17 +8,26 @@ Termination (`is_terminal`) cuts the return; a time limit (`is_last` without `is
 Every container may carry leading batch axes, written `*batch`; models see none of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    model_serializer,
+)
 
-from dreamer4.errors import InputError, nearest
+from dreamer4.errors import InputError, check_whole, nearest
 
 
 @dataclass(frozen=True)
@@ -38,9 +47,10 @@ class ActionSpec:
     present: tuple[tuple[bool, ...], ...] = ()
 
     def __post_init__(self):
-        if any(n < 2 for n in self.num_classes):
-            raise InputError(f"ActionSpec.num_classes: got {self.num_classes}, expected at least 2 classes each.")
-        if self.continuous_dim < 0 or not (self.num_classes or self.continuous_dim):
+        for count in self.num_classes:
+            check_whole("ActionSpec", 2, num_classes=count)
+        check_whole("ActionSpec", 0, continuous_dim=self.continuous_dim)
+        if not (self.num_classes or self.continuous_dim):
             raise InputError(
                 f"ActionSpec: got num_classes={self.num_classes} and continuous_dim={self.continuous_dim}, "
                 "expected at least one component."
@@ -109,6 +119,7 @@ class TaskSpec(BaseModel):
         present: which components of an action it has, the discrete ones first; empty: all.
         max_steps: upper bound of the actions in an episode, where it is known.
         text: the task in words, if somebody has told it.
+        vector: what tells an agent the task in place of its number, such as an embedding of `text`; empty: the number.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -118,6 +129,13 @@ class TaskSpec(BaseModel):
     present: tuple[bool, ...] = ()
     max_steps: PositiveInt | None = None
     text: str | None = None
+    vector: tuple[FiniteFloat, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leaves out an empty vector, lest the fingerprints of data sets of before there were any change."""
+        told = dump(self)
+        return told if self.vector else {name: value for name, value in told.items() if name != "vector"}
 
     def __hash__(self) -> int:
         return hash((self.name, self.present))  # a mapping has none
@@ -140,8 +158,15 @@ class DataSpec:
     tasks: tuple[TaskSpec, ...] = ()
 
     def __post_init__(self):
+        if len(self.frame_shape) != 3:
+            raise InputError(f"DataSpec.frame_shape: got {self.frame_shape}, expected height, width and channels.")
+        for size in self.frame_shape:
+            check_whole("DataSpec", frame_shape=size)
         if self.tasks and (len(self.tasks) != self.num_tasks or len(set(self.names)) != self.num_tasks):
             raise InputError(f"tasks: got {', '.join(self.names)}, expected {self.num_tasks} different names.")
+        sizes = sorted({len(task.vector) for task in self.tasks})
+        if len(sizes) > 1:
+            raise InputError(f"tasks: got vectors of {sizes} numbers, expected as many of each task, or none of any.")
         rows = tuple(task.present or (True,) * self.action.size for task in self.tasks)
         if self.tasks:
             present = () if all(map(all, rows)) else rows
@@ -151,6 +176,24 @@ class DataSpec:
     def names(self) -> tuple[str, ...]:
         """Name of each task; its number where it has none."""
         return tuple(task.name for task in self.tasks) or tuple(map(str, range(self.num_tasks)))
+
+    @property
+    def vectors(self) -> tuple[tuple[float, ...], ...]:
+        """The vector that tells each task; none where their numbers do."""
+        found = tuple(task.vector for task in self.tasks)
+        return found if any(found) else ()
+
+    def telling(self, vectors: "Mapping[str, tuple[float, ...]]") -> "DataSpec":
+        """Returns the same with other vectors of the tasks that are named; those of the others stay.
+
+        Raises:
+            InputError: if there is no such task, or the vectors do not fit each other.
+        """
+        if unknown := [name for name in vectors if name not in self.names]:
+            raise InputError(f"tasks: got a vector of {', '.join(unknown)}, but the data hold {', '.join(self.names)}.")
+        tasks = self.tasks or [TaskSpec(name=name) for name in self.names]
+        told = (task.model_copy(update={"vector": vectors.get(task.name, task.vector)}) for task in tasks)
+        return replace(self, tasks=tuple(told))
 
     @property
     def looks(self) -> tuple[tuple[int, int, int], tuple[int, ...], int]:
@@ -183,17 +226,18 @@ class DataSpec:
         channels = max(part.frame_shape[2] for part in parts)
         return cls((*sizes[0], channels), action, len(tasks), tuple(tasks.values()))
 
-    def find_task(self, task: str) -> int:
+    def find_task(self, task: str | int) -> int:
         """Returns the id of a task by its name, or by its number.
 
         Raises:
             InputError: if there is no such task; the message lists those there are.
         """
+        task = str(task)
         numbers = {str(number): number for number in range(self.num_tasks)}
         found = (numbers | {name: number for number, name in enumerate(self.names)}).get(task)
         if found is None:
             known = ", ".join(f"{number} {name}" if self.tasks else name for number, name in enumerate(self.names))
-            told = nearest(task, self.names) if len(self.names) > 1 else ""
+            told = nearest(task, self.names, listed=False)
             raise InputError(f"--task: got {task!r}, but the tasks of this agent are: {known}. {told}".rstrip())
         return found
 
@@ -251,6 +295,22 @@ def check_key(where: str, key: object) -> None:
     kind = getattr(key, "dtype", None)
     if kind is None or not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
         raise InputError(f"{where}: key: got {key!r}, expected a random key of JAX, such as jax.random.key(0).")
+
+
+def check_action(where: str, action: Action, spec: ActionSpec) -> None:
+    """Refuses an action of other components than those of `spec`, or of a class that is none, where it is known."""
+    shapes, got = (jnp.shape(action.discrete), jnp.shape(action.continuous)), None
+    if shapes != ((len(spec.num_classes),), (spec.continuous_dim,)):
+        got = f"an action of shapes {shapes[0]} and {shapes[1]}"
+    elif spec.num_classes and not isinstance(action.discrete, Tracer):
+        classes = np.asarray(action.discrete)
+        if classes.dtype.kind not in "iu" or np.any((classes < 0) | (classes >= spec.num_classes)):
+            got = f"classes {classes.tolist()}"
+    if got is not None:
+        raise InputError(
+            f"{where}: got {got}, expected {len(spec.num_classes)} discrete components, of {spec.num_classes} classes "
+            f"counted from 0, and {spec.continuous_dim} continuous ones."
+        )
 
 
 def within_bounds(action: Action) -> Action:

@@ -17,6 +17,7 @@ WIDTH, OFFSETS, BINS = 6, 3, 11
 CASES = {
     "one choice": (ActionSpec((3,)), "bins"),
     "joints": (ActionSpec((), 2), "bins"),
+    "levers": (ActionSpec((), 1), "beta"),
     "mixed": (ActionSpec((4, 2), 3), "normal"),
 }
 

@@ -9,8 +9,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import generic
+from probes import DelayedReward, MatchedReward
 
-from dreamer4.baselines import ActorCritic, Decisions, OfflineData, train_offline, with_entropy
+from dreamer4.baselines import OFFLINE, ActorCritic, Decisions, OfflineData, suited, train_offline, with_entropy
 from dreamer4.baselines.fit import fit
 from dreamer4.baselines.offline import (
     ConditionedPolicy,
@@ -25,7 +26,7 @@ from dreamer4.baselines.offline import (
 )
 from dreamer4.config import OfflineConfig
 from dreamer4.data import collect, flag_relevant, random_policy, return_of_best
-from dreamer4.envs import CounterEnvironment, DelayedReward, MatchedReward
+from dreamer4.envs import CounterEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import play
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
@@ -149,6 +150,34 @@ class TestProbes:
     def test_what_tells_good_from_bad_finds_the_best_policy(self, matched, name):
         settings = SETTINGS.model_copy(update={"value_steps": 500, "cql_alpha": 0.1})
         assert mean_return(greedy(train_offline(name, matched, settings, key=jr.key(1)))) == 1.0
+
+    def test_what_is_told_its_task_does_what_that_task_pays_for(self):
+        """Frames are all alike, and task i was done by action i alone."""
+        played = [dataclasses.replace(e, discrete=np.full_like(e.discrete, t), task=t)
+                  for e in episodes(MatchedReward(), 16) for t in (0, 1)]  # fmt: skip
+        spec = dataclasses.replace(MatchedReward().spec, num_tasks=2)
+        for name in ("clone", "iql"):
+            settings = SETTINGS.model_copy(update={"value_steps": 100})
+            policy = greedy(train_offline(name, OfflineData(played, played, spec), settings, key=jr.key(1)))
+            no, first = jnp.zeros((), bool), MatchedReward().reset(key=jr.key(0))[1]
+            for asked in (0, 1):
+                told = dataclasses.replace(policy, prompt=lambda state: state)
+                memory = told.peek(told.init(), jnp.int32(asked))
+                action, _ = told(memory, first, Action.null(spec.action), no, key=jr.key(0))
+                assert int(action.discrete[0]) == asked, name
+
+    def test_the_values_of_one_discrete_action_are_not_asked_of_others(self, matched):
+        def left_out(action, tasks=1):
+            return set(OFFLINE) - set(suited(DataSpec((1, 1, 1), action, tasks)))
+
+        assert left_out(ActionSpec((3,))) == set()
+        for other in (ActionSpec((), 2), ActionSpec((2, 2)), ActionSpec((3,), 1)):
+            assert left_out(other) == {"cql", "iql"}
+        assert left_out(ActionSpec((3,)), 2) == {"conditioned"}
+        spec = dataclasses.replace(matched.spec, action=ActionSpec((), 2))
+        moved = OfflineData(matched.train, matched.held_out, spec)
+        with pytest.raises(InputError, match="cql is of one discrete action"):
+            train_offline("cql", moved, SETTINGS, key=jr.key(0))
 
     def test_values_of_iql_are_discounted_from_the_end(self):
         env = DelayedReward()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from helpers import distance, generic
 from jaxtyping import Array, Bool, Float, Int
+from probes import PROBES, DelayedReward, ObservedReward, ProbeState
 
 from dreamer4.baselines import (
     ActorCritic,
     NetworkPolicy,
-    PPORun,
+    TrainingRun,
     advantages,
     clipped_policy_loss,
     clipped_value_loss,
@@ -23,8 +24,7 @@ from dreamer4.baselines import (
 )
 from dreamer4.config import PPOConfig
 from dreamer4.data import collect
-from dreamer4.envs import PROBES, AbstractEnvironment, DelayedReward, GymnaxEnvironment, ObservedReward
-from dreamer4.envs.probes import ProbeState
+from dreamer4.envs import AbstractEnvironment, GymnaxEnvironment
 from dreamer4.evaluation import play
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
 
@@ -208,9 +208,9 @@ def test_its_stages_make_data_of_mixed_quality(catch):
 def test_stages_are_told_by_returns():
     returns = (math.nan, 0.0, 1.0, 3.9, 4.0, 9.0, 8.0, 12.0, 11.0)
     network = generic(ActorCritic, DataSpec((2, 2, 1), ActionSpec((2,))), 1, 4, key=jr.key(0))
-    run = PPORun((network,) * 9, tuple(range(9)), returns)
+    run = TrainingRun((network,) * 9, tuple(range(9)), returns)
     assert [run.index(stage) for stage in ("early", "middle", "late")] == [4, 5, 8]
-    assert PPORun((network,) * 2, (1, 2), (math.nan, math.nan)).index("early") == 1
+    assert TrainingRun((network,) * 2, (1, 2), (math.nan, math.nan)).index("early") == 1
 
 
 def test_the_policy_remembers_the_newest_frames():
@@ -222,7 +222,7 @@ def test_the_policy_remembers_the_newest_frames():
         step = TimeStep(jnp.full((2, 2, 1), level, jnp.uint8), jnp.zeros(()), jnp.asarray(t == 0), no, no)
         action, memory = policy(memory, step, Action.null(spec.action), no, key=jr.key(t))
         assert np.abs(action.continuous).max() <= 1
-        np.testing.assert_array_equal(memory[:, 0, 0, 0], [[5, 5, 5], [5, 5, 6], [5, 6, 7], [6, 7, 8]][t])
+        np.testing.assert_array_equal(memory[0][:, 0, 0, 0], [[5, 5, 5], [5, 5, 6], [5, 6, 7], [6, 7, 8]][t])
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 4), (10, 10, 4), (32, 48, 1), (2, 40, 1)])

@@ -20,9 +20,9 @@ from benchmarks.speed.timing import Row
 from dreamer4.config import load
 from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
+from dreamer4.run.sizes import data_spec
 from dreamer4.training import init_dreamer
 from dreamer4.training.flops import decoder_flops, parameters, step_flops
-from dreamer4_cli.describe import data_spec
 
 
 @pytest.fixture(scope="module")

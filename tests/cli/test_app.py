@@ -1,5 +1,6 @@
 """The command line: what it hands to the library, and that bad input ends in one message and exit code 2."""
 
+import io
 import json
 import os
 import re
@@ -19,17 +20,18 @@ from dreamer4.config import PRESETS, load, to_yaml
 from dreamer4.envs import ENVIRONMENTS
 from dreamer4.errors import InputError, nearest
 from dreamer4_cli import compile_cache, endings, options
-from dreamer4_cli.app import app
+from dreamer4_cli.app import app, main
 
 
 WORK = """
-    demo collect train evaluate play export import info encode report dream runs study
+    demo collect train evaluate play export push import info doctor encode report dream runs study
 """.split()
 COMMANDS = [*WORK, "config", "baseline", "data"]
 LEAVES = [
     *WORK,
     "config show",
     "baseline ppo",
+    "baseline sac",
     "baseline offline",
     "data check",
     "data plan",
@@ -54,6 +56,7 @@ def calls(monkeypatch) -> list:
         "info",
         "check_data",
         "export",
+        "push",
         "import_run",
         "play",
     ):
@@ -98,7 +101,7 @@ def test_a_path_that_cannot_be_is_told_as_one(tmp_path):
 
 
 def test_warnings_are_told_without_the_line_of_code_that_gave_them(monkeypatch):
-    def warn(_):
+    def warn(folder):
         warnings.warn("Episodes differ.", stacklevel=1)
         warnings.warn("will be gone", FutureWarning, stacklevel=1)
 
@@ -176,14 +179,20 @@ class TestCalls:
 
     def test_weights_are_handed_on_and_taken_over(self, calls):
         assert invoke("export", ".", "out", "--member", "2").exit_code == 0
+        assert invoke("push", ".", "me/it", "--private", "--license", "cc0-1.0").exit_code == 0
         assert invoke("import", ".", "--run", "run", "--phase", "agent", "--set", "seed=1").exit_code == 0
         assert calls == [
-            ("export", (Path(), Path("out")), {"member": 2, "starts": 0}),
-            ("import_run", (Path(), Path("run")), {"phase": "agent", "overrides": ["seed=1"]}),
+            ("export", (), {"path": Path(), "out": Path("out"), "member": 2, "starts": 0, "license": "mit"}),
+            (
+                "push",
+                (),
+                {"path": Path(), "name": "me/it", "private": True, "member": 0, "starts": 0, "license": "cc0-1.0"},
+            ),
+            ("import_run", (), {"path": Path(), "folder": Path("run"), "phase": "agent", "overrides": ["seed=1"]}),
         ]
 
     def test_play(self, calls, tmp_path):
-        asked = {"host": "127.0.0.1", "port": 7860, "token": None, "allow": (), "dataset": None, "member": 0}
+        asked = {"host": "127.0.0.1", "port": 7860, "token": None, "allow": None, "dataset": None, "member": 0}
         asked |= {"prefix": "", "task": None}
         assert invoke("play", "catch").exit_code == 0
         line = "play here --port 0 --allow a:1 --allow b:2 --data . --member 1 --open --token t --host 0.0.0.0"
@@ -192,8 +201,8 @@ class TestCalls:
         other = {"host": "0.0.0.0", "port": 0, "token": "t", "allow": ["a:1", "b:2"], "dataset": Path(), "member": 1}
         other |= {"prefix": "/p", "task": "0"}
         assert calls == [
-            ("play", ("catch",), {**asked, "show": False}),
-            ("play", ("here",), {**other, "show": True}),
+            ("play", (), {"name": "catch", **asked, "show": False}),
+            ("play", (), {"name": "here", **other, "show": True}),
         ]
 
     @pytest.mark.parametrize(
@@ -230,7 +239,7 @@ class TestCalls:
         assert calls == [
             ("evaluate", (Path(),), {"episodes": None, "seed": 0, "plan": None, "task": None}),
             ("evaluate", (Path(),), {"episodes": 5, "seed": 2, "plan": None, "task": None}),
-            ("info", (Path(),), {}),
+            ("info", (), {"path": Path()}),
             ("check_data", (Path(), {}), {}),
             ("check_data", (Path(), {"camera": "top", "size": [4, 6]}), {}),
         ]
@@ -250,6 +259,13 @@ class TestCalls:
         folder = calls[0][1][1]
         assert folder.parent == Path("runs")
         assert re.fullmatch(r"[A-Za-z0-9._-]+", folder.name)
+
+
+def test_a_working_folder_that_is_gone(calls, tmp_path, monkeypatch):
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "the working folder is gone" in refused("train", "all", "--set", "data.path=x")
 
 
 class TestShow:
@@ -285,6 +301,10 @@ REFUSED = [
     ("train all --set sampler.num_steps=3", "sampler.num_steps 3 is not a power of two"),
     ("train all --dry-run --set agent.num_bins=4", "agent: num_bins 4 is even"),
     ("train all --preset tiny --preset paper --set zzz=1", "zzz: unknown key"),
+    (
+        "train all --set data.path=[a,b]",
+        "data.path: it names several data sets, expected one. Join them: dreamer4 data",
+    ),
     ("collect --policy mixture:random=many", "--policy: got 'random=many'"),
     ("collect --set data.episodes=0", "data.episodes: got 0, expected greater than 0"),
     ("collect --seeds 2", "--seeds"),
@@ -298,7 +318,6 @@ REFUSED = [
     ("export .", "out"),
     ("export missing out", "missing: no such file or folder"),
     ("export . out --member -1", "--member"),
-    ("play", "run_or_checkpoint"),
     ("play catch --port 70000", "--port"),
     ("play catch --data missing", "missing: no such file or folder"),
     ("import .", "--run"),
@@ -320,6 +339,9 @@ REFUSED = [
     ("config show --run missing", "config.yaml: no such file or folder"),
     ("config show --env", "--env"),
     ("config shw", "shw"),
+    ("train all --run= --preset tiny", "nothing stands behind --run"),
+    ("train all --set data.path=", "data.path=null"),
+    ("evaluate . --env-typo=", "nothing stands behind"),
     ("traim all", "traim"),
     ("--versoin", "--versoin"),
 ]
@@ -512,6 +534,18 @@ def test_switches_that_would_change_a_run_are_put_aside(monkeypatch):
     monkeypatch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")
     assert compile_cache.settle() == {"JAX_DEFAULT_PRNG_IMPL": "rbg"}
     assert "JAX_DEFAULT_PRNG_IMPL" not in os.environ and not compile_cache.settle()
+
+
+def test_names_that_the_output_cannot_hold_are_escaped(tmp_path, monkeypatch):
+    (tmp_path / "世界").mkdir()
+    (tmp_path / "世界" / "config.yaml").write_text(to_yaml(load("tiny")))
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")  # as a C locale, or cp1252 of Windows, opens it
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["dreamer4", "info", str(tmp_path / "世界")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out.flush()
+    assert end.value.code == 0 and b"\\u4e16\\u754c" in out.buffer.getvalue()
 
 
 def test_a_relative_data_set_is_found_from_any_folder(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Who plays: names become policies, mixtures keep shares, and bad names are refused before anything is written."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from dreamer4 import checkpoint, data, envs
-from dreamer4.config import load
+from dreamer4.config import load, override
 from dreamer4.dreamer import PHASES, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.run import behaviour, stages
 from dreamer4.run.folder import RunFolder
+from dreamer4.run.own_policy import policy_from_file
 from dreamer4.run.stages import AbstractStage, execute
 from dreamer4_cli import options, run
 
@@ -152,7 +154,7 @@ def test_a_policy_may_be_in_a_file_whose_annotations_are_text(tmp_path):
     for name in ("one", "two"):
         text = OWN.replace("    def init", f"    name: str = {name!r}\n\n    def init")
         (tmp_path / f"{name}.py").write_text(f"from __future__ import annotations\n{text}")
-    policies = [behaviour._from_file(f"{tmp_path / name}.py:left", env) for name in ("one", "two")]
+    policies = [policy_from_file(f"{tmp_path / name}.py:left", env) for name in ("one", "two")]
     assert [policy.name for policy in policies] == ["one", "two"]
     assert [vars(sys.modules[type(policy).__module__])["Left"] for policy in policies] == list(map(type, policies))
 
@@ -170,11 +172,10 @@ def test_a_policy_may_be_in_a_file_whose_annotations_are_text(tmp_path):
 )
 def test_a_policy_file_that_does_not_work_is_told_of_with_its_line(text, match, tmp_path):
     (tmp_path / "wrong.py").write_text(text)
+    env = envs.make(config("random").env)
     before = set(sys.modules)
-    settings = config("random")
-    spec = envs.spec_of(settings.played)
     with pytest.raises(InputError, match=match):
-        behaviour._player(f"{tmp_path / 'wrong'}.py:left", settings.played[0], spec, tmp_path)
+        policy_from_file(f"{tmp_path / 'wrong'}.py:left", env)
     if "cannot be imported" in match:
         assert set(sys.modules) == before
 
@@ -259,7 +260,7 @@ def test_policies_that_were_trained_beforehand_are_those_of_the_run(mixed, tmp_p
 
 
 def test_an_online_run_leaves_its_results(tmp_path):
-    behaviour.ppo(config("random"), tmp_path / "out")
+    behaviour.baseline(config("random"), "ppo", tmp_path / "out")
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["steps"] == 2048 and results["returns"][0]["episodes"] == 16
     assert (tmp_path / "out/seed0/late").is_dir()
@@ -271,7 +272,7 @@ def test_where_no_results_can_be_written_none_are_computed(place, tmp_path, monk
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match=f"{place} (exists|cannot be made)"):
-        behaviour.ppo(config("random"), tmp_path / place)
+        behaviour.baseline(config("random"), "ppo", tmp_path / place)
     settings = config("ppo")
     with pytest.raises(InputError, match=f"{place} (exists|cannot be made)"):
         behaviour.collect(settings, tmp_path / "data", tmp_path / place)
@@ -285,7 +286,7 @@ def test_a_training_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(behaviour, "train", stop)
     with pytest.raises(KeyboardInterrupt):
-        behaviour.ppo(config("random"), tmp_path / "out")
+        behaviour.baseline(config("random"), "ppo", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,6 +301,17 @@ def test_weak_and_mixed_are_mixtures_of_the_same_kind(tmp_path):
         load("tiny", overrides=["data.policy=mixture", "data.mixture=[{policy: weak}]"])
 
 
+def test_a_task_has_its_share_however_few_play_it():
+    parts = [{"policy": "random"}, {"policy": "ppo", "share": 3, "tasks": ["point"]}]
+    words = [f"data.mixture={json.dumps(parts)}", "data.episodes=60"]
+    plan = behaviour._plan(load("toy3", overrides=words))
+    played = [(part.task, part.behaviour.policy, part.episodes) for part in plan]
+    assert played == [(0, "random", 20), (1, "random", 5), (1, "ppo", 15), (2, "random", 20)]
+    words[0] = words[0].replace('"random"', '"random", "tasks": ["pendulum", "point"]')
+    with pytest.raises(InputError, match="no policy of it plays the task reacher"):
+        behaviour.check(load("toy3", overrides=words))
+
+
 def test_sticky_data_tells_so_and_is_not_taken_for_plain_data(tmp_path):
     sticky = config("random", "env.sticky_actions=0.25")
     run.collect(sticky, tmp_path / "data")
@@ -307,3 +319,41 @@ def test_sticky_data_tells_so_and_is_not_taken_for_plain_data(tmp_path):
     behaviour.refuse_other_data(sticky, tmp_path / "data", "")
     with pytest.raises(InputError, match="sticky_actions: 0.25 -> 0.0"):
         behaviour.refuse_other_data(config("random"), tmp_path / "data", "")
+
+
+class Asking(envs.CounterEnvironment):
+    """Asks for its frame 2, then for its frame 4, and goes on to frame 5."""
+
+    def __init__(self, task: str = "both"):
+        super().__init__(6, 2)
+
+    prompts = ("two", "four")
+
+    def prompt(self, state):
+        return (state.index >= 2).astype(jnp.int32)
+
+    def _time_step(self, index, action):
+        step = super()._time_step(index, action)
+        return dataclasses.replace(step, reward=((index == 2) | (index == 4)).astype(jnp.float32))
+
+
+def test_what_is_collected_is_cut_into_the_tasks_that_were_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(envs.registry.ENVIRONMENTS, "Asking", Asking)
+    asked = config("random", "env.id=Asking", "env.kwargs={}", "data.prompts=true", "data.episodes=10")
+    folder = RunFolder(tmp_path)
+    info = behaviour.collect(asked, folder.data, tmp_path / "behaviour")
+    assert behaviour.check(asked).names == info.spec.names == ("two", "four")
+    whole = data.read_info(tmp_path / "data-whole")
+    assert (whole.num_episodes, info.num_episodes, len(info.held_out)) == (10, 30, 3 * len(whole.held_out))
+    assert {"data", "data-whole"} <= {*behaviour.kept(asked, folder)}
+    folder.data.rename(tmp_path / "before")  # the rest of the work goes on from what was played
+    played = (tmp_path / "data-whole/dataset.json").stat().st_mtime_ns
+    assert behaviour.collect(asked, folder.data, tmp_path / "behaviour").fingerprint == info.fingerprint
+    assert (tmp_path / "data-whole/dataset.json").stat().st_mtime_ns == played
+    other = override(asked, ["data.episodes=11"])
+    with pytest.raises(InputError, match="data.episodes: 10 -> 11"):
+        behaviour.kept(other, folder)
+    with pytest.raises(InputError, match="data.episodes: 10 -> 11"):
+        behaviour.collect(other, folder.data, tmp_path / "behaviour")
+    with pytest.raises(InputError, match="asks for no tasks in turn"):
+        behaviour.check(config("random", "data.prompts=true"))

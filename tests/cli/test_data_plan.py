@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from dreamer4.config import load
+from dreamer4.run import cost
 from dreamer4.types import ActionSpec, DataSpec
 from dreamer4_cli import data_plan
 
 
 def test_hours_and_bytes_grow_with_frames_and_fall_with_rates():
     config, spec = load("catch"), DataSpec((10, 5, 1), ActionSpec((3,)))
-    rates = data_plan.Rates(opened=1000.0, in_order=500.0, at_random=100.0, size=7.0)
+    rates = cost.Rates(opened=1000.0, in_order=500.0, at_random=100.0, size=7.0)
     few, many = (
-        {s.name: s for s in data_plan.stages(config, spec, rates, frames, tflops)}
+        {s.name: s for s in cost.stages(config, spec, rates, frames, tflops)}
         for frames, tflops in ((3.6e6, 1.0), (7.2e6, 4.0))
     )
     assert few["as recorded"].size == 7 * 3.6e6 and many["as recorded"].size == 7 * 7.2e6

@@ -2,16 +2,22 @@
 
 import warnings
 
+import jax
 import numpy as np
 import pytest
+from helpers import EXTRA
+from typer.testing import CliRunner
 
-from dreamer4.config import PRESETS, load
-from dreamer4.data import Episode, write_dataset
+from dreamer4.config import PRESETS, load, to_yaml
+from dreamer4.data import Episode, read_info, write_dataset
 from dreamer4.dreamer import PHASES
 from dreamer4.errors import InputError
+from dreamer4.run import memory, stopping
 from dreamer4.run.latents import draw
+from dreamer4.run.sizes import check_sizes
 from dreamer4.types import ActionSpec, DataSpec
 from dreamer4_cli import run
+from dreamer4_cli.app import app
 
 
 def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path):
@@ -39,8 +45,8 @@ def test_a_dry_run_refuses_what_training_would():
 # The full size has a test of its own.
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"paper"}))
 def test_every_preset_fits_its_environment_and_its_own_sizes(preset, capsys):
-    if preset == "dmc":
-        pytest.importorskip("dm_control")
+    if preset in EXTRA:
+        pytest.importorskip(EXTRA[preset])
     config = load(preset)
     run.dry_run(config)
     assert "imagination" in capsys.readouterr().out
@@ -51,6 +57,14 @@ def test_a_dry_run_of_the_full_size_prints_its_parameters(capsys):
     told = capsys.readouterr().out
     assert "1,67" in told  # 1.67 billion parameters of dynamics
     assert "imagination" in told
+
+
+def test_a_dry_run_to_go_on_refuses_other_settings_as_going_on_does(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(load("tiny")))
+    for words, code in ((["--set", "tokenizer.patch=[2,5]"], 2), ([], 0)):
+        line = ["train", "all", "--run", str(tmp_path), "--resume", "--dry-run", *words]
+        done = CliRunner().invoke(app, line)
+        assert done.exit_code == code and ("tokenizer.patch" in done.output) == bool(words)
 
 
 def own_data(path, *, reward=1.0, known=True, shape=(9, 15, 3), dims=2):
@@ -116,3 +130,73 @@ def test_data_without_known_actions_trains_a_world_model_and_no_agent(tmp_path):
     with pytest.raises(InputError, match="nothing to clone"):  # where the frames are left on disk
         run.train(streamed, tmp_path / "run", PHASES, resume=False)
     assert not (tmp_path / "run").exists()
+
+
+class TestMemory:
+    def check(self, monkeypatch, limit, more=(), info=None, phases=PHASES):
+        monkeypatch.setattr(memory, "device_memory", lambda: limit)
+        spec, config = DataSpec((30, 40, 3), ActionSpec((3,))), load("tiny", overrides=["tokenizer.patch=[1,1]", *more])
+        dreamer, built = check_sizes(config, spec)
+        with warnings.catch_warnings(record=True) as said:
+            memory.check(config, spec, dreamer, [phase for phase in built if phase.name in phases], info)
+        return [str(warning.message) for warning in said]
+
+    def test_patches_beyond_it_are_refused_before_anything_is_written(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(memory, "device_memory", lambda: 5e8)
+        config = load("tiny", overrides=[*own_data(tmp_path / "own", shape=(30, 40, 3)), "tokenizer.patch=[1,1]"])
+        with pytest.raises(InputError) as planned:
+            run.dry_run(config)
+        with pytest.raises(InputError) as begun:
+            run.train(config, tmp_path / "run", PHASES, resume=False)
+        assert str(planned.value) == str(begun.value) and not (tmp_path / "run").exists()
+        # Two heads in 4 x 8 frames. Patches see patches and the 2 latents all; then latents latents, and queries all.
+        held = 4 * 2 * 4 * 8 * (2 * 1200**2 + 2 * 1200 * 2 + 2 * 2 * 2)
+        told = str(begun.value)
+        assert "1,200 patches" in told and f"{held / 1e9:.1f} GB at least, and there are 0.5 GB" in told
+        assert "Set tokenizer.patch=[2,2]" in told
+
+    def test_what_fits_is_not(self, monkeypatch):
+        held = 740_000_000
+        assert not self.check(monkeypatch, 7.1 * held)
+        assert ["may not fit" in told for told in self.check(monkeypatch, 1.1 * held)] == [True]
+        with pytest.raises(InputError, match="patch"):
+            self.check(monkeypatch, 0.9 * held)
+        assert not self.check(monkeypatch, 0.9 * held, phases=PHASES[1:])  # which see latents
+        assert not self.check(monkeypatch, 7.1 * held / 4, ["train.tokenizer.accumulate=4"])  # a quarter at a time
+
+    def test_the_state_and_the_frames_count_too(self, tmp_path, monkeypatch):
+        own_data(tmp_path / "own")
+        info = read_info(tmp_path / "own").model_copy(update={"num_frames": 10**8})
+        with pytest.raises(InputError, match="source=stream"):
+            self.check(monkeypatch, 40.4e9, ["data.source=device"], info)
+        assert not self.check(monkeypatch, 6e9, ["data.source=stream"], info)
+        with pytest.raises(InputError, match="smaller preset"):
+            self.check(monkeypatch, 1e6, phases=PHASES[1:])
+
+    def test_it_is_no_more_than_the_process_may_have(self, monkeypatch):
+        assert 0 < memory.device_memory() < 2**50
+        resource = pytest.importorskip("resource")
+        monkeypatch.setattr(resource, "getrlimit", lambda which: (1000, 2000))
+        assert list(memory.limits())[1] == 1000
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes."),
+            MemoryError("no 7 bytes"),
+            jax.errors.JaxRuntimeError("INTERNAL: 7 bytes are wrong."),
+        ],
+    )
+    def test_the_end_of_it_is_told_in_one_message(self, error, monkeypatch):
+        def train(*args, **kwargs):
+            stopping.note("Go on with: it")
+            raise error
+
+        monkeypatch.setattr(run, "train", train)
+        result = CliRunner().invoke(app, ["train", "all", "--preset", "tiny", "--run", "r"])
+        if "INTERNAL" in str(error):  # a defect
+            assert result.exception is error
+            return
+        assert result.exit_code == 2 and "7 bytes" in result.output
+        assert result.output.startswith("Error: Out of memory.") and "tokenizer.patch" in result.output
+        assert result.output.strip().endswith("Go on with: it") and len(result.output.strip().splitlines()) == 1

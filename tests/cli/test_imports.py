@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from dreamer4.config import load
 from dreamer4.data import read_episodes, read_info
 from dreamer4.errors import InputError
-from dreamer4.types import ActionSpec
+from dreamer4.run import sizes
+from dreamer4.types import ActionSpec, DataSpec
 from dreamer4_cli.app import app
 from dreamer4_cli.imports import parse_actions, parse_bounds, parse_size
 
@@ -45,7 +47,7 @@ def test_the_options_reach_the_data_set(source, tmp_path):
         ("", "--out"),
         ("--out out --action-timing sometimes", "--action-timing"),
         ("--out out --actions three", "--actions: got 'three'"),
-        ("--out out --actions 1", "at least 2 classes"),
+        ("--out out --actions 1", "num_classes=1, expected a whole number of at least 2"),
         ("--out out --bounds 3:1", "--bounds: got '3:1'"),
         ("--out out --size 64", "--size: got '64'"),
         ("--out out --size 0x4", "expected a height and a width"),
@@ -82,3 +84,10 @@ def test_actions_of_another_form_are_refused(text):
 def test_bounds_of_another_form_are_refused(text):
     with pytest.raises(InputError, match="--bounds: got"):
         parse_bounds(text)
+
+
+@pytest.mark.parametrize("env", ["Mine", "Catch-bsuite"])  # as whoever imports may call it, and what it is called else
+def test_who_evaluates_an_agent_of_recordings_is_told_what_can_be_done(env):
+    with pytest.raises(InputError, match="dreamer4 evaluate RUN --world-model measures it") as caught:
+        sizes.worlds(load("tiny", env=env), DataSpec((8, 8, 3), ActionSpec((3,))))
+    assert "Acrobot" not in str(caught.value)

@@ -4,10 +4,14 @@ import socket
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from dreamer4 import hub
+from dreamer4.dreamer import find_checkpoint
 from dreamer4.errors import InputError
-from dreamer4.serving.play import stage
+from dreamer4.serving.play.admission import admit
 from dreamer4_cli import play as command
+from dreamer4_cli.app import app
 
 
 def play(name="catch", *, host="127.0.0.1", port=0, token=None, allow=()):
@@ -19,7 +23,7 @@ def nothing_is_loaded(monkeypatch):
     def load(*args, **kwargs):
         raise AssertionError("loaded before everything was checked")
 
-    monkeypatch.setattr(command, "load_stage", load)
+    monkeypatch.setattr(command, "load_stages", load)
 
 
 GOOD = "sixteen-letters-"
@@ -28,8 +32,8 @@ GOOD = "sixteen-letters-"
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "no-such-agent"}, "no-such-agent is no file or folder"),
-        ({"name": "x" * 5000}, "is no file or folder"),
+        ({"name": "no-such-agent"}, "no-such-agent: no such file or folder"),
+        ({"name": "x" * 5000}, "no such file or folder"),
         ({"host": "0.0.0.0"}, "choose a --token"),
         ({"host": "192.0.2.1"}, "choose a --token"),
         ({"host": "::"}, "choose a --token"),
@@ -59,22 +63,31 @@ def test_a_port_in_use_is_told_at_once(tmp_path, monkeypatch):
 
 
 def test_who_may_come_in():
-    own = command.admit("127.0.0.1", 80, GOOD, ())
+    own = admit("127.0.0.1", 80, GOOD, ())
     assert own.hosts == {"127.0.0.1:80", "localhost:80", "[::1]:80"}
     assert own.origins == {"http://127.0.0.1:80", "http://localhost:80", "http://[::1]:80"}
-    open_ = command.admit("192.0.2.1", 80, GOOD, ["https://Play.example"])
+    open_ = admit("192.0.2.1", 80, GOOD, ["https://Play.example"])
     assert open_.hosts - own.hosts == {"192.0.2.1:80", "play.example"}
     assert {"https://play.example", "http://192.0.2.1:80"} <= open_.origins
     # Every address is no name that a browser would send.
-    assert command.admit("0.0.0.0", 80, GOOD, ["box:80"]).hosts - own.hosts == {"box:80"}
+    assert admit("0.0.0.0", 80, GOOD, ["box:80"]).hosts - own.hosts == {"box:80"}
 
 
 def test_a_path_comes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shipped" / "catch").mkdir(parents=True)
-    monkeypatch.setattr(stage, "PRETRAINED", tmp_path / "shipped")
-    assert stage.find_agent("catch") == tmp_path / "shipped" / "catch"
-    with pytest.raises(InputError, match="Did you mean catch"):
-        stage.find_agent("catsh")
+    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "shipped")
+    assert hub.existing("catch") == tmp_path / "shipped" / "catch"
+    assert hub.existing(Path("shipped/catch")) == Path("shipped/catch")
+    with pytest.raises(InputError, match=r"catsh: no such file or folder\. Did you mean catch\?$"):
+        hub.existing("catsh")
+    with pytest.raises(InputError, match=r"nowhere/catch: no such file or folder\.$"):
+        hub.existing("nowhere/catch")
     (tmp_path / "catch").mkdir()
-    assert stage.find_agent("catch") == Path("catch")
+    assert hub.existing("catch") == Path("catch")
+
+
+def test_every_command_knows_the_agent_that_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "Catch-bsuite" in (said := CliRunner().invoke(app, ["info", "catch"])).output, said.output
+    assert find_checkpoint(hub.local("catch")) == hub.SHIPPED / "catch"

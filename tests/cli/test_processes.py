@@ -22,7 +22,7 @@ from dreamer4.run.metrics import MetricLog, read_metrics
 from dreamer4.run.phase import Work
 from dreamer4.run.reporter import SILENT
 from dreamer4.run.stages import Session, resume_command
-from dreamer4_cli.invocation import invoked
+from dreamer4_cli.console import invoked
 
 
 TESTS = Path(__file__).parents[1]

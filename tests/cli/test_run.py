@@ -19,14 +19,14 @@ from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.envs import CounterEnvironment, make
 from dreamer4.errors import InputError
 from dreamer4.evaluation import Played
-from dreamer4.run import latents, lineage, pages, stages, stopping
+from dreamer4.run import facts, latents, lineage, pages, playing, stages, stopping, world_model
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
 from dreamer4.run.reporter import SILENT
 from dreamer4.run.rounds import rounds as online
 from dreamer4.sharing import import_agent
 from dreamer4.training import init_dreamer
-from dreamer4_cli import describe, run, world_model
+from dreamer4_cli import describe, run
 from dreamer4_cli.world_model import evaluate_world_model
 
 
@@ -174,7 +174,7 @@ def test_evaluation_needs_only_the_folder(folder, capsys):
 def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_nothing(folder, capsys, monkeypatch):
     played = []
     nothing = Played(jnp.zeros(16), jnp.ones(16, int), jnp.ones(16, bool), jnp.zeros((16, 0), int))
-    monkeypatch.setattr(run, "play_agent", lambda _, agent, __, count, head, *___: played.append(head) or nothing)
+    monkeypatch.setattr(playing, "play_agent", lambda _, agent, __, count, head, *___: played.append(head) or nothing)
     run.evaluate(folder / "checkpoints" / "agent" / "2", episodes=16, seed=0)
     told = capsys.readouterr().out
     assert "step 2 of 4" in told and "cloned policy" in told and "imagination policy" not in told
@@ -193,9 +193,9 @@ def test_an_unfinished_agent_phase_plays_what_it_has_cloned_and_an_earlier_one_n
 def test_evaluation_tells_how_often_and_when_events_happened(folder, capsys, monkeypatch):
     happened = np.tile([[7, -1]], (16, 1)) * (np.arange(16) < 4)[:, None] - (np.arange(16) >= 4)[:, None]
     played = Played(jnp.zeros(16), jnp.full(16, 9), jnp.ones(16, bool), jnp.asarray(happened))
-    monkeypatch.setattr(run, "play_agent", lambda *_: played)
+    monkeypatch.setattr(playing, "play_agent", lambda *_: played)
     monkeypatch.setattr(CounterEnvironment, "events", ("wood", "diamond"))
-    monkeypatch.setattr(run.sizes, "environment", lambda *_: CounterEnvironment(5, 3))
+    monkeypatch.setattr(playing.sizes, "environment", lambda *_: CounterEnvironment(5, 3))
     run.evaluate(folder / "checkpoints" / "agent" / "4", episodes=16, seed=0)
     told = " ".join(capsys.readouterr().out.split())
     assert "25.0 (10-50) @ 7" in told and "0.0 (0-19)" in told
@@ -207,7 +207,7 @@ def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsy
     measure = {"clips": 12, "context": 2, "horizon": 5, "seed": 0}
     evaluate_world_model(folder, **measure, out=None)
     told = json.loads((folder / "world_model.json").read_text())
-    assert (told["commit"], told["device"]) == ("0123abc+", run.device())
+    assert (told["commit"], told["device"]) == ("0123abc+", facts.device())
     (record,) = told["seeds"]
     assert set(record["passes"]) == {"1", "2", "4", "8"}
     assert {len(c["psnr"]) for c in (*record["passes"].values(), *record["controls"].values())} == {5}
@@ -216,7 +216,7 @@ def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsy
     assert record["returns"]["low"] <= record["returns"]["difference"] <= record["returns"]["high"]
     page = (folder / "world_model.html").read_text()
     assert "data:image/gif" in page and "Warnings without labels" in page and "</html>" in page
-    assert "0123abc+" in page and run.device() in page
+    assert "0123abc+" in page and facts.device() in page
 
     # The dynamics phase has no heads, and no file is written over; a folder may be called as one likes.
     renamed = shutil.copytree(folder / "checkpoints" / "dynamics" / "2", folder / "checkpoints" / "dynamics" / "best")
@@ -353,7 +353,7 @@ def test_a_run_without_held_out_episodes_has_a_page_and_is_told_that_dreams_need
     assert "Imagination policy" in page and "Dreams beside the truth" not in page
     monkeypatch.setattr(world_model, "_dataset", lambda *_: whole)
     with pytest.raises(InputError, match=r"dreams held-out episodes, and .*whole has none\. Import it again with"):
-        world_model.evaluate_world_model(path, clips=None, context=None, horizon=None, out=None, seed=0)
+        evaluate_world_model(path, clips=None, context=None, horizon=None, out=None, seed=0)
 
 
 def test_a_context_of_one_frame_is_dreamt_from_too(folder):

@@ -7,7 +7,13 @@ from typer.testing import CliRunner
 
 from dreamer4.data import merge_datasets, read_episodes, read_info
 from dreamer4.dreamer import read_description
+from dreamer4.errors import InputError
+from dreamer4.evaluation.dreams import NO_FRAMES
+from dreamer4.evaluation.results import Results
+from dreamer4.evaluation.statistics import Estimate
+from dreamer4.run import pages
 from dreamer4.run.folder import RunFolder
+from dreamer4.run.sizes import data_spec
 from dreamer4_cli.app import app
 
 
@@ -55,10 +61,52 @@ def test_every_task_is_played_and_one_alone_if_it_is_named(run):
     assert code == 0 and not any(name in told for name in NAMES)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "dream", "play"])
+def test_one_task_is_reported_alone(run, monkeypatch):
+    dreamt = []
+
+    def measure(*args, task, **how):
+        dreamt.append(task)
+        return [(None, NO_FRAMES)]
+
+    earned = {name: {"imagination": Estimate(mean=i, low=i, high=i, episodes=2)} for i, name in enumerate(NAMES)}
+    monkeypatch.setattr(pages, "run_results", lambda run: Results(by_task=earned))
+    monkeypatch.setattr(pages, "measure", measure)
+    code, told = called("report", run.path)
+    assert code == 0, told
+    whole = run.report_file.read_text()
+    assert all(f"<td>{name}</td>" in whole for name in NAMES)
+    code, told = called("report", run.path, "--task", "point")
+    assert code == 0, told
+    page = (run.path / "report-task1.html").read_text()
+    assert "Of the task point alone." in page and dreamt == [None, 1]
+    assert "+1.00" in page and "+2.00" not in page and "+2.00" in whole
+
+
+def test_tasks_of_recorded_data_are_told_by_the_vectors_of_a_configuration(run):
+    config = run.read_config()
+    told = [task.model_copy(update={"vector": (float(i), 1.0)}) for i, task in enumerate(config.tasks)]
+    spec = data_spec(
+        config.model_copy(update={"tasks": told, "data": config.data.model_copy(update={"path": str(run.data)})})
+    )
+    assert spec.vectors == ((0.0, 1.0), (1.0, 1.0), (2.0, 1.0)) and not read_info(run.data).spec.vectors
+
+
+def test_the_held_out_episodes_of_a_task(run, tmp_path):
+    every = read_episodes(run.data, "held_out")
+    per_task = [sum(episode.task == task for episode in every) for task in range(3)]
+    for task, count in enumerate(per_task):
+        if count:
+            assert len(pages.read_held_out(run.data, task)) == count
+        else:
+            with pytest.raises(InputError, match=f"--task {task}: .* holds out no episode"):
+                pages.read_held_out(run.data, task)
+    assert sum(per_task) == len(pages.read_held_out(run.data, None)) > 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "evaluate --world-model", "dream", "play", "report"])
 def test_a_task_that_was_never_learned_is_refused(run, command, tmp_path):
     more = ("--out", tmp_path / "film.gif") if command == "dream" else ()
-    code, told = called(command, run.path, "--task", "walker", *more)
+    code, told = called(*command.split(), run.path, "--task", "walker", *more)
     assert code == 2 and "0 pendulum, 1 point, 2 reacher" in told and not (tmp_path / "film.gif").exists()
 
 

@@ -14,10 +14,11 @@ from dreamer4 import data
 from dreamer4.config import Config, to_yaml
 from dreamer4.dreamer import read_description
 from dreamer4.errors import InputError
-from dreamer4.run import pages
+from dreamer4.run import offline, pages, world_model
+from dreamer4.serving import film
 from dreamer4.sharing import export_agent
 from dreamer4.types import ActionSpec
-from dreamer4_cli import describe, dreaming, imports, listing, offline, share, world_model
+from dreamer4_cli import console, describe, imports, listing, share
 from dreamer4_cli.app import app
 
 
@@ -43,10 +44,10 @@ SPEC = ActionSpec((3, 2), 1)
 
 
 def test_a_list_of_actions_is_read_with_its_repeats_and_components():
-    actions = dreaming.parse_actions("2:0:-0.5, 1:1:1x2", SPEC)
+    actions = film.parse_actions("2:0:-0.5, 1:1:1x2", SPEC)
     np.testing.assert_array_equal(actions.discrete, [[2, 0], [1, 1], [1, 1]])
     np.testing.assert_array_equal(actions.continuous, [[-0.5], [1.0], [1.0]])
-    assert dreaming.parse_actions("0,2x3", ActionSpec((3,))).discrete.tolist() == [[0], [2], [2], [2]]
+    assert film.parse_actions("0,2x3", ActionSpec((3,))).discrete.tolist() == [[0], [2], [2], [2]]
 
 
 @pytest.mark.parametrize(
@@ -55,34 +56,52 @@ def test_a_list_of_actions_is_read_with_its_repeats_and_components():
 )
 def test_what_is_no_action_is_refused(text):
     with pytest.raises(InputError, match="0 to 2 : 0 to 1 : -1 to 1"):
-        dreaming.parse_actions(text, SPEC)
+        film.parse_actions(text, SPEC)
 
 
 FILM = {"episode": 0, "context": 1, "length": None, "num_steps": None, "seed": 0, "fps": 5.0}
 
 
 @pytest.mark.parametrize("actions", ["policy", "data", "none"])
-def test_a_film_has_the_context_and_the_dream(run, tmp_path, capsys, actions):
+def test_a_film_has_the_context_and_the_dream(run, tmp_path, actions):
     out = tmp_path / "film.gif"
-    dreaming.dream(run, out, actions=actions, **FILM)
-    told = capsys.readouterr().out
-    with Image.open(out) as film:
-        assert 2 <= film.n_frames <= 5
-        assert (film.width > 2 * film.height) == (actions == "data"), "the truth stands beside it"
-        count = film.n_frames
+    told = film.write_film(run, out, actions=actions, **FILM)
+    with Image.open(out) as made:
+        assert 2 <= made.n_frames <= 5
+        assert (made.width > 2 * made.height) == (actions == "data"), "the truth stands beside it"
+        count = made.n_frames
     assert f"within {count - 1}" in told or f"after {count - 1}" in told
     assert [file.name for file in tmp_path.iterdir()] == ["film.gif"]
+
+
+def test_a_world_model_without_heads_dreams_under_any_actions_but_its_policys(run, tmp_path, monkeypatch):
+    meta = film.checkpoint.read_meta
+    monkeypatch.setattr(film.checkpoint, "read_meta", lambda step: {**meta(step), "phase": "dynamics"})
+    with pytest.raises(InputError, match="no policy yet. Give --actions data, none"):
+        film.write_film(run, tmp_path / "film.gif", **FILM)
+    told = film.write_film(run, tmp_path / "film.gif", actions="none", **{**FILM, "length": 6})
+    assert "then 6 dreamt" in told
+    with Image.open(tmp_path / "film.gif") as made:
+        assert made.n_frames == 7
 
 
 def test_an_exported_agent_dreams_on_from_the_episodes_that_came_with_it_or_are_given(run, tmp_path):
     alone, full = tmp_path / "alone", tmp_path / "full"
     for out, starts in ((alone, 0), (full, 1)):
         export_agent(run, out, starts=starts)
-    dreaming.dream(full, tmp_path / "a.gif", actions="random", **FILM)
+    film.write_film(full, tmp_path / "a.gif", actions="random", **FILM)
     with pytest.raises(InputError, match=r"Give the data set"):
-        dreaming.dream(alone, tmp_path / "b.gif", actions="random", **FILM)
-    dreaming.dream(alone, tmp_path / "b.gif", actions="random", **FILM, dataset=run / "data")
+        film.write_film(alone, tmp_path / "b.gif", actions="random", **FILM)
+    film.write_film(alone, tmp_path / "b.gif", actions="random", **FILM, dataset=run / "data")
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+
+
+def test_an_export_shows_a_dream_beside_the_truth(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(share.importlib.util, "find_spec", lambda name: None)  # without PyAV
+    share.export(run, tmp_path / "out", member=0, starts=0, license="mit")
+    with Image.open(tmp_path / "out" / "replay.gif") as film:
+        assert film.n_frames >= 2
+    assert "](replay.gif)" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_run_whose_data_set_was_exchanged_dreams_no_more(run, tmp_path):
@@ -93,13 +112,13 @@ def test_a_run_whose_data_set_was_exchanged_dreams_no_more(run, tmp_path):
     about = {"environment": info.environment, "policy": info.policy, "seed": 0}
     data.write_dataset(other / "data", episodes[::-1], spec=info.spec, **about)
     with pytest.raises(InputError, match="is not the data set that .* was trained on"):
-        dreaming.dream(other, tmp_path / "film.gif", actions="random", **FILM)
+        film.write_film(other, tmp_path / "film.gif", actions="random", **FILM)
 
 
 def test_the_same_seed_makes_the_same_film_and_another_name_an_mp4(run, tmp_path):
     pytest.importorskip("av")
     for name in ("a.gif", "b.gif", "c.mp4"):
-        dreaming.dream(run, tmp_path / name, actions="2:0.5:-1x2", **FILM)
+        film.write_film(run, tmp_path / name, actions="2:0.5:-1x2", **FILM)
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
     assert (tmp_path / "c.mp4").read_bytes()[4:8] == b"ftyp"
 
@@ -110,13 +129,13 @@ def test_the_same_seed_makes_the_same_film_and_another_name_an_mp4(run, tmp_path
 )
 def test_a_film_that_cannot_be_is_refused(run, tmp_path, changed, message):
     with pytest.raises(InputError, match=message):
-        dreaming.dream(run, tmp_path / "film.gif", actions="policy", **{**FILM, **changed})
+        film.write_film(run, tmp_path / "film.gif", actions="policy", **{**FILM, **changed})
     assert not list(tmp_path.iterdir())
 
 
 def test_runs_are_listed_with_how_far_they_came(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(listing, "console", type(listing.console)(width=200))
+    monkeypatch.setattr(console, "console", type(console.console)(width=200))
     other, broken, odd = run.parent / "deep" / "second", run.parent / "third", run.parent / "fourth"
     for folder in (other, broken, odd):
         folder.mkdir(parents=True)
@@ -133,6 +152,19 @@ def test_runs_are_listed_with_how_far_they_came(run, capsys, monkeypatch):
     assert "unreadable: results.json cannot be read" in lines["fourth"]
     with pytest.raises(InputError, match="holds no run"):
         listing.runs(run / "data")
+
+
+def test_what_can_be_played_is_listed(run, tmp_path, monkeypatch):
+    (tmp_path / "runs").symlink_to(run.parent)
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, ["play"]).output
+    for text in (
+        "dreamer4 play catch ",
+        f"dreamer4 play runs/{run.name}",
+        "demo --preset breakout",
+        "11 to 45 minutes",
+    ):
+        assert text in told
 
 
 def test_runs_are_compared_on_a_new_page(run, tmp_path):
@@ -161,7 +193,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(run, tmp_path, monkey
     out = tmp_path / "file" / "out.gif"
     worked = []
     for module, name in (
-        (dreaming, "find_checkpoint"),
+        (film, "find_checkpoint"),
         (pages, "_page_of"),
         (imports, "import_folder"),
         (imports, "merge_datasets"),
@@ -181,6 +213,14 @@ def test_what_cannot_be_written_is_refused_before_the_work(run, tmp_path, monkey
     ):
         done = CliRunner().invoke(app, command.split())
         assert (done.exit_code, worked) == (2, []), (command, done.output, done.exception)
+
+
+def test_what_an_export_refuses_it_refuses_before_it_films(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(share, "write_film", lambda *_, **__: pytest.fail("a film was made"))
+    for words in (f"{tmp_path}", f"{tmp_path / 'out'} --member 7", f"{tmp_path / 'out'} --starts 99"):
+        done = CliRunner().invoke(app, f"export {run} {words}".split())
+        assert done.exit_code == 2 and "Error: export: " in done.output, (words, done.output)
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_with_brackets_are_told_as_they_are(run, tmp_path, capsys):

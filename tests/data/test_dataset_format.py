@@ -1,9 +1,11 @@
 """The format on disk: what goes in comes out, and what is wrong is found."""
 
+import errno
 import hashlib
 import json
 import struct
 import zlib
+from inspect import unwrap
 
 import numpy as np
 import pytest
@@ -214,6 +216,33 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_told_as_one_by_the_writer_of_records_too(tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, *_):
+            pass
+
+        def write(self, _):
+            raise RuntimeError("write() failed: No space left on device; writing shard; at byte 65536")
+
+    monkeypatch.setattr("dreamer4.data.format.ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write(tmp_path / "set", [episode(0)])
+    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seed", [-1, 2.5, None])
+def test_a_seed_of_nothing_is_refused_before_anything_is_written(tmp_path, seed):
+    with pytest.raises(InputError, match="set: got seed="):
+        unwrap(write_dataset)(tmp_path / "set", [episode(0)], spec=SPEC, environment={}, policy="", seed=seed)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", [lambda: ActionSpec((2,), True), lambda: DataSpec((4, 0, 1), ActionSpec((2,)))])
+def test_a_specification_of_no_frame_or_action_is_refused(make):
+    with pytest.raises(InputError, match="expected"):
+        make()
+
+
 def broken_episodes():
     base = episode(0, 5)
 
@@ -228,6 +257,7 @@ def broken_episodes():
         "a discrete action": changed("discrete", (1, 0), -1),
         r"in \[-1, 1\]": changed("continuous", (3, 0), 1.01),
         "a continuous action": changed("continuous", (3, 1), np.nan),
+        "action_mask hides is not finite": changed("continuous", (0, 1), np.nan),
         "a reward is not finite": changed("reward", 4, np.inf),
         "its task is 4": {"task": 4},
         "frames have shape": {"frame": np.zeros((5, 2, 2, 1), np.uint8)},
@@ -258,6 +288,8 @@ def test_a_broken_episode_is_not_written_and_is_found_where_another_program_wrot
         ("action_mask has 6 steps", "action_mask", lambda x: np.append(x, True)),
         ("frame is float32 with 4 axes, expected uint8", "frame", lambda x: x.astype(np.float32)),
         ("discrete is int32 with 1 axes", "discrete", lambda x: x[:, 0]),
+        ("reward is a list, expected an array of float32", "reward", lambda x: x.tolist()),
+        ("it has no frames", "frame", lambda x: None),
     ],
 )
 def test_arrays_of_unlike_lengths_or_kinds_are_not_written(tmp_path, problem, name, change):
@@ -344,7 +376,7 @@ FAULTS = {
     "is not JSON": break_text,
     "environment: Input should be": lambda p: edit(p, environment=3),
     "colour: Extra": lambda p: edit(p, colour=3),
-    "expected at least 2 classes": lambda p: edit(p, num_classes=[1, 5]),
+    "expected a whole number of at least 2": lambda p: edit(p, num_classes=[1, 5]),
     "it has no dataset.json": lambda p: (p / "dataset.json").unlink(),
 }
 

@@ -160,6 +160,15 @@ def test_frames_that_are_not_evenly_spaced_are_told_of(tmp_path):
         frames_of(path)
     with pytest.warns(UserWarning, match="not evenly spaced"):
         VideoReader(tmp_path)
+    first, *rest = (Image.fromarray(np.full((4, 4, 3), 30 * i, np.uint8)) for i in range(8))
+    # A tool that makes animations small shows one of two equal frames twice as long.
+    for name, times in (("even", [50] * 8), ("uneven", [50, 50, 100, *[50] * 5])):
+        first.save(tmp_path / f"{name}.gif", save_all=True, append_images=rest, duration=times, loop=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frames_of(tmp_path / "even.gif")
+    with pytest.warns(UserWarning, match="uneven.gif: its frames are not evenly spaced: 0.05 s.*0.1 s behind frame 2"):
+        frames_of(tmp_path / "uneven.gif")
 
 
 def test_frames_are_held_until_the_next_is_shown(tmp_path):

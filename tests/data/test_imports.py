@@ -174,9 +174,12 @@ def test_unknown_actions_are_masked_and_may_be_anything(source):
     assert read_info(source.parent / "out").num_classes == (3,)
 
 
-def test_video_without_any_action_needs_them_stated(source):
+def test_video_without_any_action_is_told_what_can_be_learned_of_it(source):
     save(source / "a.npz", frame=frames()[..., 0])
-    assert "no episode has actions. State" in refused(source)
+    with pytest.warns(UserWarning, match="no episode has actions.*train tokenizer.*--actions 4"):
+        (episode,) = run(source)
+    assert episode.discrete.shape == (T, 1) and not episode.action_mask.any()
+    shutil.rmtree(source.parent / "out")
     (episode,) = run(source, actions=ActionSpec((5, 2), 1))
     assert (episode.frame.shape, episode.discrete.shape, episode.continuous.shape) == ((T, 4, 5, 1), (T, 2), (T, 1))
     assert not episode.action_mask.any()
@@ -303,6 +306,10 @@ def images(source, *shapes):
         Image.fromarray(np.zeros(shape, np.uint8)).save(source / "bad.d" / f"{number}.png")
 
 
+def twin(source, name):
+    Image.open(source / "bad.d" / "0.png").save(source / "bad.d" / name)
+
+
 def bad(**changes):
     return lambda source: save(source / "bad.npz", **arrays(**changes))
 
@@ -379,6 +386,14 @@ BAD = [
     ("line 3: action is 'x', expected a number", sidecar("bad.actions.csv", "action\n0\nx\n")),
     ("line 2 has 1 values, expected 2", sidecar("bad.actions.csv", "action,reward\n0\n")),
     ("it names a column twice", sidecar("bad.actions.csv", "action,action\n0,1\n")),
+    ("it has an entry twice", sidecar("bad.actions.json", '{"action": [0, 1], "action": [1, 1]}')),
+    ("0.png and 0.webp have one name or number", lambda s: [images(s, (4, 5)), twin(s, "0.webp")]),
+    ("0.png and 00.png have one name or number", lambda s: [images(s, (4, 5)), twin(s, "00.png")]),
+    (
+        "bad.gif has its name and labels",
+        lambda s: [sidecar("bad.actions.csv", "action\n0\n")(s), (s / "bad.mp4").touch()],
+    ),
+    ("it is a data set, not an episode", lambda s: [(s / "bad.d").mkdir(), (s / "bad.d" / "dataset.json").touch()]),
     ("it is empty", sidecar("bad.actions.csv", "")),
     ("the columns of action are not", sidecar("bad.actions.csv", "action_0,action_2\n0,1\n")),
     ("it is no JSON object", sidecar("bad.actions.json", "[1]")),
@@ -567,6 +582,7 @@ def test_a_reward_beyond_32_bits_is_refused_and_nothing_else_is_said(source):
 
 
 TABLES = [
+    ("1,-0.5\n2,0\n", "its first line is ['1', '-0.5'], expected names of columns, such as action,reward"),
     (",action\n0,1\n", "column 1 has no name, as pandas writes its index"),
     ("action;reward\n1;0,5\n", "separated by semicolons"),
     ("action\treward\n1\t0\n", "separated by tabs"),

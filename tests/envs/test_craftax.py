@@ -9,12 +9,16 @@ import pytest
 
 from dreamer4.envs import CraftaxPixels
 from dreamer4.envs.craftax import LADDER, Picture, Reader
+from dreamer4.envs.craftax.effects import _GAINS as GAINS
+from dreamer4.envs.craftax.effects import effects
 from dreamer4.envs.craftax.picture import ITEMS
 from dreamer4.errors import InputError
 from dreamer4.types import Action
 
 
 pytest.importorskip("craftax")
+
+HERDS = ("zombies", "cows", "skeletons", "arrows")
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +138,61 @@ def test_a_reader_tells_every_tile_and_item_of_a_picture(env, scenes, life):
                 np.testing.assert_array_equal(read.thing[found["tiles"][i]], thing.ravel())
                 np.testing.assert_array_equal(found["items"][i], items)
                 assert (read.sleeps[found["tiles"][i]] == one.is_sleeping).all()
+
+
+def test_a_step_shows_the_effect_of_its_action_and_none_that_it_has_not(env, life):
+    reader = Reader(env.picture)
+    still = jax.tree.map(lambda x: jnp.asarray(x[0, 0]), life[1][0].world)
+    nobody = {n: getattr(still, n).replace(mask=jnp.zeros_like(getattr(still, n).mask)) for n in HERDS}
+    ground = jnp.full_like(still.map, 2).at[30, 30:34].set(jnp.array([4, 7, 13, 5]))
+    still = still.replace(**nobody, map=ground, player_position=jnp.array([31, 31]), player_direction=jnp.array(1))
+    still = still.replace(is_sleeping=jnp.array(False), inventory=jax.tree.map(lambda x: x * 0 + 3, still.inventory))
+    still = still.replace(**{n: jnp.array(5) for n in ("player_food", "player_drink", "player_energy")})
+
+    def made(item=None, by=0, block=2, mob=None, **other):
+        world = still.replace(map=ground.at[31, 30].set(block), **other)
+        if item is not None:
+            held = world if item.startswith("player") else world.inventory
+            held = held.replace(**{item: getattr(held, item) + by})
+            world = held if item.startswith("player") else world.replace(inventory=held)
+        if mob is not None:
+            herd = getattr(world, mob)
+            there = herd.replace(position=herd.position.at[0].set(jnp.array([31, 30])), mask=herd.mask.at[0].set(True))
+            world = world.replace(**{mob: there})
+        return world
+
+    steps = {
+        name: (action, made(block=was or 2), made(item, 1 if sign == "+" else -1, becomes or 2))
+        for name, (action, sign, item, was, becomes) in GAINS.items()
+    }
+    steps["eat_cow"] = 5, made(mob="cows"), made("player_food", 4)
+    steps["defeat_zombie"], steps["defeat_skeleton"] = ((5, made(mob=m), made()) for m in ("zombies", "skeletons"))
+    steps["sleep"] = 6, made(), made(is_sleeping=jnp.array(True))
+    steps["walk"] = 1, made(), made(player_position=jnp.array([31, 30]))
+    steps["turn"] = 4, made(), made(player_direction=jnp.array(4))
+    draw, stack = jax.jit(jax.vmap(env.picture)), lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        before, after = (env.symbols(np.asarray(draw(stack(side)))) for side in list(zip(*steps.values()))[1:])  # noqa: B905
+    action = np.array([step[0] for step in steps.values()])
+    told = effects(reader, before, after, action)
+    np.testing.assert_array_equal([told[name] for name in steps], np.eye(len(steps), dtype=bool))
+    assert told.keys() == steps.keys()
+    for wrong in (effects(reader, before, after, 0 * action), effects(reader, after, before, action)):
+        assert not any(shown.any() for shown in wrong.values())
+    assert env.effects({}, {}, action[:, None]) == {}
+
+
+def test_a_lived_step_shows_a_walk_where_the_player_went(env, life):
+    _, (states, steps, _) = life
+    read = {kind: np.moveaxis(x, 1, 0) for kind, x in env.symbols(steps.frame).items()}
+    before, after = ({k: x[:, cut] for k, x in read.items()} for cut in (np.s_[:-1], np.s_[1:]))
+    moved = np.diff(states.world.player_position, axis=0).swapaxes(0, 1)
+    way = np.select([(moved == w).all(-1) for w in ((0, -1), (0, 1), (-1, 0), (1, 0))], [1, 2, 3, 4], 0)
+    same = ~steps.is_first[1:].T
+    walked = env.effects(before, after, np.maximum(way, 1)[..., None])["walk"]
+    assert not walked[same & (way == 0)].any() and walked[same & (way > 0)].mean() > 0.9
+    back = np.array([0, 2, 1, 4, 3])[way]
+    assert not env.effects(before, after, back[..., None])["walk"][same].any()
 
 
 def told(world):

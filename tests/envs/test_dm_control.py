@@ -7,9 +7,9 @@ import pytest
 
 from dreamer4.config import EnvConfig
 from dreamer4.data import collect, random_policy
-from dreamer4.envs import make, seed_of
+from dreamer4.envs import HostEnvironment, blind, make, seed_of
 from dreamer4.errors import InputError
-from dreamer4.types import ActionSpec
+from dreamer4.types import Action, ActionSpec
 
 
 pytest.importorskip("dm_control")
@@ -43,6 +43,27 @@ def test_the_same_seeds_play_what_the_suite_plays_by_hand():
         assert np.abs(episode.frame - np.asarray(frames, float)).mean() < 20
         assert episode.length == 7 and not episode.is_terminal
     assert len({e.frame.tobytes() for e in episodes}) == 4
+
+
+def test_the_state_is_told_whether_pictures_are_drawn_or_not():
+    config = EnvConfig(id="cup-catch", kwargs={"size": 8, "max_steps": 6})
+    drawn, undrawn = make(config), blind(config)
+    assert isinstance(undrawn, HostEnvironment) and undrawn.senses == 8
+    simulator = dm_control.DMControlSimulator("ball-in-cup-catch", 8, "none", None)
+    simulator.reset(int(seed_of(jr.key(3))))
+    told = [[], []]
+    for states, env in zip(told, (drawn, undrawn), strict=True):
+        state, step = env.reset(key=jr.key(3))
+        for _ in range(3):
+            states.append(np.asarray(env.observe(state)))
+            state, step = env.step(state, Action(jnp.zeros(0, jnp.int32), jnp.array([0.5, -1.0])), key=jr.key(4))
+        assert (step.frame.max() == 0) == (env is undrawn)
+    for seen, other in zip(*told, strict=True):
+        np.testing.assert_array_equal(seen, other)
+        np.testing.assert_array_equal(seen, simulator.observation())
+        for _ in range(2):
+            simulator.step(np.zeros(0, np.int32), np.array([0.5, -1.0], np.float32))
+    assert np.ptp(np.stack(told[0]), axis=0).max() > 0.01
 
 
 def test_tasks_have_the_names_that_people_use_and_their_own_length():

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from probes import PROBES
 
 from dreamer4.data import random_action
 from dreamer4.envs import (
-    PROBES,
     CartPolePixels,
     CartPoleSwingup,
     CounterEnvironment,

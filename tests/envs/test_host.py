@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-import toy_gym  # noqa: F401
+import toy_gym
 from PIL import Image
 
 from dreamer4.config import EnvConfig
-from dreamer4.data import collect, random_policy, replay
-from dreamer4.envs import broken, is_sound, make, seed_of
+from dreamer4.data import AbstractPolicy, collect, random_policy, replay
+from dreamer4.envs import HostEnvironment, broken, is_sound, make, seed_of
 from dreamer4.errors import InputError
 from dreamer4.evaluation import play
 from dreamer4.types import Action, ActionSpec
@@ -126,6 +126,37 @@ def test_a_state_is_good_for_one_step():
     assert not is_sound(wrong, follows_last=False) and "cannot go back" in str(env.fault())
     with pytest.raises(InputError, match="cannot go back"):
         replay(env, [])
+
+
+class Script(AbstractPolicy):
+    """Walks by the parity of the light's place, at which it looks."""
+
+    env: HostEnvironment
+    start: float
+
+    def init(self):
+        return jnp.full(1, self.start)
+
+    def peek(self, memory, state):
+        return self.env.consult(state, toy_gym.place, memory)
+
+    def __call__(self, memory, time_step, action, action_mask, *, key):
+        return Action((memory.astype(jnp.int32) // 4) % 2, action.continuous), memory
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_script_sees_the_moment_that_its_action_leads_from(workers):
+    env = make(EnvConfig(id="toy_gym:toy/Walk-v0", kwargs={"size": [4, 20], "max_steps": 12}, workers=workers))
+    assert isinstance(env, HostEnvironment)
+    for episode in collect(env, Script(env, 0.0), episodes=5, num_envs=3, key=jr.key(1)):
+        places = episode.frame.sum((1, 3), dtype=int).argmax(1) // 2
+        np.testing.assert_array_equal(episode.discrete[1:, 0], places[:-1] % 2)
+
+
+def test_a_script_that_fails_is_told():
+    env = walk(max_steps=12)
+    with pytest.raises(InputError, match="was looked at and failed: OSError: too dark"):
+        collect(env, Script(env, -1.0), episodes=2, key=jr.key(1))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from probes import PROBES, ChosenReward, ConstantReward, DelayedReward, MatchedReward, ObservedReward
 
 from dreamer4.data import AbstractPolicy, collect, random_policy
-from dreamer4.envs import PROBES, ChosenReward, ConstantReward, DelayedReward, MatchedReward, ObservedReward
 from dreamer4.types import Action
 
 

@@ -44,5 +44,5 @@ def test_colours_are_distinct():
 
 
 def test_a_scale_below_one_is_refused():
-    with pytest.raises(InputError, match="scale 0"):
+    with pytest.raises(InputError, match="scale=0"):
         render(jnp.zeros((2, 2, 1), jnp.uint8), 0)

@@ -41,7 +41,7 @@ def test_a_mask_tells_the_components_of_each_task_and_nothing_where_none_lacks_o
 
 def test_tasks_are_found_by_name_or_number_and_others_refused():
     spec = spec_of(TASKS)
-    assert [spec.find_task(task) for task in ("swing", "goal", "0", "1")] == [0, 1, 0, 1]
+    assert [spec.find_task(task) for task in ("swing", "goal", "0", "1", 1)] == [0, 1, 0, 1, 1]
     with pytest.raises(InputError, match="--task: got 'fly', but the tasks of this agent are: 0 swing, 1 goal"):
         spec.find_task("fly")
     assert DataSpec((2, 2, 1), ActionSpec((2,)), 3).find_task("2") == 2

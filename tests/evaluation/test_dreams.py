@@ -19,6 +19,7 @@ from dreamer4.envs import CounterEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import Clips, Starts, anywhere, first_frames
 from dreamer4.evaluation.dreams import CEILING, LAST_REPEATED, NO_OP, SHUFFLED, DreamQuality, measure_dreams
+from dreamer4.evaluation.interactions import measure_interactions
 from dreamer4.nn import Entry, RingCache, Stream
 from dreamer4.training import encode_source
 
@@ -44,14 +45,14 @@ def symbols(frames):
 
 
 class Counter(AbstractNetwork):
-    """Knows the next state (count, action + 1), up to `blind` and `error`."""
+    """Knows the next state (count, action + 1), up to `blind` and `error`, and reads it out as long as heads ask."""
 
     blind: Bool[Array, ""]
     error: Float[Array, ""]
     grid: NoiseGrid = NoiseGrid(K_MAX)
     num_spatial: int = eqx.field(static=True, default=1)
     spatial_dim: int = eqx.field(static=True, default=2)
-    agent_dim: int = eqx.field(static=True, default=2)
+    agent_dim: int = eqx.field(static=True, default=4)
     context_length: int = eqx.field(static=True, default=4)
 
     def __call__(self, frames, task, segment=None):
@@ -59,7 +60,7 @@ class Counter(AbstractNetwork):
 
     def prefill(self, frames, task, segment=None):
         z = snap(frames.z)
-        return z, z[:, 0], Entry(z, z)
+        return z, self._readout(z[:, 0]), Entry(z, z)
 
     def drafts(self, frames, entries, segment=None):
         raise NotImplementedError
@@ -77,7 +78,10 @@ class Counter(AbstractNetwork):
         taken = jnp.where(self.blind, 0, action.discrete[0])
         following = jnp.stack([newest[0] + 1, taken + 1.0])
         kept = self.error * (action.discrete[0] == 2) * jnp.sin(7.0 * frame.z)
-        return following[None] + kept, None if task is None else z[0], Entry(z, z)
+        return following[None] + kept, None if task is None else self._readout(z[0]), Entry(z, z)
+
+    def _readout(self, state):
+        return jnp.concatenate([state, jnp.zeros_like(state)], -1)
 
 
 def agent(*, blind=False, error=0.0):
@@ -141,6 +145,38 @@ def perfect(perfect_world):
 @pytest.fixture(scope="module")
 def frames(perfect_world):
     return perfect_world[1]
+
+
+class Readable(CounterEnvironment):
+    """Its frames show the action that led to them, and one of its actions has an effect."""
+
+    def symbols(self, frames):
+        return symbols(frames)
+
+    def effects(self, before, after, action):
+        counts = after["count"][..., 0] == before["count"][..., 0] + 1
+        return {"chosen": counts & (action[..., 0] == 2) & (after["choice"][..., 0] == 3), "never": counts & False}
+
+
+def test_what_an_action_does_is_found_in_the_dreams_of_a_model_that_knows_actions_and_in_none_without(source):
+    found = {}
+    for blind in (False, True):
+        dreamer = agent(blind=blind)
+        told = measure_interactions(
+            dreamer,
+            source,
+            encode_source(dreamer, source),
+            Readable(length=LENGTH, num_actions=ACTIONS),
+            context_length=3,
+            most=20,
+            key=jr.key(0),
+        )
+        assert told.keys() == {"chosen"}
+        found[blind] = told["chosen"]
+    for blind, dreamt in ((False, 1.0), (True, 0.0)):
+        shown = found[blind]
+        assert (shown.dreamt.mean, shown.no_op.mean, shown.decoded.mean) == (dreamt, 0.0, 1.0)
+        assert shown.dreamt.episodes == 20 and shown.holds is not blind
 
 
 def test_a_perfect_model_is_exact_at_every_depth_and_every_number_of_steps(perfect):
@@ -287,10 +323,17 @@ def test_dreams_begin_where_what_follows_is_known(source):
             draw(unlabelled)
 
 
-@pytest.mark.parametrize(("context_length", "horizon"), [(5, 2), (0, 2), (1, 0)])
-def test_lengths_that_make_no_sense_are_refused(source, context_length, horizon):
+@pytest.mark.parametrize(
+    ("context_length", "horizon", "told"),
+    [
+        (5, 2, "got 5 context frames, expected 1 to 4"),
+        (0, 2, "got context_length=0, expected a whole number"),
+        (1, 0, "got horizon=0, expected a whole number"),
+    ],
+)
+def test_lengths_that_make_no_sense_are_refused(source, context_length, horizon, told):
     dreamer = agent()
-    with pytest.raises(InputError, match="context"):
+    with pytest.raises(InputError, match=told):
         measure_dreams(
             dreamer, source, jnp.zeros((source.num_frames, 1, 2)), first_frames(source, 2), levels=[0.0, 1.0],
             context_length=context_length, horizon=horizon, key=jr.key(0),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from agent.fakes import oracle
 from jaxtyping import Array, Float
+from probes import ChosenReward
 
-from dreamer4.envs import ChosenReward
 from dreamer4.errors import InputError
 from dreamer4.evaluation import evaluate, play
 from dreamer4.evaluation.planning import PlanningPolicy, mean_of_equals

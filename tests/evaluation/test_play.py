@@ -5,6 +5,7 @@ chosen at the first frame is the units digit, the next one the tens.
 """
 
 import dataclasses
+import importlib
 import sys
 from inspect import unwrap
 
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dreamer4.data import collect, find_problems
 from dreamer4.envs import AbstractEnvironment, CounterEnvironment
 from dreamer4.errors import InputError
-from dreamer4.evaluation import DreamerPolicy, evaluate
+from dreamer4.evaluation import DreamerPolicy, acting, evaluate
 from dreamer4.evaluation import play as play_policy
 from dreamer4.nn import ActionDistribution, Categorical, Normal
 from dreamer4.training import stack_members
@@ -315,13 +316,16 @@ def test_the_counter_pays_its_sum(terminates):
         ({"policy": "clone"}, "'clone', expected 'policy' or 'prior'"),
         ({"temperature": -1.0}, "temperature: got -1.0"),
         ({"temperature": float("nan")}, "temperature: got nan"),
-        ({"episodes": 0}, "episodes=0, expected at least 1"),
-        ({"batch_size": 0}, "batch_size=0, expected at least 1"),
+        ({"episodes": 0}, "episodes=0, expected a whole number of at least 1"),
+        ({"episodes": True}, "episodes=True, expected a whole number"),
+        ({"batch_size": 0}, "batch_size=0, expected a whole number of at least 1"),
         ({"key": 0}, "evaluate: key: got 0, expected a random key of JAX"),
     ],
 )
-def test_how_to_act_is_one_of_what_there_is(dreamer, settings, message):
-    with pytest.raises(InputError, match=message):  # without the suite's check of annotations, as users have it
+def test_how_to_act_is_one_of_what_there_is(dreamer, settings, message, monkeypatch):
+    # Without the suite's check of annotations, as users have it.
+    monkeypatch.setattr(importlib.import_module("dreamer4.evaluation.play"), "acting", unwrap(acting))
+    with pytest.raises(InputError, match=message):
         unwrap(evaluate)(dreamer, Tape(), **{"episodes": 4, "key": jr.key(0), **settings})
 
 

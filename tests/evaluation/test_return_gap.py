@@ -8,8 +8,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 from agent.fakes import OracleHead, OracleTokenizer, oracle
+from probes import DelayedReward
 
-from dreamer4.envs import DelayedReward
 from dreamer4.evaluation.return_gap import judge_returns, measure_return_gap
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from dreamer4.nn import ActionDistribution, Bernoulli, Bins, Categorical, Normal, SymexpTwoHot, symexp, symlog
+from dreamer4.nn import ActionDistribution, Bernoulli, Beta, Bins, Categorical, Normal, SymexpTwoHot, symexp, symlog
 from dreamer4.types import Action
 
 
@@ -32,6 +32,10 @@ def normal(seed=0, shape=()):
 
 def bins(seed=0, shape=()):
     return Bins(2 * jr.normal(jr.key(seed), (*shape, 5)))
+
+
+def beta(seed=0, shape=()):
+    return Beta(*(1.0 + jnp.exp(jr.normal(jr.key(seed), (2, *shape)))))
 
 
 def two_hot(seed=0):
@@ -56,7 +60,7 @@ def averaged(seed=0):
     return ActionDistribution((categorical(seed),), bins(seed + 1, (3,)), averaged=True)
 
 
-EVERY = [categorical, bernoulli, normal, bins, two_hot, mixed, discrete, continuous, averaged]
+EVERY = [categorical, bernoulli, normal, bins, beta, two_hot, mixed, discrete, continuous, averaged]
 every = pytest.mark.parametrize("make", EVERY, ids=lambda m: m.__name__)
 
 
@@ -131,6 +135,26 @@ def test_categorical():
     q = np.asarray(categorical(5).mean(), np.float64)
     assert abs(float(categorical().kl(categorical(5))) - stats.entropy(p, q)) < 1e-5
     assert abs(float(categorical().entropy()) - stats.entropy(p)) < 1e-5
+
+
+def test_beta():
+    ours, other = beta(), beta(5)
+    theirs = stats.beta(float(ours.alpha), float(ours.beta), loc=-1, scale=2)
+    assert stats.kstest(np.asarray(draws(ours)), theirs.cdf).pvalue > 1e-4
+    at = np.linspace(-0.99, 0.99, 9)
+    assert distance(jax.vmap(ours.log_prob)(jnp.asarray(at)), theirs.logpdf(at)) < 1e-4
+    assert distance(ours.mean(), theirs.mean()) < 1e-6 and distance(ours.entropy(), theirs.entropy()) < 1e-5
+    across = stats.beta(float(other.alpha), float(other.beta), loc=-1, scale=2)
+    integral = integrate.quad(lambda x: theirs.pdf(x) * (theirs.logpdf(x) - across.logpdf(x)), -1, 1)[0]
+    assert abs(float(ours.kl(other)) - integral) < 1e-4
+    # Divided by a temperature the density keeps its mode, and the log-density its shape.
+    cold = ours.tempered(0.5)
+    assert distance(cold.mode(), ours.mode()) < 1e-6
+    rise = jax.vmap(cold.log_prob)(jnp.asarray(at)) - 2 * jax.vmap(ours.log_prob)(jnp.asarray(at))
+    assert distance(rise, rise[0]) < 1e-4
+    assert np.isfinite(
+        jax.vmap(jax.grad(lambda x, d: d.log_prob(x), argnums=1), (0, None))(jnp.array([-1.0, 1.0]), ours).alpha
+    ).all()
 
 
 @pytest.mark.parametrize("logit", [-3.0, 0.2, 40.0])

@@ -16,11 +16,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dreamer4 import data, envs
+from dreamer4 import data, envs, hub
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer, Memory, find_checkpoint, read_description
 from dreamer4.run.metrics import read_metrics
-from dreamer4.serving.play.stage import find_agent
 from dreamer4.training import encode_source, stream
 from dreamer4.types import Action, to_float
 
@@ -33,7 +32,7 @@ GROWTH = 0.02
 
 def dream(steps: int) -> dict[str, Any]:
     """Dreams on without an end, far beyond an episode's, and looks at the size of what is dreamt and of the process."""
-    path = find_checkpoint(find_agent("catch"))
+    path = find_checkpoint(hub.local("catch"))
     dreamer, (config, _) = Dreamer.load(path), read_description(path)
     env = envs.make(config.env)
     episodes = data.collect(env, data.random_policy(env.spec), episodes=EPISODES, key=stream(0, "evaluate"))

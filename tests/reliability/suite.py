@@ -25,9 +25,9 @@ from dreamer4 import checkpoint
 from dreamer4.checkpoint.manifest import library_versions
 from dreamer4.errors import InputError, nearest
 from dreamer4.files import check_place, read_bytes, write_atomically
+from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.metrics import read_metrics
-from dreamer4_cli import run as work
 from dreamer4_cli.console import ProgressBar
 from tests.reliability import devices as other_devices
 from tests.reliability import endurance, faults
@@ -239,10 +239,10 @@ def reliability(names: Sequence[str], *, quick: bool, out: Path, place: Path) ->
     facts = {
         "command": "python -m benchmarks reliability" + " --quick" * quick,
         "level": "quick" if quick else "full",
-        "device": work.device(),
+        "device": device(),
         "versions": library_versions(),
     }
-    commit = work.source_commit() or "unknown"
+    commit = source_commit() or "unknown"
     rows = _done(out, facts)
     check_place(out)
     if place.exists():

@@ -55,10 +55,11 @@ def test_a_long_line_is_thinned_but_keeps_its_spike():
 
 
 def test_intervals_lie_where_their_numbers_say():
-    block = intervals({"a": Estimate(mean=0, low=-1, high=1, episodes=1)})
-    assert (0 - block.start) / block.length == pytest.approx(0.5)
-    assert len(block.ticks) >= 3 and all(block.start <= t <= block.start + block.length for t in block.ticks)
-    assert "No finite" in intervals({"a": Estimate(mean=0, low=math.nan, high=1, episodes=1)}).text
+    html = intervals({"a": Estimate(mean=0, low=-1, high=1, episodes=1)})
+    assert 'class="point" style="left:50.00%"' in html
+    ticks = [float(at) for at in re.findall(r'<i style="left:(-?[\d.]+)%"', html)]
+    assert len(ticks) >= 3 and all(0 <= at <= 100 for at in ticks)
+    assert "No finite" in intervals({"a": Estimate(mean=0, low=math.nan, high=1, episodes=1)})
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,18 @@ def test_numbers_are_short(value, text):
 
 def test_returns_show_their_sign():
     assert (signed(0.934), signed(-0.6), signed(-1234.5)) == ("+0.93", "−0.60", "−1234")
+
+
+def test_an_area_around_a_line_is_within_the_axes():
+    def ticks(area):
+        svg = line_chart([Line([0, 1], [1.0, 1.0], around=area)], title="t", x_label="step")
+        assert ("fill-opacity" in svg) == (area is not None)
+        return re.findall(r">([^<>]+)</text>", svg)
+
+    assert "5" in ticks(([0.0, 0.0], [9.0, 9.0])) and "5" not in ticks(None)
+
+
+def test_small_numbers_at_an_axis_are_told_apart():
+    svg = line_chart([Line([0, 1], [0.01, 0.04])], title="t", x_label="step")
+    ticks = re.findall(r">(0\.[^<>]+)</text>", svg)
+    assert "0.02" in ticks and len(ticks) == len(set(ticks))

@@ -13,7 +13,7 @@ from dreamer4.reporting import Report, write_report
 from dreamer4.reporting.page import Page as Document
 from dreamer4.reporting.page import Section, render
 from dreamer4.reporting.report import frame_grid, horizons, report_page
-from dreamer4.reporting.world import accuracy, world_blocks
+from dreamer4.reporting.world import world_blocks
 
 
 NAN, INF = float("nan"), float("inf")
@@ -38,6 +38,10 @@ def curves(level):
         "ssim": None,
         "mean": {"exact": level, "psnr": 24.5, "ssim": None},
     }
+
+
+def share(mean, low):
+    return {"mean": mean, "low": low, "high": min(mean + 0.15, 1.0), "episodes": 64, "frame": None}
 
 
 def world(text):
@@ -67,6 +71,10 @@ def world(text):
         ],
         "frames": [3, 3],
         "heads": {text: {"reward": {**scores, "mae": 0.125}, "end": scores}},
+        "interactions": {
+            text: {"dreamt": share(0.75, 0.6), "no_op": share(0.1, 0.05), "decoded": share(1.0, 0.9)},
+            "place_table": {"dreamt": share(0.75, 0.2), "no_op": share(0.1, 0.05), "decoded": share(1.0, 0.9)},
+        },
         "returns": {"episodes": 50, "difference": 0.5, "low": 0.25, "high": 0.75, "alarm": True, "verdict": text},
     }
 
@@ -79,6 +87,7 @@ def full(text="plain", shape=(10, 5, 1), count=3):
         provenance={text: text},
         packages={text: text},
         returns={"random": row, "data": row.model_copy(update={"mean": -0.6}), "imagination": row, text: row},
+        by_task={text: {"cloned": row}, "other": {"cloned": row, text: row}},
         metrics=[
             {
                 "phase": text,
@@ -148,6 +157,9 @@ def test_what_is_known_of_the_world_model_is_told():
     shown = "".join(Page(render_report(full())).text)
     for text in ("K = 16", "+7.2 dB", "+12.5 dB", "−3.5 dB".replace("−", "-"), "0.71", "12.5%", "n/a", "50 real"):
         assert text in shown, text
+    # The second one's interval meets that of no-op actions.
+    for text in ("place table", "75 (60-90)", "10 (5-25)", "1 of 2 interactions are dreamt"):
+        assert text in shown, text
     assert shown.index("K = 4") < shown.index("K = 16")
 
 
@@ -156,7 +168,7 @@ def test_shares_of_exact_frames_are_shown_where_the_tokenizer_is_exact_at_times(
     record = world("plain")
     record["controls"] = {"plain": curves(0.1), CEILING: curves(tokenizer)}
     quality = DreamQuality.model_validate(record)
-    html = show(*accuracy(quality), *world_blocks(quality))
+    html = show(*world_blocks(quality))
     assert (">exact<" in html) == ("frames dreamt exactly right" in html) == ("Share of exact frames" in html) == shown
 
 

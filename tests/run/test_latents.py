@@ -21,3 +21,16 @@ def test_latents_are_taken_over_once_and_stay_those_of_both(tmp_path):
     shard.write_bytes(b"others")
     take_over(theirs.path, ours)
     assert taken.read_bytes() == b"latents"
+
+
+def test_what_is_taken_from_a_closed_run_is_our_own(tmp_path):
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    store = theirs / "latents" / "a-b"
+    store.mkdir(parents=True)
+    ours.mkdir()
+    (store / "shard-00000.npy").write_bytes(b"x")
+    for folder in (store, store.parent):  # a shared disk, readable and no more
+        folder.chmod(0o555)
+    take_over(theirs, RunFolder(ours))
+    assert (ours / "latents" / "a-b" / "shard-00000.npy").read_bytes() == b"x"
+    assert all(folder.stat().st_mode & 0o200 for folder in (ours / "latents", ours / "latents" / "a-b"))

@@ -130,9 +130,10 @@ class TestWorld:
         ("arguments", "message"),
         [
             ({"context_length": 4}, "expected 1 to 3"),
-            ({"context_length": 0}, "expected 1 to 3"),
-            ({"max_steps": 0}, "at least 1 of each"),
-            ({"num_starts": 0}, "at least 1 of each"),
+            ({"context_length": 0}, "context_length=0"),
+            ({"num_starts": True}, "num_starts=True"),
+            ({"max_steps": 0}, "max_steps=0, expected"),
+            ({"num_starts": 0}, "num_starts=0, expected"),
             ({"num_steps": 3}, "divides k_max = 4"),
             ({"num_steps": 8}, "divides k_max = 4"),
             ({"dataset": None}, "data"),

@@ -8,8 +8,9 @@ import pytest
 
 from dreamer4.data import random_policy
 from dreamer4.errors import InputError
+from dreamer4.evaluation.statistics import rate
 from dreamer4.study import read_study, work
-from dreamer4.study.rows import Row, publish, read_row, row_file, table
+from dreamer4.study.rows import Row, publish, rates_table, read_row, row_file, table
 from dreamer4.study.work import check_comparisons, run_study
 
 
@@ -95,6 +96,15 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "study.yaml"]
 
 
+def test_a_cell_is_asked_for_by_some_of_its_values(tmp_path):
+    asked = study(tmp_path)
+    names = [cell.name for cell in asked.cells(["prediction=x"])]
+    assert names == [cell.name for cell in asked.cells() if "prediction=x" in cell.name] and len(names) > 1
+    assert [cell.name for cell in asked.cells(["prediction=x,labelled=0.5"])] == ["labelled=0.5,prediction=x"]
+    with pytest.raises(InputError, match="no cell 'prediction=x,labelled=0.7'"):
+        asked.cells(["prediction=x,labelled=0.7"])
+
+
 def test_a_study_trains_what_is_shared_once_and_goes_on_where_it_was(tmp_path):
     quick = study(tmp_path).made_quick()
     one, both = ["labelled=0.5,prediction=x"], ["labelled=0.5,prediction=x", "labelled=0.5,prediction=v"]
@@ -124,6 +134,14 @@ def test_the_best_of_one_side_is_set_against_the_best_of_the_other(tmp_path):
     assert line == "| gain | +2 (+1 to +3) |"
 
 
+def test_comparisons_can_be_shares_of_a_range(tmp_path):
+    """From the mean of one measure, as 0, to that of another, as 1: here from 1 to 5."""
+    asked = study(tmp_path, TEXT + "compare: {gain: [[a], [b]]}\nscale: [low, high]\n")
+    values = {"a": (4.0, 6.0), "b": (2.0, 2.0), "low": (0.0, 2.0), "high": (4.0, 6.0)}
+    (line,) = [x for x in table([row(values, ((0, 0), (0, 1)))], asked).splitlines() if "gain" in x]
+    assert line == "| gain | +0.75 (+0.5 to +1) |"
+
+
 def test_a_comparison_of_what_is_not_measured_is_refused_before_any_work(tmp_path):
     asked = study(tmp_path, TEXT.replace("[dreams]", "[return]") + "compare: {gain: [[imagination], [cloned, clon]]}")
     with pytest.raises(InputError, match="measures no 'clon'. Did you mean cloned"):
@@ -146,11 +164,10 @@ def test_a_preset_can_be_an_axis(tmp_path):
 
 def test_baselines_play_the_same_episodes_as_random_play(tmp_path, monkeypatch):
     """So random play in the place of a baseline has the return of `random`; nothing but data is made for it."""
-    monkeypatch.setattr(work, "OFFLINE", ("clone",))
-    monkeypatch.setattr(
-        work, "train_offline", lambda name, data, *_, **__: SimpleNamespace(policy=random_policy(data.spec))
-    )
-    monkeypatch.setattr(work, "replace", lambda policy, mode: policy)
+    monkeypatch.setattr(work, "suited", lambda action: ("clone",))
+    trained = lambda _, name, data, *__: SimpleNamespace(policy=random_policy(data.spec))  # noqa: E731
+    monkeypatch.setattr(work.offline, "train", trained)
+    monkeypatch.setattr(work.offline, "acting", lambda trained, *_: trained.policy)
     text = TEXT.replace("measure: [dreams]", "measure: [references]").replace("seeds: 2", "seeds: 1")
     asked = study(tmp_path, text.replace("data.episodes=8", "data.episodes=8, evaluation.episodes=4"))
     (cell,) = asked.cells(["labelled=1,prediction=x"])
@@ -159,6 +176,18 @@ def test_baselines_play_the_same_episodes_as_random_play(tmp_path, monkeypatch):
     assert values["random"] == values["clone from frames"] == values["clone from frames, greedy"]
     assert values.keys() == {"random", "data", "clone from frames", "clone from frames, greedy"}
     assert [path.name.partition("-")[0] for path in sorted((tmp_path / "runs").iterdir())] == ["data", "measured"]
+
+
+def test_how_often_events_happen_is_told_of_each_policy():
+    seeds = [
+        {"wood": rate(8, 10, frame=3.0), "iron": rate(0, 10)},
+        {"wood": rate(6, 10, frame=5.0), "iron": rate(0, 10)},
+    ]
+    one, two = (
+        row({}, ((0, 0), (1, 0))[:n]).model_copy(update={"rates": {"cloned": tuple(seeds[:n])}}) for n in (1, 2)
+    )
+    assert rates_table(one).splitlines()[2] == "| cloned | 80 (49-94.3) @ 3 | 0 (0-27.8) |"
+    assert rates_table(two).splitlines()[2] == "| cloned | 70 (60-80) @ 4 | 0 (0-0) |"
 
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

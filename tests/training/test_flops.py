@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers import EXTRA
 
 from dreamer4.config import PRESETS, Config, load, override
 from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics.shortcut import Levels, NoisyFrames
+from dreamer4.run.sizes import data_spec
 from dreamer4.training import build_phase
 from dreamer4.training.flops import (
     decoder_flops,
@@ -21,7 +23,6 @@ from dreamer4.training.flops import (
     step_flops,
 )
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
-from dreamer4_cli.describe import data_spec
 
 
 SPEC = DataSpec((16, 16, 3), ActionSpec((4,)))
@@ -230,8 +231,8 @@ def transformer_parameters(config, slots) -> int:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_parameters_of_every_preset(preset):
-    if library := {"dmc": "dm_control", "craftax": "craftax"}.get(preset):
-        pytest.importorskip(library)
+    if preset in EXTRA:
+        pytest.importorskip(EXTRA[preset])
     config = load(preset)
     spec = data_spec(config)
     dreamer = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))

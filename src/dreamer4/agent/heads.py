@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dreamer4.config import AgentConfig, ContinuousConfig
 from dreamer4.errors import InputError, nearest
-from dreamer4.nn import MLP, ActionDistribution, Bernoulli, Bins, Categorical, Linear, Normal, SymexpTwoHot
+from dreamer4.nn import MLP, ActionDistribution, Bernoulli, Beta, Bins, Categorical, Linear, Normal, SymexpTwoHot
 from dreamer4.types import ActionSpec
 
 
@@ -31,7 +31,7 @@ class AbstractContinuous(eqx.Module):
     size: eqx.AbstractVar[int]
 
     @abstractmethod
-    def __call__(self, raw: Float[Array, "*dims D {self.size}"]) -> Normal | Bins:
+    def __call__(self, raw: Float[Array, "*dims D {self.size}"]) -> Normal | Bins | Beta:
         """Returns the distribution of each dimension."""
 
 
@@ -59,8 +59,19 @@ class NormalActions(AbstractContinuous):
         return Normal(jnp.tanh(raw[..., 0]), low - low * jax.nn.sigmoid(raw[..., 1]))
 
 
+class BetaActions(AbstractContinuous):
+    """A Beta distribution with one mode, broad at first."""
+
+    size: int = eqx.field(static=True, default=2)
+
+    def __call__(self, raw: Float[Array, "*dims D {self.size}"]) -> Beta:
+        exponents = 1.0 + jax.nn.softplus(raw)
+        return Beta(exponents[..., 0], exponents[..., 1])
+
+
 CONTINUOUS: dict[str, Callable[[ContinuousConfig], AbstractContinuous]] = {
     "bins": lambda config: BinnedActions(size=config.bins),
+    "beta": lambda config: BetaActions(),
     "normal": lambda config: NormalActions(least_scale=config.least_scale),
 }
 

@@ -1,13 +1,14 @@
 """The network of a model-free agent, and the policy that plays it: the last few frames in, action and value out."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt8
 
 from dreamer4.data import AbstractPolicy
 from dreamer4.nn import ActionDistribution, Categorical, Linear, Normal
@@ -54,11 +55,13 @@ class ActorCritic(eqx.Module):
     """A policy and a value on shared features of the newest frames.
 
     Frames of up to `FLAT_VALUES` values pass one hidden layer. Larger ones pass convolutions that halve them until the
-    longer side has at most 12 pixels, or one of stride 1 if it has. A hidden layer and two linear heads follow.
+    longer side has at most 12 pixels, or one of stride 1 if it has. A hidden layer and two linear heads follow. Of
+    several tasks the one asked for adds a learned vector to the units of the first hidden layer.
     """
 
     convolutions: tuple[Convolution, ...]
     hidden: tuple[Linear, ...]
+    task: Linear | None
     actor: Linear
     critic: Linear
     log_scale: Float[Array, " dims"]
@@ -69,7 +72,7 @@ class ActorCritic(eqx.Module):
         """Builds the network.
 
         Args:
-            spec: frames and actions.
+            spec: frames, actions and number of tasks.
             num_frames: newest frames of an episode that it sees.
             hidden_size: units of a hidden layer.
             key: randomness of the weights.
@@ -87,6 +90,7 @@ class ActorCritic(eqx.Module):
         self.hidden = tuple(
             orthogonal(a, b, math.sqrt(2), key=keys.pop()) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
         )
+        self.task = orthogonal(spec.num_tasks, hidden_size, math.sqrt(2), key=key) if spec.num_tasks > 1 else None
         self.num_classes = spec.action.num_classes
         dims = spec.action.continuous_dim
         # A small read-out, so that the first policy is close to uniform.
@@ -95,19 +99,23 @@ class ActorCritic(eqx.Module):
         self.log_scale = jnp.zeros(dims)
         self.frames_shape = (num_frames, *spec.frame_shape)
 
-    def __call__(self, frames: UInt8[Array, "N H W C"]) -> tuple[ActionDistribution, Float[Array, ""]]:
+    def __call__(
+        self, frames: UInt8[Array, "N H W C"], task: Int[Array, ""] | int = 0
+    ) -> tuple[ActionDistribution, Float[Array, ""]]:
         """Returns the policy and the value of the newest frame.
 
         Args:
             frames: the newest frames, the newest last.
+            task: id of the task that is asked for.
         """
         x = to_float(frames)
         x = jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1)
         for layer in self.convolutions:
             x = jax.nn.relu(layer(x))
         x = x.reshape(-1)
+        told = 0.0 if self.task is None else self.task(jax.nn.one_hot(task, self.task.weight.shape[0]))
         for layer in self.hidden:
-            x = jax.nn.relu(layer(x))
+            x, told = jax.nn.relu(layer(x) + told), 0.0
         out, splits = self.actor(x), [sum(self.num_classes[: i + 1]) for i in range(len(self.num_classes))]
         *logits, loc = jnp.split(out, splits)
         distribution = ActionDistribution(tuple(map(Categorical, logits)), Normal(loc, self.log_scale))
@@ -121,27 +129,33 @@ class ActorCritic(eqx.Module):
 
 
 class NetworkPolicy(AbstractPolicy):
-    """Plays by a trained network; its memory is the newest frames.
+    """Plays by a trained network; its memory is the newest frames and the task.
 
     Attributes:
         network: the network.
         mode: draw from its distribution, or take the most likely action.
         temperature: divides the logits of discrete components, scales the spread of continuous ones.
+        prompt: tells the task by the state of the environment, `AbstractEnvironment.prompt`; None: it is task 0.
     """
 
     network: ActorCritic
     mode: Literal["sample", "mode"] = eqx.field(default="sample", static=True)
     temperature: float = 1.0
+    prompt: Callable[[PyTree], Int[Array, ""]] | None = None
 
-    def init(self) -> UInt8[Array, "N H W C"]:
-        return jnp.zeros(self.network.frames_shape, jnp.uint8)
+    def init(self) -> tuple[UInt8[Array, "N H W C"], Int[Array, ""]]:
+        return jnp.zeros(self.network.frames_shape, jnp.uint8), jnp.zeros((), jnp.int32)
+
+    def peek(self, memory: PyTree, state: PyTree) -> PyTree:
+        return memory if self.prompt is None else (memory[0], self.prompt(state))
 
     def __call__(
         self, memory: PyTree, time_step: TimeStep, action: Action, action_mask: Bool[Array, ""], *, key: PRNGKeyArray
     ) -> tuple[Action, PyTree]:
-        memory = self.network.remember(memory, time_step.frame, time_step.is_first)
-        distribution, _ = self.network(memory)
-        return choose(distribution, self.mode, self.temperature, key=key), memory
+        frames, task = memory
+        frames = self.network.remember(frames, time_step.frame, time_step.is_first)
+        distribution, _ = self.network(frames, task)
+        return choose(distribution, self.mode, self.temperature, key=key), (frames, task)
 
 
 def choose(

@@ -4,8 +4,6 @@ A player has a goal at each moment, which its style chooses, and pursues it by t
 the goal is reached grow until they touch the player, who steps, or digs, towards them.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -276,16 +274,15 @@ def _grid(world: Any, *herds: Any) -> Bool[Array, "64 64"]:
 STYLES = (expert, gatherer, explorer, wanderer)
 
 
-def _player(style: int, env: AbstractEnvironment) -> CraftaxPlayer:
+def craftax_player(style: int, env: AbstractEnvironment) -> CraftaxPlayer:
+    """Returns the player of a number among `STYLES`.
+
+    Raises:
+        InputError: if the environment is another.
+    """
     if not isinstance(env, CraftaxPixels):
         raise InputError(
             f"data.policy: {STYLES[style].__name__} looks into the world of Craftax-Classic-pixels, got "
             f"{type(env).__name__}. Choose another policy, or leave env.sticky_actions at 0."
         )
     return CraftaxPlayer(jnp.asarray(style, jnp.int32))
-
-
-# By the name that `data.policy` gives; built for an environment, which they refuse if they cannot look into it.
-PLAYERS: dict[str, Callable[[AbstractEnvironment], AbstractPolicy]] = {
-    style.__name__: partial(_player, i) for i, style in enumerate(STYLES)
-}

@@ -19,6 +19,7 @@ class Decisions(eqx.Module):
         frame: the frames of all episodes, one behind the other.
         row: the frame decided at; the frame it led to is the next one.
         first: the first frame of its episode.
+        task: id of the task that was asked for.
         action: what was decided.
         reward: what arrived with the frame it led to.
         is_terminal: whether that frame terminated the episode.
@@ -30,6 +31,7 @@ class Decisions(eqx.Module):
     frame: UInt8[Array, "N H W C"]
     row: Int[Array, " D"]
     first: Int[Array, " D"]
+    task: Int[Array, " D"]
     action: Action
     reward: Float[Array, " D"]
     is_terminal: Bool[Array, " D"]
@@ -58,6 +60,7 @@ class Decisions(eqx.Module):
             frame=join([e.frame for e in episodes], jnp.uint8),
             row=join([k + s for k, s in zip(known, starts, strict=True)], jnp.int32),
             first=join([np.full(len(k), s) for k, s in zip(known, starts, strict=True)], jnp.int32),
+            task=join([np.full(len(k), e.task) for e, k in pairs], jnp.int32),
             action=Action(
                 join([e.discrete[1:][k] for e, k in pairs], jnp.int32),
                 join([e.continuous[1:][k] for e, k in pairs], jnp.float32),

@@ -94,7 +94,7 @@ def cloning_loss(
 ) -> Float[Array, ""]:
     """Returns the negative log-likelihood of a decision, nats."""
     del average
-    distribution, _ = network(decisions.seen(index, network.frames_shape[0]))
+    distribution, _ = network(decisions.seen(index, network.frames_shape[0]), decisions.task[index])
     return -distribution.log_prob(jax.tree.map(lambda x: x[index], decisions.action))
 
 
@@ -113,8 +113,12 @@ def conservative_gap(q: Float[Array, " A"], action: Int[Array, ""]) -> Float[Arr
     return jax.nn.logsumexp(q) - q[action]
 
 
-def _q(network: ActorCritic, frames: UInt8[Array, "N H W C"]) -> tuple[Float[Array, " A"], Float[Array, ""]]:
-    distribution, value = network(frames)
+def _q(
+    network: ActorCritic, decisions: Decisions, index: Int[Array, ""], *, ahead: int = 0
+) -> tuple[Float[Array, " A"], Float[Array, ""]]:
+    """Returns the values of actions, and that of what is seen, at a decision or behind it."""
+    seen = decisions.seen(index, network.frames_shape[0], ahead=ahead)
+    distribution, value = network(seen, decisions.task[index])
     return distribution.discrete[0].logits, value
 
 
@@ -131,11 +135,11 @@ class CQLLoss(eqx.Module):
     def __call__(
         self, network: ActorCritic, average: ActorCritic, decisions: Decisions, index: Int[Array, ""]
     ) -> Float[Array, ""]:
-        frames, action = network.frames_shape[0], decisions.action.discrete[index, 0]
-        q, _ = _q(network, decisions.seen(index, frames))
-        coming = decisions.seen(index, frames, ahead=1)
-        chosen = jnp.argmax(_q(network, coming)[0])
-        future = jnp.where(decisions.is_terminal[index], 0.0, _q(average, coming)[0][chosen])
+        action = decisions.action.discrete[index, 0]
+        q, _ = _q(network, decisions, index)
+        chosen = jnp.argmax(_q(network, decisions, index, ahead=1)[0])
+        coming = _q(average, decisions, index, ahead=1)[0][chosen]
+        future = jnp.where(decisions.is_terminal[index], 0.0, coming)
         target = jax.lax.stop_gradient(decisions.reward[index] + self.discount * future)
         return 0.5 * jnp.square(q[action] - target) + self.alpha * conservative_gap(q, action)
 
@@ -153,11 +157,10 @@ class IQLLoss(eqx.Module):
     def __call__(
         self, network: ActorCritic, average: ActorCritic, decisions: Decisions, index: Int[Array, ""]
     ) -> Float[Array, ""]:
-        frames, action = network.frames_shape[0], decisions.action.discrete[index, 0]
-        now = decisions.seen(index, frames)
-        q, value = _q(network, now)
-        slow = jax.lax.stop_gradient(_q(average, now)[0][action])
-        _, ahead = _q(average, decisions.seen(index, frames, ahead=1))
+        action = decisions.action.discrete[index, 0]
+        q, value = _q(network, decisions, index)
+        slow = jax.lax.stop_gradient(_q(average, decisions, index)[0][action])
+        _, ahead = _q(average, decisions, index, ahead=1)
         future = jnp.where(decisions.is_terminal[index], 0.0, ahead)
         target = jax.lax.stop_gradient(decisions.reward[index] + self.discount * future)
         return expectile_loss(slow - value, self.expectile) + jnp.square(q[action] - target)
@@ -168,7 +171,7 @@ def advantages_of_data(network: ActorCritic, decisions: Decisions) -> Float[Arra
     """Returns `Q(s, a) - V(s)` of each decision."""
 
     def one(index):
-        q, value = _q(network, decisions.seen(index, network.frames_shape[0]))
+        q, value = _q(network, decisions, index)
         return q[decisions.action.discrete[index, 0]] - value
 
     return each(one, decisions)
@@ -215,11 +218,6 @@ def _conditioned(data: OfflineData, settings: OfflineConfig, progress: Progress,
 def _valued(
     loss: CQLLoss | IQLLoss, data: OfflineData, settings: OfflineConfig, progress: Progress, key: PRNGKeyArray
 ) -> tuple[Fitted, Decisions]:
-    action = data.spec.action
-    if len(action.num_classes) != 1 or action.continuous_dim:
-        raise InputError(
-            f"baseline offline: CQL and IQL are of one discrete action, and the data has {action}. Name the others."
-        )
     network_key, fit_key = jr.split(key)
     network = ActorCritic(data.spec, settings.num_frames, settings.hidden, key=network_key)
     decisions, limits = Decisions.of(data.train), {"steps": settings.value_steps, "progress": progress}
@@ -260,6 +258,22 @@ OFFLINE: dict[str, Callable[[OfflineData, OfflineConfig, Progress, PRNGKeyArray]
 }
 
 
+def suited(spec: DataSpec) -> tuple[str, ...]:
+    """Returns the names of `OFFLINE` for such data: values are of one discrete action, a wish is of one task."""
+    values = len(spec.action.num_classes) == 1 and not spec.action.continuous_dim
+    fits = {"cql": values, "iql": values, "conditioned": spec.num_tasks == 1}
+    return tuple(name for name in OFFLINE if fits.get(name, True))
+
+
+def check_baseline(name: str, spec: DataSpec) -> None:
+    """Raises an `InputError` if there is no such baseline, or not for such data."""
+    if name not in OFFLINE:
+        raise InputError(f"baseline offline: unknown {name!r}. {nearest(name, OFFLINE)}")
+    if name not in suited(spec):
+        of, has = ("task", spec.num_tasks) if name == "conditioned" else ("discrete action", spec.action)
+        raise InputError(f"baseline offline: {name} is of one {of}, and the data has {has}.")
+
+
 def train_offline(
     name: str, data: OfflineData, settings: OfflineConfig, *, progress: Progress = None, key: PRNGKeyArray
 ) -> Offline:
@@ -275,8 +289,7 @@ def train_offline(
     Raises:
         InputError: if there is no such baseline, if no episode is held out, or if the actions do not fit it.
     """
-    if name not in OFFLINE:
-        raise InputError(f"baseline offline: unknown {name!r}. {nearest(name, OFFLINE)}")
+    check_baseline(name, data.spec)
     if not data.held_out:
         raise InputError("baseline offline: the data set holds no episodes out. Make one with --held-out 0.1.")
     return OFFLINE[name](data, settings, progress, key)
@@ -298,7 +311,7 @@ def with_entropy(offline: Offline, data: OfflineData, entropy: float) -> Offline
     @eqx.filter_jit
     def mean_entropy(network, held_out, temperature):
         def one(index):
-            distribution, _ = network(held_out.seen(index, network.frames_shape[0]))
+            distribution, _ = network(held_out.seen(index, network.frames_shape[0]), held_out.task[index])
             return distribution.tempered(temperature).entropy()
 
         return each(one, held_out).mean()

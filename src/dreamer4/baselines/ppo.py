@@ -7,9 +7,6 @@ decision and is left out of every mean, but its value is what a time limit is bo
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,23 +16,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, UInt8
 
-from dreamer4 import checkpoint
 from dreamer4.baselines.actor_critic import ActorCritic, NetworkPolicy
+from dreamer4.baselines.learned import LOOKS, TrainingRun, runs_of
 from dreamer4.config import PPOConfig
-from dreamer4.dreamer import spec_from_json, spec_to_json
 from dreamer4.envs import AbstractEnvironment, check_environment
-from dreamer4.errors import InputError
-from dreamer4.types import Action, DataSpec, TimeStep, within_bounds
-
-
-# How far a stage of training has come, from the untrained policy's return to the best one.
-STAGES = {"early": 1 / 3, "middle": 2 / 3, "late": 1.0}
-
-# Stretches of training between two looks from the host; each leaves a snapshot and a point of the learning curve.
-_CHUNKS = 50
-
-# What a checkpoint of a policy calls itself.
-_KIND = "ppo"
+from dreamer4.types import Action, TimeStep, within_bounds
 
 
 def advantages(
@@ -230,45 +215,13 @@ def _advance(
     return eqx.filter_vmap(run)(states, keys)
 
 
-@dataclass(frozen=True)
-class PPORun:
-    """What came of one training seed.
-
-    Attributes:
-        snapshots: the network at the end of each stretch of training, on the host.
-        steps: environment steps made by then.
-        returns: mean return of the episodes that ended within the stretch; NaN if none did.
-    """
-
-    snapshots: tuple[ActorCritic, ...]
-    steps: tuple[int, ...]
-    returns: tuple[float, ...]
-
-    def index(self, stage: str) -> int:
-        """Returns which snapshot a stage of training is.
-
-        Args:
-            stage: `early` and `middle` are the first snapshots whose return has come a third and two thirds of the way
-                from the first return to the best; `late` is the last snapshot.
-        """
-        known = np.array(self.returns)
-        if stage == "late" or np.isnan(known).all():
-            return len(self.snapshots) - 1
-        first = known[np.flatnonzero(~np.isnan(known))[0]]
-        return int(np.argmax(known >= first + STAGES[stage] * (np.nanmax(known) - first)))
-
-    def policy(self, stage: str = "late") -> NetworkPolicy:
-        """Returns the policy of a stage of training; see `index`."""
-        return NetworkPolicy(jax.tree.map(jnp.asarray, self.snapshots[self.index(stage)]))
-
-
 def train_ppo(
     config: PPOConfig,
     env: AbstractEnvironment,
     *,
     keys: Sequence[PRNGKeyArray],
     progress: Callable[[int, list[float]], None] | None = None,
-) -> list[PPORun]:
+) -> list[TrainingRun]:
     """Trains agents in a real environment, one for each key, side by side.
 
     Args:
@@ -284,15 +237,16 @@ def train_ppo(
     stacked = jnp.stack(list(keys))
     states = _start(config, env, stacked)
     chunk = _chunk(config)
-    records: list[tuple[ActorCritic, np.ndarray]] = []
+    records = []
     for _ in range(config.updates // chunk):
         states, ended = _advance(config, env, states, stacked, chunk)
         ended = np.asarray(ended)
         returns = np.where(ended[:, 1] > 0, ended[:, 0] / np.maximum(ended[:, 1], 1), np.nan)
-        records.append((jax.device_get(states.network), returns))
+        networks = jax.device_get(states.network)
+        records.append(([jax.tree.map(lambda x, i=i: x[i], networks) for i in range(len(keys))], returns))
         if progress is not None:
             progress(len(records) * chunk * config.steps_per_update, [float(r) for r in returns])
-    return [_run(records, i, chunk * config.steps_per_update) for i in range(len(keys))]
+    return runs_of(records, chunk * config.steps_per_update, NetworkPolicy)
 
 
 def steps_taken(config: PPOConfig) -> int:
@@ -305,48 +259,4 @@ def steps_taken(config: PPOConfig) -> int:
 
 def _chunk(config: PPOConfig) -> int:
     """Returns the updates of a stretch."""
-    return max(1, config.updates // _CHUNKS)
-
-
-def _run(records: list[tuple[ActorCritic, np.ndarray]], seed: int, stride: int) -> PPORun:
-    return PPORun(
-        snapshots=tuple(jax.tree.map(lambda x: x[seed], network) for network, _ in records),
-        steps=tuple(stride * (i + 1) for i in range(len(records))),
-        returns=tuple(float(returns[seed]) for _, returns in records),
-    )
-
-
-def save_policy(path: Path, policy: NetworkPolicy, *, config: PPOConfig, spec: DataSpec, about: dict[str, Any]) -> None:
-    """Writes a policy as a checkpoint that describes itself; `load_policy` reads it.
-
-    Args:
-        path: the folder to create.
-        policy: the policy.
-        config: what it was trained with.
-        spec: frames and actions of its environment.
-        about: where it comes from, JSON values.
-
-    Raises:
-        InputError: if `path` exists.
-    """
-    described = {"kind": _KIND, "ppo": config.model_dump(mode="json"), "spec": spec_to_json(spec)}
-    checkpoint.save(path, policy.network, meta=described | {"about": about})
-
-
-def is_policy(path: Path) -> bool:
-    """Returns whether a checkpoint holds a policy of `save_policy`."""
-    return (path / checkpoint.MANIFEST).is_file() and checkpoint.read_meta(path).get("kind") == _KIND
-
-
-def load_policy(path: Path) -> tuple[NetworkPolicy, DataSpec, dict[str, Any]]:
-    """Reads what `save_policy` wrote: the policy, the specification of its environment, and what is told about it.
-
-    Raises:
-        InputError: if there is no such checkpoint, or it is damaged.
-    """
-    meta = checkpoint.read_meta(path)
-    if meta.get("kind") != _KIND:
-        raise InputError(f"{path} is no checkpoint of a PPO policy. Save one with save_policy.")
-    config, spec = PPOConfig.model_validate(meta["ppo"]), spec_from_json(meta["spec"])
-    template = eqx.filter_eval_shape(ActorCritic, spec, config.num_frames, config.hidden, key=jr.key(0))
-    return NetworkPolicy(checkpoint.load(path, template)), spec, meta["about"]
+    return max(1, config.updates // LOOKS)

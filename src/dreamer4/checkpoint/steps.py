@@ -10,7 +10,7 @@ from typing import Any, Literal
 from jaxtyping import PyTree
 
 from dreamer4.checkpoint.folder import save, verify
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.files import is_read
 
 
@@ -29,8 +29,8 @@ class Checkpoints:
     keep: int | None
 
     def __init__(self, root: Path, *, keep: int | None = None):
-        if keep is not None and keep < 1:
-            raise InputError(f"Checkpoints.keep: got {keep}, expected at least 1, or None to keep all.")
+        if keep is not None:
+            check_whole("Checkpoints", keep=keep)
         self.root = root
         self.keep = keep
 

@@ -11,6 +11,7 @@ from .data import DataConfig as DataConfig
 from .data import EnvConfig as EnvConfig
 from .data import OfflineConfig as OfflineConfig
 from .data import PPOConfig as PPOConfig
+from .data import SACConfig as SACConfig
 from .data import TaskConfig as TaskConfig
 from .dynamics import DynamicsConfig as DynamicsConfig
 from .dynamics import RSSMConfig as RSSMConfig

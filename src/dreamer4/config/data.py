@@ -3,7 +3,7 @@
 import os
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, PositiveInt, field_validator, model_validator
 
 from dreamer4.config.text import show
 
@@ -27,7 +27,9 @@ class EnvConfig(Branch):
     """The real environment."""
 
     id: str = Field(
-        default="Catch-bsuite", description="id of ours (`envs.ENVIRONMENTS`), gymnax, Gymnasium or dm_control"
+        default="Catch-bsuite",
+        min_length=1,
+        description="id of ours (`envs.ENVIRONMENTS`), gymnax, Gymnasium or dm_control",
     )
     kwargs: dict[str, JsonValue] = Field(
         default_factory=dict, description="its arguments, or those of its library's make"
@@ -58,6 +60,11 @@ class TaskConfig(Branch):
     name: str = Field(min_length=1, description="of one's choice")
     env: EnvConfig = Field(description="where it is played")
     text: str | None = Field(default=None, description="the task in words")
+    vector: tuple[FiniteFloat, ...] | str = Field(
+        default=(),
+        description="numbers that tell the agent the task in place of its own number, such as an embedding of text by "
+        "a language model, or a .npy file that holds them; of all tasks or of none",
+    )
     share: float = Field(
         default=1.0, gt=0, description="of the episodes to collect and of the rows of a batch, relative to the others'"
     )
@@ -83,6 +90,7 @@ class BehaviourConfig(Branch):
     policy: str = Field(description="as data.policy, but no mixture")
     share: float = Field(default=1.0, gt=0, description="of the episodes, relative to the other policies' shares")
     epsilon: float = Field(default=0.0, ge=0, le=1, description="probability of a random action at each step")
+    tasks: tuple[str, ...] = Field(default=(), description="names of the tasks that it plays; none: all of them")
 
     _at_home = field_validator("policy")(_at_home)
 
@@ -113,11 +121,14 @@ class DataConfig(Branch):
     episodes: int = Field(default=2000, gt=0, description="episodes to collect")
     policy: str = Field(
         default="random",
-        description="behaviour policy: random, ppo, ppo:early, ppo:middle, FILE.py:NAME, a checkpoint; in "
+        description="behaviour policy: random, ppo, ppo:early, ppo:middle, sac, FILE.py:NAME, a checkpoint; in "
         "Craftax expert, gatherer, explorer, wanderer; or several: weak (random, PPO early and middle), mixed (PPO "
         "late too) or mixture",
     )
     mixture: tuple[BehaviourConfig, ...] = Field(default=(), description="mixture: its policies")
+    prompts: bool = Field(
+        default=False, description="cut what is collected into episodes of the tasks that the environment asks for"
+    )
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of episodes kept for evaluation")
     relevant: float = Field(
         default=1.0,
@@ -142,6 +153,13 @@ class DataConfig(Branch):
     )
 
     _at_home = field_validator("path", "policy")(_at_home)
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _single(cls, path: Any) -> Any:
+        if isinstance(path, list | tuple):
+            raise ValueError("it names several data sets, expected one. Join them: dreamer4 data merge A B --out C")
+        return path
 
     @property
     def behaviours(self) -> tuple[BehaviourConfig, ...]:
@@ -206,6 +224,29 @@ class PPOConfig(Branch):
     def updates(self) -> int:
         """Updates of the whole training, at least 1."""
         return -(-self.steps // self.steps_per_update)
+
+
+class SACConfig(Branch):
+    """The online agent that learns continuous actions from the state of the world: an expert to make data with."""
+
+    steps: int = Field(default=60_000, gt=0, description="environment steps")
+    num_envs: int = Field(default=16, gt=0, description="environments played side by side")
+    start: int = Field(default=2_000, ge=0, description="first steps, which are random and teach nothing yet")
+    updates: int = Field(default=8, gt=0, description="gradient steps behind a step of all environments")
+    batch_size: int = Field(default=256, gt=0, description="remembered steps in a gradient step")
+    memory: int = Field(default=100_000, gt=0, description="newest steps that are remembered")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of Adam, constant")
+    discount: float = Field(default=0.99, gt=0, lt=1)
+    average: float = Field(default=0.005, gt=0, le=1, description="rate of the running average of the critics")
+    entropy: float = Field(
+        default=-0.5, description="of the policy, nats a dimension, which its temperature holds; the paper has -1"
+    )
+    hidden: int = Field(default=128, gt=0, description="units of a hidden layer")
+
+    @property
+    def capacity(self) -> int:
+        """Steps remembered, whole steps of all environments."""
+        return -(-min(self.memory, self.steps) // self.num_envs) * self.num_envs
 
 
 class OfflineConfig(Branch):

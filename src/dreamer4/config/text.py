@@ -30,6 +30,7 @@ _RULES = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "string_type": "text, in quotes if it reads as something else",
+    "string_too_short": "a name or text that is not empty",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "tuple_type": "a list such as [5, 5]",
@@ -71,6 +72,8 @@ def assignment(text: str) -> dict[str, Any]:
         raise InputError(f"override: got {show(text)}, expected key=value, such as train.dynamics.steps=2000.")
     if parts[0] == "preset":
         raise InputError(f"override: got {show(text)}, but overrides start from a preset. Choose it as the preset.")
+    if not value:
+        raise InputError(f"override: got {show(text)}, with nothing behind the =. For no value, write {key}=null.")
     tree = _yaml(value, f"override {show(text)}")
     for part in reversed(parts):
         tree = {part: tree}

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from dreamer4.config.data import Branch, DataConfig, EnvConfig, OfflineConfig, PPOConfig, TaskConfig
+from dreamer4.config.data import Branch, DataConfig, EnvConfig, OfflineConfig, PPOConfig, SACConfig, TaskConfig
 from dreamer4.config.dynamics import DynamicsConfig, SamplerConfig, TransformerConfig
 from dreamer4.config.presets import PRESETS
 from dreamer4.config.presets import preset as read_preset
@@ -72,7 +72,7 @@ class TokenizerConfig(Branch):
 class ContinuousConfig(Branch):
     """How the policy draws each dimension of a continuous action (not in the paper, which bins the mouse)."""
 
-    kind: str = Field(default="bins", description="registered kind of continuous policy: bins or normal")
+    kind: str = Field(default="bins", description="registered kind of continuous policy: bins, normal or beta")
     bins: int = Field(
         default=21, ge=2, description="bins: their number over [-1, 1], the outermost centred on the ends"
     )
@@ -169,6 +169,7 @@ class Config(Branch):
     )
     data: DataConfig = DataConfig()
     ppo: PPOConfig = PPOConfig()
+    sac: SACConfig = SACConfig()
     offline: OfflineConfig = OfflineConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
@@ -194,6 +195,9 @@ class Config(Branch):
     def _across(self):
         if len({task.name for task in self.tasks}) < len(self.tasks):
             raise ValueError(f"tasks are named {', '.join(task.name for task in self.tasks)}, expected different names")
+        known, named = (task.name for task in self.played), {name for part in self.data.mixture for name in part.tasks}
+        if unknown := named - set(known):
+            raise ValueError(f"data.mixture names tasks that are not there: {', '.join(sorted(unknown))}")
         if self.agent.mtp_length > self.train.agent.length:
             raise ValueError(
                 f"agent.mtp_length {self.agent.mtp_length} reaches beyond the clips of train.agent.length "

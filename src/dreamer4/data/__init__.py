@@ -45,8 +45,10 @@ from dreamer4.data.readers import Window as Window
 from dreamer4.data.readers import format_of as format_of
 from dreamer4.data.readers import is_dataset as is_dataset
 from dreamer4.data.readers import open_reader as open_reader
+from dreamer4.data.reading import label_facts as label_facts
 from dreamer4.data.reading import read_episodes as read_episodes
 from dreamer4.data.reading import read_info as read_info
+from dreamer4.data.reading import read_through as read_through
 from dreamer4.data.replay import Place as Place
 from dreamer4.data.replay import replay as replay
 from dreamer4.data.source import AbstractDataSource as AbstractDataSource

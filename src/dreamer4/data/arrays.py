@@ -151,10 +151,17 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _from_json(text: str) -> dict[str, np.ndarray]:
-    entries = json.loads(text)
+    entries = json.loads(text, object_pairs_hook=_each_once)
     if not isinstance(entries, dict):
         raise InputError('it is no JSON object such as {"action": [0, 1, 1]}.')
     return {name: _numbers(name, values) for name, values in entries.items()}
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise InputError("it has an entry twice.")
+    return entries
 
 
 def _from_csv(text: str) -> dict[str, np.ndarray]:
@@ -170,6 +177,8 @@ def _from_csv(text: str) -> dict[str, np.ndarray]:
             raise InputError(f"its values are separated by {word}, expected commas, and points in numbers.")
     while rows and not any(value.strip() for value in rows[-1]):
         rows.pop()  # blank lines at the end
+    if all(name.lstrip("+-").replace(".", "", 1).isdigit() for name in names):
+        raise InputError(f"its first line is {lines[0]}, expected names of columns, such as action,reward.")
     if "" in names:
         raise InputError(
             f"column {names.index('') + 1} has no name, as pandas writes its index. Leave it out: to_csv(index=False)."

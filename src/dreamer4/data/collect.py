@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, UInt32
 from dreamer4.data.episode import Episode
 from dreamer4.data.policy import AbstractPolicy, impossible
 from dreamer4.envs.base import AbstractEnvironment, broken, check_environment, is_sound
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.precision import in_32_bits
 from dreamer4.types import Action, TimeStep, check_key, is_possible
 
@@ -75,12 +75,11 @@ def collect(
         The episodes; the first of every environment, then the second of every environment, and so on.
 
     Raises:
-        InputError: if a number is below 1, an episode outlasts the `max_steps` of the environment, or it breaks the
-            contract of `AbstractEnvironment` in another way; or if the policy chooses an action that is none.
+        InputError: if a number is not whole or below 1, an episode outlasts the `max_steps` of the environment, or it
+            breaks the contract of `AbstractEnvironment` in another way; or the policy chooses an action that is none.
         UnfinishedError: with what was played so far, if the environment failed by itself.
     """
-    if episodes < 1 or num_envs < 1:
-        raise InputError(f"collect: got episodes={episodes} and num_envs={num_envs}, expected at least 1 of each.")
+    check_whole("collect", episodes=episodes, num_envs=num_envs)
     check_key("collect", key)
     check_environment(env)
     num_envs = min(num_envs, episodes, env.pace.streams)

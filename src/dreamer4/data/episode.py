@@ -105,7 +105,7 @@ def return_of_best(episodes: Sequence[Episode], share: float) -> float:
     return totals[math.ceil(share * len(totals)) - 1]
 
 
-def of_task(episodes: Sequence[Episode], spec: DataSpec, task: str | None) -> list[Episode]:
+def of_task(episodes: Sequence[Episode], spec: DataSpec, task: str | int | None) -> list[Episode]:
     """Returns the episodes of a task by its name or number; all of them if none is named.
 
     Raises:
@@ -141,13 +141,15 @@ def find_problems(episode: Episode, spec: DataSpec) -> list[str]:
         episode: the episode, of any content.
         spec: what it should look like.
     """
-    if episode.length == 0:
+    if not hasattr(episode.frame, "__len__") or episode.length == 0:
         return ["it has no frames"]
     problems = []
     kinds = _KINDS if episode.key is None else _KINDS | {"key": ("uint32", 2)}
     for name, (dtype, axes) in kinds.items():
         array = getattr(episode, name)
-        if (array.dtype, array.ndim) != (dtype, axes):
+        if not hasattr(array, "dtype"):
+            problems.append(f"{name} is a {type(array).__name__}, expected an array of {dtype} with {axes} axes")
+        elif (array.dtype, array.ndim) != (dtype, axes):
             problems.append(f"{name} is {array.dtype} with {array.ndim} axes, expected {dtype} with {axes}")
         elif len(array) != episode.length:
             problems.append(f"{name} has {len(array)} steps, but there are {episode.length} frames")
@@ -171,6 +173,8 @@ def find_problems(episode: Episode, spec: DataSpec) -> list[str]:
             problems.append(f"a discrete action lies outside its classes {classes}")
         if not np.all(np.abs(episode.continuous[mask]) <= 1):
             problems.append("a continuous action is not a number in [-1, 1]")
+        elif not np.all(np.isfinite(episode.continuous)):  # it is not read, and makes gradients NaN all the same
+            problems.append("a continuous action that action_mask hides is not finite; put 0 there")
     if not np.all(np.isfinite(episode.reward)):
         problems.append("a reward is not finite")
     if not 0 <= episode.task < spec.num_tasks:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,6 +31,7 @@ _NEAR = 1e-3  # seconds, for containers round times to milliseconds
 _SEGMENT = b"\x18\x53\x80\x67"
 
 Frame = UInt8[np.ndarray, "H W C"]
+T = TypeVar("T")
 
 
 class Film:
@@ -68,17 +69,24 @@ class Film:
 
     def frames(self) -> Iterator[Frame]:
         """Yields the frames in order."""
+        return map(shown, self._chosen())
+
+    def count(self) -> int:
+        """Returns the number of frames, which only decoding tells."""
+        return sum(1 for _ in self._chosen())
+
+    def _chosen(self) -> Iterator[Any]:
         return self._stored() if self._fps is None else steadily(self._timed(), self._fps)
 
-    def _stored(self) -> Iterator[Frame]:
+    def _stored(self) -> Iterator[Any]:
         times = []
         for time, frame in self._timed():
             times += [] if time is None else [time]
             yield frame
-        self.warn_of_gaps(times)
+        warn_of_gaps(self._path.name, times)
 
-    def _timed(self) -> Iterator[tuple[float | None, Frame]]:
-        """Yields when each frame is shown, in seconds if the file tells, and the frame.
+    def _timed(self) -> Iterator[tuple[float | None, Any]]:
+        """Yields when each frame is shown, in seconds if the file tells, and the frame as PyAV has it.
 
         Raises:
             InputError: if one is damaged, or if there are fewer than the file declares.
@@ -94,7 +102,7 @@ class Film:
                 for frame in packet.decode():
                     if frame.is_corrupt:
                         raise InputError("a frame of it is damaged.")
-                    yield frame.time, shown(frame)
+                    yield frame.time, frame
             check_whole(container, stream, packets, end)
 
     @contextmanager
@@ -133,20 +141,21 @@ class Film:
                 stacklevel=2,
             )
 
-    def warn_of_gaps(self, times: Sequence[float]) -> None:
-        """Warns of frames that are not evenly spaced, by the times in seconds at which they are shown."""
-        gaps = np.diff(np.asarray(times)) if len(times) > 2 else np.zeros(0)
-        if len(gaps) and gaps.max() > _UNEVEN * np.median(gaps) + 2e-3:
-            at = int(gaps.argmax())
-            warnings.warn(
-                f"{self._path.name}: its frames are not evenly spaced: {np.median(gaps):.3g} s apart as a rule, "
-                f"{gaps[at]:.3g} s behind frame {at}. They are taken as steps of one length. To hold each until "
-                "the next is shown, give dreamer4 data import the steps a second: --fps 20.",
-                stacklevel=2,
-            )
+
+def warn_of_gaps(name: str, times: Sequence[float]) -> None:
+    """Warns of frames of a file that are not evenly spaced, by the times in seconds at which they are shown."""
+    gaps = np.diff(np.asarray(times)) if len(times) > 2 else np.zeros(0)
+    if len(gaps) and gaps.max() > _UNEVEN * np.median(gaps) + 2e-3:
+        at = int(gaps.argmax())
+        warnings.warn(
+            f"{name}: its frames are not evenly spaced: {np.median(gaps):.3g} s apart as a rule, {gaps[at]:.3g} s "
+            f"behind frame {at}. They are taken as steps of one length. To hold each until the next is shown, give "
+            "dreamer4 data import the steps a second: --fps 20.",
+            stacklevel=2,
+        )
 
 
-def steadily(frames: Iterable[tuple[float | None, Frame]], fps: float) -> Iterator[Frame]:
+def steadily(frames: Iterable[tuple[float | None, T]], fps: float) -> Iterator[T]:
     """Yields the newest frame at each tick of a clock that starts with the first one and stops with the last.
 
     Args:
@@ -214,14 +223,14 @@ def on_black(pixels: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W c"]:
 
 
 def _turned(pixels: Frame, matrix: bytes) -> UInt8[np.ndarray, "h w C"]:
-    """Applies a display matrix of nine 32-bit integers: x' = a x + c y, y' = b x + d y, in 1/65536."""
+    """Returns a view under a display matrix of nine 32-bit integers: x' = a x + c y, y' = b x + d y, in 1/65536."""
     values = struct.unpack("=9i", matrix[:36])
     a, b, c, d = (round(values[i] / 65536) for i in (0, 1, 3, 4))
     if (abs(a), abs(b), abs(c), abs(d)) not in ((1, 0, 0, 1), (0, 1, 1, 0)):
         raise InputError("it is to be shown turned by another angle than a multiple of 90 degrees. Encode it upright.")
     if a == 0:
         pixels, a, d = np.swapaxes(pixels, 0, 1), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _missing_bytes(path: Path) -> int:

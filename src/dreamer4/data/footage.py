@@ -21,8 +21,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, ImageSequence
 
 from dreamer4.data.arrays import MAX_BYTES, read_arrays, read_headers
-from dreamer4.data.film import VIDEOS, Film, Frame, on_black, steadily
-from dreamer4.data.order import in_natural_order, lost_numbers
+from dreamer4.data.film import VIDEOS, Film, Frame, on_black, steadily, warn_of_gaps
+from dreamer4.data.order import alike, in_natural_order, lost_numbers
 from dreamer4.errors import InputError
 
 
@@ -30,6 +30,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ANIMATIONS = (".gif",)
 SIDECARS = (".npz", ".json", ".csv")  # of labels, beside a video or among images
 _MAX_PIXELS = 2**26  # of one frame
+_LARGE = 512  # pixels of a side
 _IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _GREY = ("1", "L", "LA", "La")
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # of EXIF: values that exchange height and width
@@ -61,12 +62,18 @@ class Footage:
         frame_shape: height, width and channels.
         length: number of frames; None where only decoding tells.
         frames: decodes them in order; grey ones among coloured ones have a single channel.
+        counts: counts them by decoding, where that is faster than by `frames`.
     """
 
     path: Path
     frame_shape: tuple[int, int, int]
     length: int | None
     frames: Callable[[], Iterator[Frame]]
+    counts: Callable[[], int] | None = None
+
+    def count(self) -> int:
+        """Returns the number of frames, which takes decoding."""
+        return sum(1 for _ in self.frames()) if self.counts is None else self.counts()
 
 
 def is_footage(path: Path) -> bool:
@@ -104,7 +111,7 @@ def open_footage(path: Path, inside: Callable[[Path], bool], fps: float | None =
     if suffix in ANIMATIONS:
         return _open_animation(path, fps)
     film = Film(path, fps)
-    return Footage(path, film.frame_shape, None, film.frames)
+    return Footage(path, film.frame_shape, None, film.frames, film.count)
 
 
 def read_frames(footage: Footage, size: tuple[int, int] | None, channels: int) -> UInt8[np.ndarray, "T H W C"]:
@@ -162,10 +169,17 @@ def resize(frame: UInt8[np.ndarray, "H W C"], size: tuple[int, int]) -> UInt8[np
         size: new height and width.
     """
     _warn_of_turn(*frame.shape[:2], tuple(size))
-    # Channel by channel, since Pillow knows no image of five.
-    height, width = size
-    planes = [Image.fromarray(p).resize((width, height), Image.Resampling.BOX) for p in np.moveaxis(frame, -1, 0)]
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    # A turned frame is a view: resized as it lies in memory, it is turned when it is small, many times faster.
+    flipped = tuple(axis for axis in (0, 1) if frame.strides[axis] < 0)
+    frame = np.flip(frame, flipped)
+    turned = frame.strides[0] < frame.strides[1]
+    lying = np.swapaxes(frame, 0, 1) if turned else frame
+    width_height = size if turned else (size[1], size[0])
+    # Colours at once, else channel by channel, since Pillow knows no image of five.
+    planes = [lying] if frame.shape[2] == 3 else np.moveaxis(lying, -1, 0)
+    resized = [np.asarray(Image.fromarray(plane).resize(width_height, Image.Resampling.BOX)) for plane in planes]
+    small = resized[0] if frame.shape[2] == 3 else np.stack(resized, axis=-1)
+    return np.flip(np.swapaxes(small, 0, 1) if turned else small, flipped)
 
 
 @functools.cache
@@ -176,6 +190,22 @@ def _warn_of_turn(height: int, width: int, size: tuple[int, int]) -> None:
             f"The size {size[0]}x{size[1]} is height x width, and squeezes frames of {height} x {width} into another "
             f"shape. If the width was put first, it is {size[1]}x{size[0]}.",
             stacklevel=3,
+        )
+
+
+def fitting_size(shape: tuple[int, ...]) -> str:
+    """Returns the option that makes frames small, of about their shape, with sides that patches of 4 divide."""
+    height, width = (max(round(16 * side / max(shape[:2])), 1) * 4 for side in shape[:2])
+    return f"--size {height}x{width}"
+
+
+def warn_of_large(source: Path, shape: tuple[int, ...]) -> None:
+    """Warns of frames so large that a model on one machine learns little of them."""
+    if max(shape[:2]) > _LARGE:
+        warnings.warn(
+            f"{source}: frames are kept at {shape[0]} x {shape[1]}, of which a model of the size that fits one machine "
+            f"learns little. Stop, and give a size: {fitting_size(shape)}.",
+            stacklevel=4,
         )
 
 
@@ -234,6 +264,11 @@ def _open_images(folder: Path, inside: Callable[[Path], bool]) -> Footage:
     if leaving := [path.name for path in images if not inside(path)]:
         raise InputError(f"{leaving[0]} leads out of the imported folder.")
 
+    if twins := alike(images):
+        raise InputError(
+            f"{twins[0].name} and {twins[1].name} have one name or number, so which comes first is not told. Move one "
+            "away if they are one picture, else number all in one way."
+        )
     if lost := lost_numbers(images):
         warnings.warn(
             f"{folder.name}: the numbers jump from {lost[0].name} to {lost[1].name}. If a picture got lost there, what "
@@ -265,6 +300,8 @@ def _is_labels(path: Path) -> bool:
 def _tell_of_folder(folder: Path, other: Path) -> str:
     if (folder / "meta" / "info.json").is_file() or folder.name == "meta":
         return "it is part of a LeRobot data set, whose folders are no episodes. Give each episode a file of its own."
+    if (folder / "dataset.json").is_file():
+        return "it is a data set, not an episode to import. Move it out of this folder."
     if other.is_dir() or is_footage(other):
         return (
             f"it holds {other.name}, and a sub-folder is one episode of images. Import the folder "
@@ -283,8 +320,15 @@ def _open_animation(path: Path, fps: float | None) -> Footage:
                 yield time, on_black(np.array(frame.convert("RGBA")))
                 time += frame.info.get("duration", 0) / 1e3
 
+    def stored() -> Iterator[Frame]:
+        times = []
+        for time, frame in timed():
+            times.append(time)
+            yield frame
+        warn_of_gaps(path.name, times)  # which is what is left of frames that were alike
+
     def frames() -> Iterator[Frame]:
-        return (frame for _, frame in timed()) if fps is None else steadily(timed(), fps)
+        return stored() if fps is None else steadily(timed(), fps)
 
     with _refusing(), Image.open(path, formats=("GIF",)) as image:
         length = getattr(image, "n_frames", 1) if fps is None else None

@@ -11,14 +11,16 @@ a copy that went wrong is found when it is loaded and not in a strange loss. A f
 written beside its place under a hidden name, then renamed.
 """
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +32,7 @@ from dreamer4.data.episode import Episode, find_problems
 from dreamer4.data.info import Behaviour, DatasetInfo, Shard
 from dreamer4.data.record import pack, read_header, unpack
 from dreamer4.data.tally import Tally
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.files import new_folder
 from dreamer4.types import DataSpec, TaskSpec
 
@@ -86,6 +88,7 @@ def write_dataset(
     share, named = (held_out, ()) if isinstance(held_out, int | float) else (0.0, tuple(held_out))
     if not 0 <= share < 1:
         raise InputError(f"{path}: got held_out={held_out}, expected a share of at least 0 and below 1.")
+    check_whole(f"{path}", 0, seed=seed)
     try:
         environment = json.loads(json.dumps(environment, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -113,7 +116,7 @@ def write_dataset(
             "schema_version": SCHEMA_VERSION if spec.tasks else _CUT_VERSION if cut else _UNCUT_VERSION,
             "environment": environment,
             "policy": policy,
-            "seed": seed,
+            "seed": int(seed),
         }
         facts |= _told(behaviour, spec.tasks)
         info = DatasetInfo(**facts, shards=shards.close(), fingerprint=_fingerprint(facts, digests))
@@ -235,8 +238,9 @@ class _ShardWriter:
         """Appends a record that counts for `size` bytes."""
         if self._held >= self._shard_bytes:
             self.close()
-        writer = self._writer or ArrayRecordWriter(str(self._folder / self._name), "group_size:1")
-        writer.write(record)
+        with _of_the_disk(self._folder):
+            writer = self._writer or ArrayRecordWriter(str(self._folder / self._name), "group_size:1")
+            writer.write(record)
         self._writer = writer
         self._episodes += 1
         self._held += size
@@ -244,7 +248,8 @@ class _ShardWriter:
     def close(self) -> tuple[Shard, ...]:
         """Ends the newest file, and returns all."""
         if self._writer is not None:
-            self._writer.close()
+            with _of_the_disk(self._folder):
+                self._writer.close()
             size, sha256 = _measure(self._folder / self._name)
             self._shards.append(Shard(name=self._name, size=size, sha256=sha256, episodes=self._episodes))
             self._writer, self._episodes, self._held = None, 0, 0
@@ -253,6 +258,18 @@ class _ShardWriter:
     @property
     def _name(self) -> str:
         return f"shard-{len(self._shards):05d}.array_record"
+
+
+@contextlib.contextmanager
+def _of_the_disk(folder: Path) -> Iterator[None]:
+    """Raises as OSError what the writer of the records says in words: that the disk takes no more."""
+    try:
+        yield
+    except RuntimeError as error:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(folder.parent.absolute())) from error
+        raise
 
 
 def held_out_episodes(episodes: int, share: float) -> int:

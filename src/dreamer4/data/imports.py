@@ -27,11 +27,13 @@ from dreamer4.data.footage import (
     SIDECARS,
     VIDEOS,
     Footage,
+    fitting_size,
     is_footage,
     open_footage,
     read_frames,
     read_pieces,
     tell_other,
+    warn_of_large,
 )
 from dreamer4.data.format import DatasetInfo, write_dataset
 from dreamer4.data.labels import (
@@ -47,7 +49,7 @@ from dreamer4.data.labels import (
     tidy,
 )
 from dreamer4.data.order import in_natural_order
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.types import ActionSpec, DataSpec
 
 
@@ -92,7 +94,7 @@ def import_folder(
         source: the folder. Hidden entries are passed over, anything else that is no episode is refused.
         path: the data set, a new folder.
         actions: factors of an action; by default as many classes as the largest class index needs, and the width of
-            the continuous actions. Must be given if no episode has actions.
+            the continuous actions; where no episode has any, two classes that stand for none.
         bounds: lowest and highest value of each continuous dimension, or one pair for all; they become -1 and 1;
             `data` for the lowest and highest value that occur. By default the values must lie in [-1, 1] already.
         timing: `led-to` if row t of actions, rewards and ends belongs to what led to frame t, `taken-at` if it belongs
@@ -115,12 +117,12 @@ def import_folder(
     source = Path(source)
     if timing not in get_args(Timing):
         raise InputError(f"import: got the timing {timing!r}, expected {' or '.join(get_args(Timing))}.")
-    if size is not None and not all(0 < n <= 4096 for n in size):
+    if size is not None and (np.shape(size) != (2,) or any(n not in range(1, 4097) for n in size)):
         raise InputError(f"import: got a size of {size}, expected a height and a width of 1 to 4096.")
     if fps is not None and not 0 < fps <= 1000:
         raise InputError(f"import: got fps={fps}, expected frames a second, above 0 and up to 1000.")
-    if cut is not None and cut < 2:
-        raise InputError(f"import: got cut={cut}, expected at least 2 frames an episode.")
+    if cut is not None:
+        check_whole("import", 2, cut=cut)
     clips = _scan(source, ignore, fps)
     spec = _spec(source, clips, actions, size, timing)
     scale, advice = _bounds(source, clips, spec, bounds, timing)
@@ -156,7 +158,7 @@ def import_folder(
         )
 
     def pieces(clip: _Clip, cut: int) -> Iterator[Episode]:
-        length = clip.footage.length or sum(1 for _ in clip.footage.frames())
+        length = clip.footage.length or clip.footage.count()
         whole = episode(clip, np.broadcast_to(np.uint8(0), (length, *spec.frame_shape)))
         places = np.linspace(0, length, -(-length // cut) + 1).astype(int)
         decoded = read_pieces(clip.footage, size, spec.frame_shape[2], np.diff(places)[:-1].tolist())
@@ -195,10 +197,8 @@ def _scan(source: Path, ignore: Sequence[str], fps: float | None) -> list[_Clip]
     if not source.is_dir():
         raise InputError(f"{source} is no folder. Give the folder that holds one file or one sub-folder per episode.")
     if (source / "dataset.json").is_file():
-        raise InputError(
-            f"{source} is a data set already. Train on it with --set data.path={source}, or join it with others: "
-            "dreamer4 data merge."
-        )
+        told = f"Train on it with --set data.path={source}, or join it with others: dreamer4 data merge."
+        raise InputError(f"{source} is a data set already. {told}")
     root = source.resolve()
 
     def inside(path: Path) -> bool:
@@ -213,7 +213,8 @@ def _scan(source: Path, ignore: Sequence[str], fps: float | None) -> list[_Clip]
         raise InputError(f"{source} cannot be listed: {error.strerror}. Mend its permissions.") from error
     tables = [path for path in entries if path.suffix.lower() in SIDECARS and path.is_file()]
     sidecars = [path for path in tables if path.stem.endswith(".actions")]
-    films = {path.stem: path for path in entries if path.suffix.lower() in (*VIDEOS, ".gif")}
+    films = [path for path in entries if path.suffix.lower() in (*VIDEOS, ".gif")]
+    labelled = {path.stem: path for path in reversed(films)}
     clips, problems, used = [], [], set()
     for path in entries:
         if path in sidecars:
@@ -222,16 +223,17 @@ def _scan(source: Path, ignore: Sequence[str], fps: float | None) -> list[_Clip]
             if not inside(path):
                 raise InputError("it leads out of the imported folder.")
             if not is_footage(path):
-                if path in tables and path.stem in films:
+                if path in tables and path.stem in labelled:
                     raise InputError(f"rename it to {path.stem}.actions{path.suffix}, if it labels {path.stem}.")
                 raise InputError(tell_other(path))
+            if path in films and (twin := labelled[path.stem]) != path:
+                raise InputError(f"{twin.name} has its name and labels. Keep one, or rename both with their labels.")
             footage = open_footage(path, inside, fps)
             if path.suffix.lower() == ".npz" and path.is_file():
                 clips.append(_Clip(path.name, footage, tidy(read_arrays(path, skip=("frame",)), ignore)))
                 continue
             stem = path / "actions" if path.is_dir() else path.with_suffix(".actions")
-            place = stem.parent
-            beside = tables if place == source else [entry for entry in place.iterdir() if entry.is_file()]
+            beside = tables if stem.parent == source else [entry for entry in path.iterdir() if entry.is_file()]
             found = [side for side in beside if side.stem == stem.name and side.suffix.lower() in SIDECARS]
             used |= set(found)
             if len(found) > 1:
@@ -264,13 +266,18 @@ def _spec(
             alike = shape[2] == shapes[0][2]
             problems.append(
                 f"{clip.name}: its frames have shape {shape}, those of {clips[0].name} {shapes[0]}."
-                + (" Giving a size makes heights and widths alike." if alike else "")
+                + (f" Giving a size makes heights and widths alike: {fitting_size(shapes[0])}." if alike else "")
             )
+    warn_of_large(source, shapes[0])
     labelled = [clip for clip in clips if clip.factors is not None]
     if actions is None and not labelled:
-        raise InputError(
-            f"{source}: no episode has actions. State which there are to be, for example 4 classes: --actions 4."
+        warnings.warn(
+            f"{source}: no episode has actions, so a world model can be learned of it (dreamer4 train tokenizer, then "
+            "train dynamics, then dream --actions none), but no agent. If labelled episodes are to join it later, "
+            "state their actions now, for example 4 classes: --actions 4.",
+            stacklevel=3,
         )
+        actions = ActionSpec((2,))
     factors = labelled[0].factors if actions is None else (len(actions.num_classes), actions.continuous_dim)
     assert factors is not None
     problems += [

@@ -49,6 +49,8 @@ def tidy(labels: dict[str, np.ndarray], ignore: Sequence[str] = ()) -> dict[str,
     Raises:
         InputError: if a name is unknown, all of which are told, or if a label is of another kind or shape.
     """
+    if isinstance(ignore, str):  # whose letters would be the names
+        raise InputError(f"ignore: got {ignore!r}, expected names in a list.")
     labels = {name: values for name, values in labels.items() if name not in ignore}
     if unknown := [name for name in labels if name not in LABELS]:
         raise InputError(_tell_unknown(unknown))
@@ -158,7 +160,7 @@ def scale_of(bounds: Sequence[tuple[float, float]] | None, dims: int) -> np.ndar
     """Returns low and high of each continuous dimension, shape `[2, dims]`."""
     if bounds is None:
         return None
-    pairs = np.asarray(bounds, np.float64)
+    pairs = np.zeros(0) if isinstance(bounds, str) else np.asarray(bounds, np.float64)
     if (
         not dims
         or pairs.shape not in ((1, 2), (dims, 2))

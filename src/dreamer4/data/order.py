@@ -1,5 +1,6 @@
 """The order of names: numbers count as numbers, decimals and negative ones too."""
 
+import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,20 +20,36 @@ def in_natural_order(paths: list[Path]) -> list[Path]:
     Args:
         paths: of one folder.
     """
+    keys = _keys(paths)
+    return sorted(paths, key=lambda path: (keys[path], path.name))
+
+
+def alike(paths: list[Path]) -> tuple[Path, Path] | None:
+    """Returns two of which no name says which comes first, such as `f1.png` and `f01.png` or `f1.jpg`.
+
+    Args:
+        paths: in natural order.
+    """
+    keys = _keys(paths)
+    return next(((a, b) for a, b in itertools.pairwise(paths) if keys[a] == keys[b]), None)
+
+
+def _keys(paths: list[Path]) -> dict[Path, list]:
+    """Returns what paths of one folder are sorted by."""
     names = [_split(path) for path in paths]
     bare = {pieces[i - 1] for pieces in names for i in range(1, len(pieces), 2)}
     decimal = _are_decimals(pieces[i] for pieces in names for i in range(1, len(pieces), 2))
 
-    def key(path: Path):
+    def key(path: Path) -> list:
         pieces: list = _split(path)  # text and numbers take turns
         for i in range(1, len(pieces), 2):
             before, sign = pieces[i - 1], 1
             if before.endswith("-") and _is_sign(before[:-1], bare, first=i == 1):
                 pieces[i - 1], sign = before[:-1], -1
             pieces[i] = [sign * number for number in _values(pieces[i], decimal)]
-        return pieces, path.name
+        return pieces
 
-    return sorted(paths, key=key)
+    return {path: key(path) for path in paths}
 
 
 def lost_numbers(paths: list[Path]) -> tuple[Path, Path] | None:

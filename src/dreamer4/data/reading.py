@@ -15,6 +15,10 @@ from dreamer4.data.readers.base import AbstractReader, Window
 from dreamer4.data.readers.opening import format_of, held_out_of, is_dataset, open_reader
 
 
+_READ = 256  # frames at a time
+_MOST_READ = 4 * 1024**3  # bytes of a data set whose labels are looked at to describe it
+
+
 def read_info(path: str | Path) -> DatasetInfo:
     """Reads the description of data; of a data set of ours without opening a shard.
 
@@ -88,3 +92,32 @@ def _counts(windows: list[Window], component: int, classes: int) -> tuple[int, .
     """Returns how often each class of a component was taken, where it is known."""
     counts = sum(np.bincount(w.discrete[w.action_mask, component], minlength=classes) for w in windows)
     return tuple(np.asarray(counts).tolist())
+
+
+def label_facts(path: Path, about: DatasetInfo) -> dict[str, str]:
+    """Returns what the labels of a data set span, which it reads whole; nothing of one that is larger than memory."""
+    if sum(shard.size for shard in about.shards) > _MOST_READ:
+        return {}
+    episodes = read_episodes(path, frames=False)
+    mask = np.concatenate([e.action_mask for e in episodes])
+    rewards = np.concatenate([e.reward[1:] for e in episodes])
+    told = {"known actions": f"{mask.sum():,} of {len(mask) - len(episodes):,}"}
+    if rewards.any():
+        told["rewards"] = f"{rewards.min():g} to {rewards.max():g}, {(rewards != 0).mean():.1%} of them not 0"
+    if about.continuous_dim and mask.any():
+        values = np.concatenate([e.continuous for e in episodes])[mask]
+        spans = np.stack([values.min(axis=0), values.max(axis=0)])
+        kwargs = about.environment.get("kwargs")
+        bounds = kwargs.get("bounds") if isinstance(kwargs, dict) else None
+        if bounds is not None:
+            low, high = np.asarray(bounds).T
+            spans = low + (spans + 1) / 2 * (high - low)
+        told["continuous"] = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in spans.T)
+    return told
+
+
+def read_through(reader: AbstractReader) -> None:
+    """Reads every frame and label that a reader has, so that whatever is broken raises its message."""
+    for episode, length in enumerate(reader.lengths):
+        for start in range(0, int(length), _READ):
+            reader.window(episode, start, min(_READ, int(length) - start))

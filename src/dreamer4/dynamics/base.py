@@ -157,6 +157,11 @@ class AbstractDynamics(eqx.Module):
         return (1,)
 
     @property
+    def num_tasks(self) -> int | None:
+        """How many tasks it tells apart, numbered from 0; None: it takes any number."""
+        return None
+
+    @property
     def own_passes(self) -> int:
         """The number K of passes that draws a frame by default."""
         return 1

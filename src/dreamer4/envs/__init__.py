@@ -12,8 +12,8 @@ What an episode's end means is told apart: `is_terminal` is an end that cuts the
 and `fourrooms` draw games of gymnax that have no image, or no true one, of their own; `control` has tasks with
 continuous actions; `craftax` is a survival game with a ladder of achievements. `host` brings worlds in that live
 outside JAX, of which `gymnasium` and `dm_control` each drive a library. `registry` builds any of these by name,
-`sticky` makes the actions of any of them stick, and `task` shows one as data of several tasks does. `counter` and
-`probes` are tiny environments with known answers, for tests and for finding faults; `render` draws frames for people.
+`sticky` makes the actions of any of them stick, and `task` shows one as data of several tasks does. `counter` is a
+tiny environment with known answers, for tests and for finding faults; `render` draws frames for people.
 """
 
 from dreamer4.envs.base import AbstractEnvironment as AbstractEnvironment
@@ -35,17 +35,12 @@ from dreamer4.envs.gymnax import GymnaxEnvironment as GymnaxEnvironment
 from dreamer4.envs.host import AbstractSimulator as AbstractSimulator
 from dreamer4.envs.host import HostEnvironment as HostEnvironment
 from dreamer4.envs.host import seed_of as seed_of
-from dreamer4.envs.probes import PROBES as PROBES
-from dreamer4.envs.probes import AbstractProbe as AbstractProbe
-from dreamer4.envs.probes import ChosenReward as ChosenReward
-from dreamer4.envs.probes import ConstantReward as ConstantReward
-from dreamer4.envs.probes import DelayedReward as DelayedReward
-from dreamer4.envs.probes import MatchedReward as MatchedReward
-from dreamer4.envs.probes import ObservedReward as ObservedReward
 from dreamer4.envs.registry import ENVIRONMENTS as ENVIRONMENTS
+from dreamer4.envs.registry import blind as blind
 from dreamer4.envs.registry import make as make
 from dreamer4.envs.registry import prompted as prompted
 from dreamer4.envs.registry import spec_of as spec_of
+from dreamer4.envs.registry import task_vector as task_vector
 from dreamer4.envs.render import palette as palette
 from dreamer4.envs.render import render as render
 from dreamer4.envs.sticky import StickyActions as StickyActions

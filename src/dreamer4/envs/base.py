@@ -40,7 +40,8 @@ class AbstractEnvironment(eqx.Module):
     is an endless stream of whole episodes, and no frame is ever lost.
 
     `spec` and `max_steps` may be fields or properties. An environment with `events` overrides these and `happened`, one
-    with `prompts` these and `prompt`; one whose pictures can be read off exactly overrides `symbols`.
+    with `prompts` these and `prompt`; one whose pictures can be read off exactly overrides `symbols`, and `effects`
+    where they show what actions do.
 
     Attributes:
         spec: frame shape, action factors and number of tasks.
@@ -95,10 +96,31 @@ class AbstractEnvironment(eqx.Module):
         del frames
         return {}
 
+    def effects(
+        self, before: Symbols, after: Symbols, action: Int[np.ndarray, "*batch components"]
+    ) -> dict[str, Bool[np.ndarray, " *batch"]]:
+        """Tells which effects of its action a step shows.
+
+        Args:
+            before: what `symbols` read off a frame.
+            after: the same of the frame that the action led to, or of a dream of it.
+            action: classes of the action.
+
+        Returns:
+            By the name of the effect, where it is shown.
+        """
+        del before, after, action
+        return {}
+
     @property
     def places(self) -> dict[str, tuple[str, ...]]:
         """Names of the places of those kinds of symbols that are numbers."""
         return {}
+
+    def observe(self, state: PyTree) -> Float[Array, " S"]:
+        """Returns what tells the state in numbers, for scripts and agents that need no frames; of none it is empty."""
+        del state
+        return jnp.zeros(0)
 
     @abstractmethod
     def reset(self, *, key: PRNGKeyArray) -> tuple[PyTree, TimeStep]:

@@ -91,6 +91,10 @@ class AbstractControl(AbstractEnvironment):
     def draw(self, body: Float[Array, " N"]) -> Float[Array, "H W C"]:
         """Returns the picture, in [0, 1]."""
 
+    def observe(self, state: ControlState) -> Float[Array, " S"]:
+        """Returns positions and speeds, and their sines and cosines, since some are angles."""
+        return jnp.concatenate([state.body, jnp.sin(state.body), jnp.cos(state.body)])
+
     def reset(self, *, key: PRNGKeyArray) -> tuple[ControlState, TimeStep]:
         state = ControlState(self.start(key), jnp.zeros((), jnp.int32))
         return state, self._show(state, jnp.zeros(()), jnp.ones((), bool))

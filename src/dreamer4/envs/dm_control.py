@@ -23,44 +23,68 @@ _FAST = {"shadow": False, "reflection": False}
 
 
 class DMControlSimulator(AbstractSimulator):
-    """One task of the suite. All its ends are limits, save those that dm_env tells by a discount of 0."""
+    """One task of the suite. All its ends are limits, save those that dm_env tells by a discount of 0.
 
-    def __init__(self, task: str, size: int | list[int], quality: Literal["fast", "suite"], camera: int | None):
+    Attributes:
+        task: its name, as `task_names` has it.
+        low, high: bounds of the controls that actions in [-1, 1] stand for.
+    """
+
+    def __init__(self, task: str, size: int | list[int], quality: Literal["fast", "suite", "none"], camera: int | None):
         """Loads the task.
 
         Args:
             task: its name, as `task_names` has it.
             size: of pictures, pixels: one number, or height and width.
-            quality: `suite` draws as the suite does, `fast` without shadows, reflections and multisampling.
+            quality: `suite` draws as the suite does, `fast` without shadows, reflections and multisampling, `none`
+                nothing: all is black.
             camera: number of the camera; None: the one that people use.
         """
-        domain, name = task_names()[task]
+        self.task, (domain, name) = task, task_names()[task]
         self._env = _suite().load(domain, name)
         self._size = (size, size) if isinstance(size, int) else size
         self._camera = _CAMERA.get(domain, 0) if camera is None else camera
-        self._flags = _FAST if quality == "fast" else {}
+        self._flags, self._draws = _FAST if quality == "fast" else {}, quality != "none"
         if quality == "fast":
             self._env.physics.model.vis.quality.offsamples = 0
         bounds = self._env.action_spec()
-        self._low, self._high = (np.broadcast_to(x, bounds.shape) for x in (bounds.minimum, bounds.maximum))
+        self.low, self.high = (np.broadcast_to(x, bounds.shape) for x in (bounds.minimum, bounds.maximum))
         self.action = ActionSpec((), int(np.prod(bounds.shape)))
         limit = self._env._step_limit  # dm_env has no word for it
         self.limit = round(limit) if np.isfinite(limit) else None
+        self._seen: dict[str, Any] = self._env.reset().observation
+        self.senses = self.observation().size
+
+    @property
+    def physics(self) -> Any:
+        """The physics as it stands, a `dm_control.mujoco.Physics`."""
+        return self._env.physics
+
+    @property
+    def steps(self) -> int:
+        """Steps of the physics in one of control."""
+        return round(self._env.control_timestep() / self._env.physics.timestep())
 
     def reset(self, seed: int) -> None:
         self._env.task.random.seed(seed)
-        self._env.reset()
+        self._seen = self._env.reset().observation
 
     def step(self, discrete: np.ndarray, continuous: np.ndarray) -> tuple[float, bool, bool]:
-        moment = self._env.step(from_box(continuous, self._low, self._high, np.float64))
+        moment = self._env.step(from_box(continuous, self.low, self.high, np.float64))
+        self._seen = moment.observation
         terminated = moment.last() and moment.discount == 0
         return float(moment.reward or 0.0), terminated, moment.last() and not terminated
 
     def picture(self) -> np.ndarray:
         height, width = self._size
+        if not self._draws:
+            return np.zeros((height, width, 3), np.uint8)
         return self._env.physics.render(
             height, width, camera_id=self._camera, render_flag_overrides=self._flags or None
         )
+
+    def observation(self) -> np.ndarray:
+        return np.concatenate([np.ravel(part) for part in self._seen.values()]).astype(np.float32)
 
     def close(self) -> None:
         self._env.physics.free()  # its own `close` does nothing
@@ -82,7 +106,7 @@ def dm_control_environment(
         size: of frames, pixels.
         action_repeat: control steps that carry out one action.
         max_steps: most actions in an episode.
-        quality: `fast` or `suite`.
+        quality: `fast`, `suite` or `none`.
         camera: number of the camera.
         workers: processes that it is played in.
 
@@ -92,10 +116,11 @@ def dm_control_environment(
     task = find_task(env_id.removeprefix(PREFIX))
     if task is None:
         raise InputError(f"env.id: got {env_id!r}, expected a task of the suite. {nearest(env_id, task_names())}")
-    if quality not in ("fast", "suite"):
-        raise InputError(f"env.kwargs.quality: got {quality!r}, expected fast or suite.")
+    if quality not in ("fast", "suite", "none"):
+        raise InputError(f"env.kwargs.quality: got {quality!r}, expected fast, suite or none.")
     build = partial(DMControlSimulator, task, size, quality, camera)
-    return HostEnvironment(env_id, build, size=size, action_repeat=action_repeat, max_steps=max_steps, workers=workers)
+    name = PREFIX + task
+    return HostEnvironment(name, build, size=size, action_repeat=action_repeat, max_steps=max_steps, workers=workers)
 
 
 @cache

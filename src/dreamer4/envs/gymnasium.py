@@ -36,8 +36,15 @@ class GymnasiumSimulator(AbstractSimulator):
         self.action = _action_spec(env_id, self._space)
         self.limit = self._env.spec.max_episode_steps if self._env.spec else None
 
+        sees = self._env.observation_space
+        numbers = isinstance(sees, gymnasium.spaces.Box) and sees.dtype.kind == "f"  # of pictures they are whole
+        self._seen, self.senses = np.zeros(0), math.prod(sees.shape or ()) if numbers else 0
+
     def reset(self, seed: int) -> None:
-        self._env.reset(seed=seed)
+        self._seen, _ = self._env.reset(seed=seed)
+
+    def observation(self) -> np.ndarray:
+        return np.ravel(self._seen).astype(np.float32) if self.senses else np.zeros(0, np.float32)
 
     def step(self, discrete: np.ndarray, continuous: np.ndarray) -> tuple[float, bool, bool]:
         space = self._space
@@ -48,7 +55,7 @@ class GymnasiumSimulator(AbstractSimulator):
         else:
             action = discrete.astype(space.dtype).reshape(space.shape)
             action = action + getattr(space, "start", 0)
-        _, reward, terminated, truncated, _ = self._env.step(action)
+        self._seen, reward, terminated, truncated, _ = self._env.step(action)
         return float(reward), terminated, truncated
 
     def picture(self) -> Any:  # what it is, is not known before it was looked at

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -27,7 +28,7 @@ from jaxtyping import Array, Float32, Int, Int32, PRNGKeyArray, UInt8
 from PIL import Image
 
 from dreamer4.envs.base import AbstractEnvironment, Pace
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
 
 
@@ -43,10 +44,12 @@ class AbstractSimulator(ABC):
     Attributes:
         action: the factors of an action.
         limit: most steps in an episode, or None if it knows of no limit.
+        senses: how many numbers `observation` has.
     """
 
     action: ActionSpec
     limit: int | None
+    senses: int = 0
 
     @abstractmethod
     def reset(self, seed: int) -> None:
@@ -61,6 +64,10 @@ class AbstractSimulator(ABC):
     @abstractmethod
     def picture(self) -> UInt8[np.ndarray, "h w 3"]:
         """Returns what it looks like now, at any size."""
+
+    def observation(self) -> Float32[np.ndarray, " senses"]:
+        """Returns what tells its state in numbers."""
+        return np.zeros(self.senses, np.float32)
 
     def close(self) -> None:  # noqa: B027
         """Frees what it holds, in the thread that it lived in; nothing to do for most."""
@@ -87,6 +94,9 @@ class HostEnvironment(AbstractEnvironment):
 
     spec: DataSpec = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
+    action_repeat: int = eqx.field(static=True)
+    name: str = eqx.field(static=True)
+    senses: int = eqx.field(static=True)
     _cast: "_Cast" = eqx.field(static=True)
 
     def __init__(
@@ -116,10 +126,10 @@ class HostEnvironment(AbstractEnvironment):
         if len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
             raise InputError(f"env.kwargs.size: got {size!r}, expected one number of pixels, or height and width.")
         for argument, value in (("action_repeat", action_repeat), ("max_steps", max_steps)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise InputError(f"env.kwargs.{argument}: got {value!r}, expected a whole number of at least 1.")
+            if value is not None:
+                check_whole(f"env.kwargs.{argument}", **{argument: value})
         self._cast = _Cast(workers, name, build, shape, action_repeat)
-        action, limit = self._cast.hire()
+        action, limit, self.senses = self._cast.hire()
         if max_steps is None:
             if limit is None:
                 raise InputError(
@@ -127,7 +137,7 @@ class HostEnvironment(AbstractEnvironment):
                     "--set env.kwargs.max_steps=1000."
                 )
             max_steps = math.ceil(limit / action_repeat)
-        self.spec = DataSpec((*shape, 3), action)
+        self.spec, self.action_repeat, self.name = DataSpec((*shape, 3), action), action_repeat, name
         self.max_steps = self._cast.most = max_steps
 
     @property
@@ -145,8 +155,25 @@ class HostEnvironment(AbstractEnvironment):
 
     def step(self, state: Ticket, action: Action, *, key: PRNGKeyArray) -> tuple[Ticket, TimeStep]:
         given = (state.play, state.clock, action.discrete, action.continuous, seed_of(key))
-        seen = jax.pure_callback(self._cast.advance, _kinds(self.spec.frame_shape), *given, vmap_method="broadcast_all")
-        return Ticket(state.play, state.clock + 1), TimeStep(*seen)
+        kinds = (jax.ShapeDtypeStruct((), jnp.int32), *_kinds(self.spec.frame_shape))
+        clock, *seen = jax.pure_callback(self._cast.advance, kinds, *given, vmap_method="broadcast_all")
+        return Ticket(state.play, clock), TimeStep(*seen)
+
+    def observe(self, state: Ticket) -> Float32[Array, " S"]:
+        return self.consult(state, _observation, jnp.zeros(self.senses))
+
+    def consult(self, state: Ticket, look: Callable[..., np.ndarray], *given: Array) -> Array:
+        """Returns what a look at the simulator comes to, which a script may take (`AbstractPolicy.peek`).
+
+        Args:
+            state: the moment to look at, the newest of its play.
+            look: called with the simulator, where it lives, and with `given`; returns an array like the first of
+                `given` and leaves the simulator as it is. With workers it is pickled.
+            given: what else it is told.
+        """
+        like = jax.ShapeDtypeStruct(given[0].shape, given[0].dtype)
+        ask = partial(self._cast.consult, look)
+        return jax.pure_callback(ask, like, state.play, state.clock, *given, vmap_method="broadcast_all")
 
 
 # A time step as a row: frame, reward, is_first, is_last, is_terminal.
@@ -179,10 +206,10 @@ class _Company:
         self._plays: dict[int, _Play] = {}
         self._fault: str | None = None
 
-    def hire(self) -> tuple[ActionSpec, int | None]:
-        """Builds a simulator; returns its actions and its limit."""
+    def hire(self) -> tuple[ActionSpec, int | None, int]:
+        """Builds a simulator; returns its actions, its limit and its senses."""
         self._free.append(self._build())
-        return self._free[-1].action, self._free[-1].limit
+        return self._free[-1].action, self._free[-1].limit, self._free[-1].senses
 
     def close(self) -> None:
         """Frees all simulators."""
@@ -212,6 +239,22 @@ class _Company:
             if play is not None:
                 play.request, play.clock = request, clock + 1
         return rows, self._fault
+
+    def consult(
+        self, requests: list[tuple[int, int, Any]], look: Callable[..., np.ndarray]
+    ) -> tuple[list[np.ndarray], str | None]:
+        """Has a script look at the simulators of streams, at the moments that it names."""
+        found = []
+        for number, clock, *given in requests:
+            play = self._plays.get(number)
+            if play is None or play.clock != clock:
+                return [], f"{self._name} was looked at in a moment that it has left, and it cannot go back."
+            try:
+                found.append(look(play.simulator, *given))
+            except Exception as error:  # a script's own
+                told = " ".join(str(error).split())[:300]
+                return [], f"{self._name} was looked at and failed: {type(error).__name__}: {told}"
+        return found, None
 
     def _guarded(self, number: int, seed: int, most: int, action: list[np.ndarray] | None) -> _Row:
         """Returns the next time step of a stream, or one that is not sound if anything went wrong."""
@@ -260,6 +303,10 @@ class _Company:
         return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
+def _observation(simulator: AbstractSimulator, _: np.ndarray) -> np.ndarray:
+    return simulator.observation()
+
+
 def _unsound(size: tuple[int, int]) -> _Row:
     return np.zeros((*size, 3), np.uint8), math.nan, False, True, True
 
@@ -301,8 +348,8 @@ class _Cast:
         spawn = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(1, spawn, initializer=_found, initargs=self._company)
 
-    def hire(self) -> tuple[ActionSpec, int | None]:
-        """Builds a first simulator; returns its actions and its limit."""
+    def hire(self) -> tuple[ActionSpec, int | None, int]:
+        """Builds a first simulator; returns its actions, its limit and its senses."""
         try:
             return self._pools[0].submit(_ask, "hire").result()
         except BrokenExecutor as error:
@@ -313,7 +360,8 @@ class _Cast:
         seed = np.asarray(seeds)
         numbers = [next(self._numbers) for _ in range(seed.size)]
         self.fault = None
-        rows = self._gather("begin", list(zip(numbers, seed.ravel().tolist(), strict=True)))
+        requests = list(zip(numbers, seed.ravel().tolist(), strict=True))
+        rows = self._gather("begin", requests, blank=_unsound(self._size))
         return (np.asarray(numbers, np.int32).reshape(seed.shape), *self._columns(rows, seed.shape))
 
     def advance(self, *given: Array) -> tuple[np.ndarray, ...]:
@@ -321,12 +369,22 @@ class _Cast:
         play, clock, discrete, continuous, seed = map(np.asarray, given)
         flat = (x.reshape((play.size, *x.shape[play.ndim :])) for x in (discrete, continuous))
         requests = list(zip(*(x.ravel().tolist() for x in (play, clock, seed)), *flat, strict=True))
-        return self._columns(self._gather("advance", requests, self.most), play.shape)
+        rows = self._gather("advance", requests, self.most, blank=_unsound(self._size))
+        return (np.asarray(clock + 1, np.int32), *self._columns(rows, play.shape))
 
-    def _gather(self, method: str, requests: list[tuple[Any, ...]], *rest: Any) -> list[_Row]:
-        """Has each company do its part, all at once; a stream stays where it began."""
+    def consult(self, look: Callable[..., np.ndarray], *moments: Array) -> np.ndarray:
+        """Has a script look at simulators; what failed is told by the fault, and comes back as it was given."""
+        play, clock, *given = map(np.asarray, moments)
+        flat = [x.reshape((play.size, *x.shape[play.ndim :])) for x in given]
+        requests = list(zip(play.ravel().tolist(), clock.ravel().tolist(), *flat, strict=True))
+        found = self._gather("consult", requests, look, blank=None)
+        kept = [old if new is None else new for new, old in zip(found, flat[0], strict=True)]
+        return np.asarray(kept, given[0].dtype).reshape(given[0].shape)
+
+    def _gather(self, method: str, requests: list[tuple[Any, ...]], *rest: Any, blank: _Row | None) -> list[Any]:
+        """Has each company do its part, all at once; a stream stays where it began. What fails is `blank`."""
         if self.fault is not None:
-            return [_unsound(self._size)] * len(requests)
+            return [blank] * len(requests)
         count = len(self._pools)
         parts = [[i for i, request in enumerate(requests) if request[0] % count == k] for k in range(count)]
         asked = [
@@ -334,7 +392,7 @@ class _Cast:
             for k, part in enumerate(parts)
             if part
         ]
-        rows = [_unsound(self._size)] * len(requests)
+        rows = [blank] * len(requests)
         for k, part, answer in asked:
             try:
                 found, fault = answer.result()
@@ -342,7 +400,7 @@ class _Cast:
                 self._pools[k] = self._pool()
                 fault = f"A process that played {self._company[0]} ended without a word: killed, or out of memory."
             else:
-                for i, row in zip(part, found, strict=True):
+                for i, row in zip(part, found, strict=False):
                     rows[i] = row
             self.fault = self.fault or fault
         return rows

@@ -6,7 +6,10 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from functools import cache, partial, wraps
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dreamer4.config import EnvConfig, TaskConfig
 from dreamer4.envs import dm_control
@@ -31,6 +34,11 @@ ENVIRONMENTS: dict[str, Callable[..., AbstractEnvironment]] = {
     "Reacher-pixels": Reacher,
 }
 
+# What to do where there is no environment of the data.
+RECORDINGS = (
+    "An agent of recordings has no game to play in here: dreamer4 evaluate RUN --world-model measures it, and in "
+    "Python dreamer4.evaluation.evaluate plays any environment."
+)
 # What Python and `make` give to a class themselves, before any argument of a user.
 _GIVEN = ("self", "cls", "env_id", "workers")
 
@@ -63,6 +71,13 @@ def make(config: EnvConfig) -> AbstractEnvironment:
     return StickyActions(env, config.sticky_actions) if config.sticky_actions else env
 
 
+def blind(config: EnvConfig) -> AbstractEnvironment:
+    """Returns an environment without its pictures where drawing them can be left out; raises as `make`."""
+    build = ENVIRONMENTS.get(config.id) or _find(config.id)
+    undrawn = {"quality": "none"} if "quality" in inspect.signature(build).parameters else {}
+    return make(config.model_copy(update={"kwargs": config.kwargs | undrawn}))
+
+
 def _find(env_id: str) -> Callable[..., AbstractEnvironment]:
     """Returns what builds an environment of a library.
 
@@ -87,10 +102,9 @@ def _find(env_id: str) -> Callable[..., AbstractEnvironment]:
         return _shared(dm_control.dm_control_environment, env_id)
     known = {*ENVIRONMENTS, *usable_ids(), *gymnasium.registry, *tasks}
     raise InputError(
-        f"env.id: got {env_id!r}, expected a known environment. {nearest(env_id, known)} What another package "
-        "registers with Gymnasium is named with its module, as ale_py:ALE/Pong-v5 is. An agent of recordings has "
-        "no game to play in here: dreamer4 evaluate RUN --world-model measures it, and in Python "
-        "dreamer4.evaluation.evaluate plays any environment."
+        f"env.id: got {env_id!r}, expected a known environment. {nearest(env_id, known, listed=False)}".rstrip()
+        + " docs/environments.md lists them; your own is registered in a module, --import MODULE; what another package "
+        f"registers with Gymnasium is named with its module, as ale_py:ALE/Pong-v5 is. {RECORDINGS}"
     )
 
 
@@ -115,13 +129,40 @@ def spec_of(tasks: Sequence[TaskConfig]) -> DataSpec:
     for task in tasks:
         env = make(task.env)
         told = TaskSpec(name=task.name, env=task.env.described, max_steps=env.max_steps, text=task.text)
+        told = told.model_copy(update={"vector": task_vector(task)})
         parts.append(DataSpec(env.spec.frame_shape, env.spec.action, 1, (told,)))
     return DataSpec.around(parts)
 
 
+def task_vector(task: TaskConfig) -> tuple[float, ...]:
+    """Returns the numbers that tell a task, from the file that a configuration names or as it gives them."""
+    if not isinstance(task.vector, str):
+        return task.vector
+    path = Path(task.vector).expanduser()
+    try:
+        numbers = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"tasks: vector of {task.name}: {path} is no .npy file of numbers: {error}") from None
+    if numbers.ndim != 1 or numbers.dtype.kind not in "fiu" or not np.isfinite(numbers).all():
+        raise InputError(
+            f"tasks: vector of {task.name}: {path} holds {numbers.dtype} of shape {numbers.shape}, expected a row of "
+            "finite numbers."
+        )
+    return tuple(map(float, numbers))
+
+
 def prompted(config: EnvConfig) -> tuple[TaskSpec, ...]:
-    """Returns the tasks that an environment asks for in turn, each with a world of its own; raises as `make`."""
+    """Returns the tasks that an environment asks for in turn, each with a world of its own.
+
+    Raises:
+        InputError: as `make`, or if it asks for none.
+    """
     env, described = make(config), config.described
+    if not env.prompts:
+        raise InputError(
+            f"data.prompts: {config.id} asks for no tasks in turn. Choose an environment that does, such as "
+            "Craftax-Classic-pixels with env.kwargs.task=ladder."
+        )
     return tuple(
         TaskSpec(name=name, env=described | {"kwargs": config.kwargs | {"task": name}}, max_steps=env.max_steps)
         for name in env.prompts

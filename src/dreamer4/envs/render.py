@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from dreamer4.errors import InputError
+from dreamer4.errors import check_whole
 
 
 def palette(num_colours: int) -> UInt8[np.ndarray, "N 3"]:
@@ -33,10 +33,9 @@ def render(frame: UInt8[Array, "H W C"], scale: int = 1) -> UInt8[Array, "{scale
         scale: side of the square that a pixel becomes, at least 1.
 
     Raises:
-        InputError: if `scale` is below 1.
+        InputError: if `scale` is not whole or below 1.
     """
-    if scale < 1:
-        raise InputError(f"render: got scale {scale}, expected a whole number of at least 1.")
+    check_whole("render", scale=scale)
     channels = frame.shape[-1]
     if channels == 1:
         image = jnp.broadcast_to(frame, (*frame.shape[:2], 3))

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.envs.base import AbstractEnvironment, Pace, Symbols
 from dreamer4.errors import InputError
@@ -80,8 +80,14 @@ class StickyActions(AbstractEnvironment):
     def prompt(self, state: StickyState) -> Int[Array, ""]:
         return self.env.prompt(state.inner)
 
+    def observe(self, state: StickyState) -> Float[Array, " S"]:
+        return self.env.observe(state.inner)
+
     def symbols(self, frames: np.ndarray) -> Symbols:
         return self.env.symbols(frames)
+
+    def effects(self, before: Symbols, after: Symbols, action: np.ndarray) -> dict[str, np.ndarray]:
+        return self.env.effects(before, after, action)
 
     @property
     def places(self) -> dict[str, tuple[str, ...]]:

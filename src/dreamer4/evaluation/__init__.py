@@ -9,6 +9,7 @@ pays; `statistics` reduces all of it to means and intervals.
 from .planning import PlanningPolicy as PlanningPolicy
 from .play import DreamerPolicy as DreamerPolicy
 from .play import Played as Played
+from .play import acting as acting
 from .play import begin_episode as begin_episode
 from .play import episode_keys as episode_keys
 from .play import evaluate as evaluate

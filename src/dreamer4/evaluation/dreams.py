@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer
 from dreamer4.envs import Symbols
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.evaluation.clips import Clips, Starts
 from dreamer4.evaluation.closeness import Curves, Scores, curves_of
 from dreamer4.evaluation.dreaming import Batch
 from dreamer4.evaluation.fvd import FVD, TRUTH, VideoFeatures, Videos, whole
 from dreamer4.evaluation.head_scores import HeadScores, score_heads
+from dreamer4.evaluation.interactions import Interaction
 from dreamer4.evaluation.record import Record
 from dreamer4.evaluation.return_gap import ReturnGap
 from dreamer4.evaluation.signals import Signal, disagreement, judge_signal
@@ -97,6 +98,7 @@ class DreamQuality(Record):
         traces: a few episodes along which the heads are followed.
         returns: imagined against real return, or why it was not measured.
         ends: where the game ends and where its dreams do, or why it was not measured.
+        interactions: what actions do, by name, where the environment can tell it from pictures.
         seed: the training seed, where it is told.
     """
 
@@ -113,6 +115,7 @@ class DreamQuality(Record):
     traces: tuple[Trace, ...] = ()
     returns: ReturnGap | str = ""
     ends: dict[str, Any] | str = ""
+    interactions: dict[str, Interaction] = {}
     seed: int | None = None
 
     @property
@@ -215,11 +218,12 @@ def measure_dreams(
         InputError: if the lengths make no sense.
     """
     check_key("dreams", key)
+    check_whole("dreams", context_length=context_length, horizon=horizon)
+    check_whole("dreams", least=2, noise_seeds=noise_seeds)
     longest = dreamer.dynamics.context_length or source.max_length
-    if not 1 <= context_length <= longest or horizon < 1:
+    if context_length > longest:
         raise InputError(
-            f"dreams: got {context_length} context frames and a horizon of {horizon}, expected 1 to {longest} context "
-            "frames, which is the context of the dynamics, and at least 1 dreamt frame."
+            f"dreams: got {context_length} context frames, expected 1 to {longest}, the context of the dynamics."
         )
     clips = Clips(source, source.with_latents(latents), starts, context_length, horizon)
     own = dreamer.dynamics.own_passes

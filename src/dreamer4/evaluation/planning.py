@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from dreamer4.agent import lambda_returns
 from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer, Memory
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.imagination import imagine
 from dreamer4.types import Action, TimeStep, to_float, within_bounds
 
@@ -40,11 +40,9 @@ class PlanningPolicy(AbstractPolicy):
     task: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
-        if self.dreams < 1 or self.horizon < 1 or not 0 < self.discount <= 1:
-            raise InputError(
-                f"PlanningPolicy: got {self.dreams} dreams of {self.horizon} frames and a discount of {self.discount}, "
-                "expected at least 1 of each and a discount in (0, 1]."
-            )
+        check_whole("PlanningPolicy", dreams=self.dreams, horizon=self.horizon)
+        if not 0 < self.discount <= 1:
+            raise InputError(f"PlanningPolicy: got a discount of {self.discount}, expected one in (0, 1].")
 
     def init(self) -> Memory:
         return self.dreamer.init(self.task)

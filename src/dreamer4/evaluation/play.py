@@ -17,10 +17,10 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 from dreamer4.data.policy import AbstractPolicy, impossible
 from dreamer4.dreamer import Dreamer, Memory, check_acting
 from dreamer4.envs import AbstractEnvironment, broken, check_environment, is_sound
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.nn import cast_weights
 from dreamer4.precision import in_32_bits
-from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep, check_key, is_possible, to_float, within_bounds
+from dreamer4.types import Action, TimeStep, check_key, is_possible, to_float, within_bounds
 
 
 class DreamerPolicy(AbstractPolicy):
@@ -180,12 +180,10 @@ def play(
         key: randomness of everything.
 
     Raises:
-        InputError: a number is below 1, the environment breaks the contract of `AbstractEnvironment`, or the policy
-            chooses an action that is none.
+        InputError: a number is not whole or below 1, the environment breaks the contract of `AbstractEnvironment`, or
+            the policy chooses an action that is none.
     """
-    for name, value in (("episodes", episodes), ("batch_size", batch_size), ("members", members)):
-        if value < 1:
-            raise InputError(f"play: got {name}={value}, expected at least 1.")
+    check_whole("play", episodes=episodes, batch_size=batch_size, members=members)
     check_key("play", key)
     check_environment(env)
     batch_size = min(batch_size, episodes, env.pace.streams)
@@ -213,6 +211,43 @@ def play(
 
 
 @in_32_bits
+def acting(
+    dreamer: Dreamer,
+    env: AbstractEnvironment,
+    *,
+    mode: Literal["sample", "mode"] = "sample",
+    policy: Literal["policy", "prior"] = "policy",
+    temperature: float = 1.0,
+    task: int | None = 0,
+) -> DreamerPolicy:
+    """Returns a Dreamer as a policy of an environment.
+
+    Args:
+        dreamer: the agent.
+        env: the real environment.
+        mode: sample the policy or take its most likely action.
+        policy: the trained policy or the cloned prior.
+        temperature: of the sampled policy.
+        task: id of the task that it plays, which is what the environment should be of; None: those that the
+            environment asks for in turn, its `prompts` being the agent's tasks.
+
+    Raises:
+        InputError: the agent was made for other frames or actions than the environment's, there is no such mode or
+            policy, or the temperature is negative.
+    """
+    check_acting(mode=mode, policy=policy, temperature=temperature)
+    if (made_for := dreamer.spec).looks != env.spec.looks:
+        raise InputError(
+            f"evaluate: the agent was made for frames of {made_for.frame_shape} and {made_for.action}, but the "
+            f"environment has frames of {env.spec.frame_shape} and {env.spec.action}. Play it in the environment that "
+            "it was trained for."
+        )
+    if policy == "prior":  # in the policy's place, so that both are played by one compiled program
+        dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
+    prompt = env.prompt if task is None else None
+    return DreamerPolicy(cast_weights(dreamer), mode, temperature, task or 0, prompt)
+
+
 def evaluate(
     dreamer: Dreamer,
     env: AbstractEnvironment,
@@ -226,43 +261,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     key: PRNGKeyArray,
 ) -> Played:
-    """Plays many episodes of a Dreamer, as `play` does.
-
-    Args:
-        dreamer: the agent.
-        env: the real environment.
-        episodes: number of episodes.
-        batch_size: episodes played side by side; bounds the memory.
-        mode: sample the policy or take its most likely action.
-        policy: the trained policy or the cloned prior.
-        temperature: of the sampled policy.
-        task: id of the task that it plays, which is what the environment should be of; None: those that the
-            environment asks for in turn, its `prompts` being the agent's tasks.
-        progress: called with episodes done and in total.
-        key: randomness of everything.
-
-    Raises:
-        InputError: the agent was made for other frames or actions than the environment's, there is no such mode or
-            policy, the temperature is negative, or a number is below 1.
-    """
+    """Plays many episodes of a Dreamer: `play` of the policy that `acting` makes of it, whose arguments these are."""
     check_key("evaluate", key)
-    check_acting(mode=mode, policy=policy, temperature=temperature)
-    if (made_for := _seen_and_done(dreamer)).looks != env.spec.looks:
-        raise InputError(
-            f"evaluate: the agent was made for frames of {made_for.frame_shape} and {made_for.action}, but the "
-            f"environment has frames of {env.spec.frame_shape} and {env.spec.action}. Play it in the environment that "
-            "it was trained for."
-        )
-    if policy == "prior":  # in the policy's place, so that both are played by one compiled program
-        dreamer = eqx.tree_at(lambda d: d.policy, dreamer, dreamer.prior)
-    prompt = env.prompt if task is None else None
-    actor = DreamerPolicy(cast_weights(dreamer), mode, temperature, task or 0, prompt)
+    actor = acting(dreamer, env, mode=mode, policy=policy, temperature=temperature, task=task)
     return play(actor, env, episodes=episodes, batch_size=batch_size, progress=progress, key=key)
-
-
-def _seen_and_done(dreamer: Dreamer) -> DataSpec:
-    """Returns the shape of the frames that an agent sees, and the factors of the actions that it takes."""
-    policy = eqx.filter_eval_shape(lambda d: d.decide(d.init()), dreamer)
-    chosen = eqx.filter_eval_shape(lambda p: p.mode(), policy)
-    classes = tuple(part.logits.shape[-1] for part in policy.discrete)
-    return DataSpec(dreamer.tokenizer.frame_shape, ActionSpec(classes, chosen.continuous.shape[-1]))

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 from scipy import stats
 
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.evaluation.record import Record
 
 
@@ -90,8 +90,7 @@ def interval(
     draws = _checked(values)
     if not 0 < level < 1:
         raise InputError(f"interval: got level {level}, expected a share between 0 and 1.")
-    if resamples < 1:
-        raise InputError(f"interval: got {resamples} resamples, expected at least 1.")
+    check_whole("interval", resamples=resamples)
     if np.ptp(draws) == 0:
         return float(statistic(draws)), float(statistic(draws))
     return _percentiles([draws], statistic, level, resamples, seed)

@@ -22,6 +22,7 @@ from dreamer4.nn.attention import rope as rope
 from dreamer4.nn.distributions import AbstractDistribution as AbstractDistribution
 from dreamer4.nn.distributions import ActionDistribution as ActionDistribution
 from dreamer4.nn.distributions import Bernoulli as Bernoulli
+from dreamer4.nn.distributions import Beta as Beta
 from dreamer4.nn.distributions import Bins as Bins
 from dreamer4.nn.distributions import Categorical as Categorical
 from dreamer4.nn.distributions import Normal as Normal

@@ -11,9 +11,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.scipy.special import betaln, digamma
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from dreamer4.types import Action
+
+
+_EDGE = 1e-3  # of [0, 1]: recorded actions often lie on an end, where the density of a Beta is 0 or grows beyond bounds
 
 
 def symlog(x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
@@ -186,6 +190,48 @@ class Bins(AbstractDistribution):
         return Categorical(self.logits).kl(Categorical(other.logits))
 
 
+class Beta(AbstractDistribution):
+    """A Beta distribution stretched over [-1, 1]. Not in the paper.
+
+    Attributes:
+        alpha: exponent that draws towards 1; above 1, so that there is one mode, inside.
+        beta: exponent that draws towards -1; likewise.
+    """
+
+    alpha: Float[Array, "*batch"]
+    beta: Float[Array, "*batch"]
+
+    def sample(self, *, key: PRNGKeyArray) -> Float[Array, "*batch"]:
+        return 2.0 * jr.beta(key, self.alpha, self.beta) - 1.0
+
+    def log_prob(self, event: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """Returns the log-density; the ends, where it is none, count as 0.002 before them."""
+        share = jnp.clip((event + 1.0) / 2.0, _EDGE, 1.0 - _EDGE)
+        logs = (self.alpha - 1.0) * jnp.log(share) + (self.beta - 1.0) * jnp.log1p(-share)
+        return logs - betaln(self.alpha, self.beta) - np.log(2.0)
+
+    def mode(self) -> Float[Array, "*batch"]:
+        return (self.alpha - self.beta) / (self.alpha + self.beta - 2.0)
+
+    def mean(self) -> Float[Array, "*batch"]:
+        """Returns the expected number."""
+        return (self.alpha - self.beta) / (self.alpha + self.beta)
+
+    def tempered(self, temperature: float | Float[Array, ""]) -> "Beta":
+        """Returns it with its log-density divided."""
+        return Beta(1.0 + (self.alpha - 1.0) / temperature, 1.0 + (self.beta - 1.0) / temperature)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        a, b = self.alpha, self.beta
+        inside = (a - 1.0) * digamma(a) + (b - 1.0) * digamma(b) - (a + b - 2.0) * digamma(a + b)
+        return betaln(a, b) - inside + np.log(2.0)
+
+    def kl(self, other: "Beta") -> Float[Array, "*batch"]:
+        a, b, other_a, other_b = self.alpha, self.beta, other.alpha, other.beta
+        both = (other_a - a + other_b - b) * digamma(a + b)
+        return betaln(other_a, other_b) - betaln(a, b) + (a - other_a) * digamma(a) + (b - other_b) * digamma(b) + both
+
+
 class SymexpTwoHot(AbstractDistribution):
     """A scalar as a categorical over bins that are spaced evenly in symlog, as in Dreamer 3.
 
@@ -265,7 +311,7 @@ class ActionDistribution(AbstractDistribution):
     """
 
     discrete: tuple[Categorical, ...]
-    continuous: Normal | Bins
+    continuous: Normal | Bins | Beta
     averaged: bool = eqx.field(static=True, default=False)
     present: Bool[Array, "*some C"] | None = None
 

@@ -9,7 +9,7 @@ through time, masked positions are computed and count.
 import jax
 from jaxtyping import PyTree
 
-from dreamer4.nn.attention import mask_blocks
+from dreamer4.nn.attention import GroupedQueryAttention, mask_blocks
 from dreamer4.nn.transformer import Transformer
 
 
@@ -47,3 +47,21 @@ def transformer_flops(transformer: Transformer, *, frames: int, slots: int | Non
     seen = slots * slots * frames if transformer.dense else lines * frames
     attention = 2 * width * transformer.num_groups * (len(space) * pairs + seen)
     return 2 * (products + attention)
+
+
+def attention_bytes(module: PyTree, *, frames: int) -> int:
+    """Returns the bytes of attention weights within frames that the backward pass of a clip holds at least.
+
+    They are those of all transformers in a module, in float32. Of layers that are computed a second time one group at a
+    time is held; fused kernels and the attentions of other people may hold none.
+    """
+
+    def held(transformer: Transformer) -> int:
+        mask = transformer.layout.space_mask()
+        pairs = sum(mask[rows, columns].size for rows, columns, _ in mask_blocks(mask))
+        attentions = [block.attention for block in transformer.groups.space]
+        heads = sum(a.heads for a in attentions if isinstance(a, GroupedQueryAttention) and not a.fused)
+        return 4 * frames * pairs * heads * (1 if transformer.remat else transformer.num_groups)
+
+    parts = jax.tree.leaves(module, is_leaf=lambda x: isinstance(x, Transformer))
+    return sum(held(part) for part in parts if isinstance(part, Transformer))

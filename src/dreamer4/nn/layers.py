@@ -104,6 +104,11 @@ class Embedding(eqx.Module):
         """Builds a table of `count` vectors of `size` features."""
         self.table = initial_tokens(key, (count, size))
 
+    @property
+    def count(self) -> int:
+        """How many vectors there are."""
+        return self.table.shape[-2]
+
     def __call__(self, index: Int[Array, "*dims"]) -> Float[Array, "*dims D"]:
         """Looks vectors up."""
         return self.table[index]

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from markupsafe import Markup
 
 from dreamer4.reporting.figures import SERIES, Line, line_chart, number
-from dreamer4.reporting.page import Block, Chart, Charts, Heading, Table
+from dreamer4.reporting.page import Chart, blocks
 
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -16,16 +17,16 @@ Metrics = Sequence[Mapping[str, Any]]
 _OPEN_CHARTS = 6
 
 
-def training_blocks(metrics: Metrics) -> list[Block]:
+def training_blocks(metrics: Metrics) -> list[Markup]:
     """Returns the charts of each phase of a run: what was measured, and its running mean."""
-    blocks: list[Block] = []
+    found: list[Markup] = []
     for phase, names, (records,) in _phases([metrics]):
         charts = [chart for name in names if (chart := _curve(phase, name, records)) is not None]
-        blocks += [Heading(phase), Charts(charts, shown=_OPEN_CHARTS)]
-    return blocks
+        found += [blocks.heading(phase), blocks.charts(charts, shown=_OPEN_CHARTS)]
+    return found
 
 
-def heads_blocks(metrics: Metrics) -> list[Block]:
+def heads_blocks(metrics: Metrics) -> list[Markup]:
     """Returns what training the heads to the end, behind the agent phase, came to; nothing if a run left it out."""
     looks = [record for record in metrics if record["phase"] == "heads"]
     if not looks:
@@ -38,20 +39,20 @@ def heads_blocks(metrics: Metrics) -> list[Block]:
     head = ("Nats on held-out episodes", "Agent phase", "Trained to the end", "A fresh, wide one on the same read-out")
     names = {"Policy": "cloning", "Reward": "reward", "Continuation": "continuation"}
     rows = [(name, *nats(term), nats("probe")[1] if name == "Policy" else "") for name, term in names.items()]
-    return [Heading("The agent's heads"), Table(head, rows)]
+    return [blocks.heading("The agent's heads"), blocks.table(head, rows)]
 
 
-def compared_blocks(metrics: Sequence[Metrics]) -> list[Block]:
+def compared_blocks(metrics: Sequence[Metrics]) -> list[Markup]:
     """Returns the charts of each phase with a line for each run: running means, over training seeds if several."""
-    blocks: list[Block] = []
+    found: list[Markup] = []
     for phase, names, logs in _phases(metrics):
         charts = []
         for name in names:
             lines = [_mean_line(name, log, SERIES[i % len(SERIES)]) for i, log in enumerate(logs)]
             last = " · ".join(number(line.y[-1]) for line in lines if len(line.y))
             charts.append(Chart(name, line_chart(lines, title=f"{phase} {name}", x_label="step"), last))
-        blocks += [Heading(phase), Charts(charts)]
-    return blocks
+        found += [blocks.heading(phase), blocks.charts(charts)]
+    return found
 
 
 def smoothed(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:

@@ -2,13 +2,15 @@
 
 import numpy as np
 from jaxtyping import Num
+from markupsafe import Markup
 
 from dreamer4.data import DatasetInfo
 from dreamer4.reporting.figures import SERIES, histogram_chart, number, signed
-from dreamer4.reporting.page import Bars, Block, Chart, Charts, Heading, Legend, Note, Page, Section
+from dreamer4.reporting.page import Chart, Page, Section, blocks
 
 
 _BINS = 24
+_TAKEN = "How often each action was taken"
 _MOST_CLASSES = 40  # of a component whose classes are all listed
 
 
@@ -21,14 +23,11 @@ def data_page(info: DatasetInfo) -> Page:
         f"policy {info.policy}",
         f"fingerprint {info.fingerprint[:16]}",
     )
-    sections = [
-        Section("Episodes", "", _episodes(info)),
-        Section("How often each action was taken", "", _actions(info)),
-    ]
+    sections = [Section("Episodes", "", _episodes(info)), Section(_TAKEN, "", _actions(info))]
     return Page(f"Data of {info.environment.get('id', 'own episodes')}", sections, facts)
 
 
-def _episodes(info: DatasetInfo) -> list[Block]:
+def _episodes(info: DatasetInfo) -> list[Markup]:
     groups, begin = {}, 0
     for part in info.behaviour:
         name = part.policy if part.epsilon == 0 else f"{part.policy}, epsilon {part.epsilon:g}"
@@ -45,7 +44,7 @@ def _episodes(info: DatasetInfo) -> list[Block]:
         _histogram(title, np.asarray(values), groups, styles)
         for title, values in (("Return of an episode", info.returns), ("Frames of an episode", info.lengths))
     ]
-    return [Legend(told), Charts(charts), Note("Share of the episodes of each policy.")]
+    return [blocks.legend(told), blocks.charts(charts), blocks.note("Share of the episodes of each policy.")]
 
 
 def _histogram(
@@ -59,14 +58,14 @@ def _histogram(
     return Chart(title, histogram_chart(edges.tolist(), counts, title=title), f"{number(low)} to {number(high)}")
 
 
-def _actions(info: DatasetInfo) -> list[Block]:
-    blocks: list[Block] = []
+def _actions(info: DatasetInfo) -> list[Markup]:
+    found: list[Markup] = []
     for i, counts in enumerate(info.action_counts):
         listed = sorted(range(len(counts)), key=lambda n: -counts[n])[:_MOST_CLASSES]  # noqa: B023
         shares = {str(n): counts[n] / max(sum(counts), 1) for n in sorted(listed)}
         rest = len(counts) - len(listed)
         name = "Actions" if len(info.action_counts) == 1 else f"Component {i}"
-        blocks += [Heading(name), Bars(shares, f"And {rest} rarer ones." if rest else "")]
-    if blocks and info.continuous_dim:
-        blocks.append(Note(f"And {info.continuous_dim} continuous dimensions."))
-    return blocks
+        found += [blocks.heading(name), blocks.bars(shares, f"And {rest} rarer ones." if rest else "")]
+    if found and info.continuous_dim:
+        found.append(blocks.note(f"And {info.continuous_dim} continuous dimensions."))
+    return found

@@ -9,13 +9,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 
 _WIDTH, _HEIGHT = 340, 190  # units of the SVG: pixels, where a chart is shown at its own size
@@ -36,16 +37,16 @@ class Line:
     Attributes:
         x: positions, ascending.
         y: values; what is not finite interrupts the line.
-        label: name of the line, for the text beside the chart.
         style: `s1` to `s5` for series, `control` to `control4` for comparisons, `bad`, `band` for a broad pale line.
         faint: whether it is drawn as a background, such as the values before smoothing.
+        around: low and high of an area in the same colour, such as the range over runs.
     """
 
     x: Sequence[float]
     y: Sequence[float]
-    label: str = ""
     style: str = "s1"
     faint: bool = False
+    around: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 def line_chart(
@@ -70,7 +71,8 @@ def line_chart(
         markers: whether each point is marked.
     """
     drawn = [(line, *_thinned(np.asarray(line.x, float), np.asarray(line.y, float))) for line in lines]
-    values = np.concatenate([y[np.isfinite(y)] for _, _, y in drawn] or [np.empty(0)])
+    shown = [y for _, _, y in drawn] + [np.asarray(y, float) for line in lines for y in line.around or ()]
+    values = np.concatenate([y[np.isfinite(y)] for y in shown] or [np.empty(0)])
     if not values.size:
         return ""
     figure, axes = _axes(x_label, y_range or padded(values, logarithmic=logarithmic), logarithmic, percent)
@@ -83,6 +85,8 @@ def line_chart(
         finite = np.isfinite(y)
         alone = finite & ~np.roll(finite, 1) & ~np.roll(finite, -1) if y.size > 2 else finite
         axes.plot(x, y, **look, solid_capstyle="round", solid_joinstyle="round")
+        if line.around is not None:
+            axes.fill_between(line.x, *line.around, color=look["color"], alpha=0.2, linewidth=0)
         if (dotted := finite if markers and line.style != "band" else alone).any():
             axes.plot(x[dotted], y[dotted], ".", color=look["color"], markersize=6.5, markeredgewidth=0)
     return _svg(figure, title)
@@ -115,13 +119,11 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return "∞" if value > 0 else "−∞" if value < 0 else "n/a"
     size = abs(value)
-    if size >= 10_000 or 0 < size < 0.001:
+    if 10_000 <= size < 1e12:
+        text = EngFormatter(sep="")(float(f"{value:.3g}"))
+    elif size >= 1e12 or 0 < size < 0.001:
         mantissa, exponent = f"{value:.1e}".split("e")
         text = f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-        for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if size >= scale:
-                text = f"{value / scale:.3g}{letter}" if size < 1e12 else text
-                break
     else:
         text = f"{value:.3g}" if size < 1000 else f"{value:.0f}"
     return text.replace("-", "−")
@@ -185,7 +187,9 @@ def _svg(figure: Figure, title: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<(style|clipPath).*?</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r' clip-path="[^"]*"| id="[^"m][^"]*"| id="matplotlib[^"]*"| transform="rotate\(-0[^"]*"', "", text)
     text = re.sub(r"font-size: ([\d.]+)px; font-family: [^;]*", r"font-size: \1px", text.replace("xlink:href", "href"))
-    text = re.sub(r"\d+\.\d{2,}", lambda digits: f"{float(digits[0]):.1f}", re.sub(r"\s+", " ", text))
+    # Coordinates need no more digits; what is written between tags does.
+    short = partial(re.sub, r"\d+\.\d{2,}", lambda digits: f"{float(digits[0]):.1f}")
+    text = re.sub(r"<[^>]*>", lambda tag: short(tag[0]), re.sub(r"\s+", " ", text))
     for name, colour in _COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">{text}'

@@ -5,6 +5,7 @@ what it saw (reconstructions), how it learned (curves), and everything needed to
 missing is left out.
 """
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,31 +14,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from dreamer4 import media
 from dreamer4.evaluation.dreams import NO_FRAMES, DreamFrames, DreamQuality, Grid
 from dreamer4.evaluation.statistics import Estimate
-from dreamer4.reporting import media
 from dreamer4.reporting.curves import heads_blocks, training_blocks
 from dreamer4.reporting.figures import percent, signed
-from dreamer4.reporting.page import (
-    Block,
-    Fold,
-    FrameGrid,
-    Heading,
-    Note,
-    Page,
-    Pairs,
-    Picture,
-    Pictures,
-    Section,
-    Source,
-    Table,
-    Text,
-    Tiles,
-    data_uri,
-    intervals,
-    write_page,
-)
-from dreamer4.reporting.world import accuracy, headline, world_blocks
+from dreamer4.reporting.page import Page, Picture, Section, blocks, intervals, write_page
+from dreamer4.reporting.world import world_blocks
 
 
 POLICIES = {
@@ -61,6 +44,7 @@ class Report:
         provenance: what else is needed to make it again or to know it by, such as the fingerprint of its data.
         packages: versions by package.
         returns: by policy; the four policies of a demo get readable names.
+        by_task: the same for each of several tasks, by its name.
         metrics: lines of the metric log; a list in place of a number holds one value per training seed.
         world: quality of the dreams of one training seed.
         frames: dreams beside the truth and reconstructions, to be looked at.
@@ -73,6 +57,7 @@ class Report:
     provenance: Mapping[str, str | int | float] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
     returns: Mapping[str, Estimate] = field(default_factory=dict)
+    by_task: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     world: DreamQuality | None = None
     frames: DreamFrames = NO_FRAMES
@@ -90,7 +75,7 @@ def report_page(report: Report) -> Page:
     facts = [_value(v) if name in ("env", "device") else f"{name} {_value(v)}" for name, v in report.run.items()]
     training = "Metrics of each phase by training step. The pale line is what was measured, the strong one its running "
     sections = [
-        Section(blocks=_returns(report)),
+        Section(blocks=[*_returns(report), *_by_task(report.by_task)]),
         Section(
             "Dreams beside the truth",
             "The world model is given the first frames of an episode that it was not trained on, then only the actions "
@@ -103,7 +88,7 @@ def report_page(report: Report) -> Page:
             _reconstructions(report.frames.reconstructions),
         ),
         Section("Training", training + "mean.", [*heads_blocks(report.metrics), *training_blocks(report.metrics)]),
-        Section("Notes", "", [Text(note) for note in report.notes]),
+        Section("Notes", "", [blocks.text(note) for note in report.notes]),
         Section("To run it again", "", _details(report)),
     ]
     return Page(report.title, sections, facts, _lead(report.returns))
@@ -119,14 +104,13 @@ def _lead(returns: Mapping[str, Estimate]) -> str:
     return told + data + "."
 
 
-def _returns(report: Report) -> list[Block]:
+def _returns(report: Report) -> list[Markup]:
     if not report.returns:
         return []
     named = {POLICIES.get(name, name): row for name, row in report.returns.items()}
     seeds = max(len(row.seeds) for row in named.values())
-    over = (
-        f"over {seeds} training seeds where a policy was trained, over episodes elsewhere" if seeds else "over episodes"
-    )
+    of_seeds = f"over {seeds} training seeds where a policy was trained, over episodes elsewhere"
+    over = of_seeds if seeds else "over episodes"
     caption = (
         "Mean return of an episode in the real environment. Each dot is a mean, each bar its 95% bootstrap interval "
         f"{over}; where the bar is hidden, the interval is narrower than the dot."
@@ -139,42 +123,58 @@ def _returns(report: Report) -> list[Block]:
     return [
         intervals(named, strong=best, caption=caption),
         *_tiles(report),
-        Table(("Policy", "Mean", "95% interval", "Episodes"), rows, strong=best),
+        blocks.table(("Policy", "Mean", "95% interval", "Episodes"), rows, strong=best),
     ]
 
 
-def _tiles(report: Report) -> list[Block]:
+def _by_task(by_task: Mapping[str, Mapping[str, Estimate]]) -> list[Markup]:
+    if not by_task:
+        return []
+    policies = list(dict.fromkeys(name for rows in by_task.values() for name in rows))
+    cells = [
+        (
+            task,
+            *(
+                f"{signed(rows[p].mean)} ({signed(rows[p].low)} to {signed(rows[p].high)})" if p in rows else "–"
+                for p in policies
+            ),
+        )
+        for task, rows in by_task.items()
+    ]
+    return [blocks.table(("Task", *(POLICIES.get(p, p) for p in policies)), cells)]
+
+
+def _tiles(report: Report) -> list[Markup]:
     tiles = []
     if "imagination" in report.returns and "data" in report.returns:
         gain = report.returns["imagination"].mean - report.returns["data"].mean
         tiles.append((signed(gain), "mean return above the data"))
-    if report.world is not None and (share := headline(report.world)) is not None:
-        tiles.append((percent(share), f"of dreamt frames exactly right, K\xa0=\xa0{report.world.num_steps}"))
+    if (world := report.world) is not None and world.tells_exactness:
+        share = percent(world.passes[world.num_steps].mean.exact)
+        tiles.append((share, f"of dreamt frames exactly right, K\xa0=\xa0{world.num_steps}"))
     minutes = report.run.get("minutes")
     if isinstance(minutes, int | float):
         tiles.append((f"{minutes:.1f}", "minutes for the whole run"))
-    return [Tiles(tiles)] if tiles else []
+    return [blocks.tiles(tiles)] if tiles else []
 
 
-def _dreams(report: Report) -> list[Block]:
-    films, grids = _films(report.frames.shown), _grids(report.frames.grids)
-    world = [] if report.world is None else [*accuracy(report.world), *world_blocks(report.world)]
-    return [*films, *grids, *world]
+def _dreams(report: Report) -> list[Markup]:
+    world = [] if report.world is None else world_blocks(report.world)
+    return [*_films(report.frames.shown), *_grids(report.frames.grids), *world]
 
 
-def _films(dreams: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> list[Block]:
+def _films(dreams: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> list[Markup]:
     pictures: list[Picture] = []
     for truth, dream, given in dreams:
         scale = media.fitting_scale(truth.shape[1:], 96)
         film = media.side_by_side(truth, dream, context_length=given, scale=scale)
         colours = media.frame_colours(truth, dream, given)
         strips = [media.film_strip(media.to_rgb(v, scale=max(1, scale // 3)), borders=colours) for v in (truth, dream)]
-        still = data_uri(media.png(np.concatenate(strips, axis=0)), "png")
+        still = _png(np.concatenate(strips, axis=0))
         right = f"{colours[given:].count(media.RIGHT)} of {len(colours) - given} dreamt frames without red"
-        moving = data_uri(media.gif(film, fps=4), "gif")
+        moving = _uri(media.gif(film, fps=4), "gif")
         pictures.append(Picture(moving, f"Truth, dream and difference, {len(truth)} frames", still, right))
-    shown = _fitting(pictures)
-    if not shown:
+    if not (shown := _fitting(pictures)):
         return []
     # Another rule than that of exact frames, which films of many colours never are.
     caption = (
@@ -182,10 +182,10 @@ def _films(dreams: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> list[Block]:
         "more than half the range of colours."
     ) + ("" if len(shown) == len(dreams) else f" Shown: {len(shown)} of {len(dreams)}.")
     keys = (("given", "frame given"), ("right", "dreamt without such a pixel"), ("wrong", "dreamt with one"))
-    return [Pictures(shown, f"{caption} Border and timeline:", keys, films=True)]
+    return [blocks.pictures(shown, f"{caption} Border and timeline:", keys, films=True)]
 
 
-def _grids(grids: Sequence[Grid]) -> list[Block]:
+def _grids(grids: Sequence[Grid]) -> list[Markup]:
     if not grids:
         return []
     remark = (
@@ -193,7 +193,7 @@ def _grids(grids: Sequence[Grid]) -> list[Block]:
         "not taken, where a dream that follows them must differ. Pixels off by more than half the range of colours are "
         "red, darker ones are missing."
     )
-    return [Heading("More passes, wrong actions"), *map(frame_grid, grids), Note(remark)]
+    return [blocks.heading("More passes, wrong actions"), *map(frame_grid, grids), blocks.note(remark)]
 
 
 def horizons(length: int) -> list[int]:
@@ -203,37 +203,34 @@ def horizons(length: int) -> list[int]:
     return [*(2**i for i in range(length.bit_length()) if 2**i < length), length]
 
 
-def frame_grid(grid: Grid) -> FrameGrid:
+def frame_grid(grid: Grid) -> Markup:
     """Returns a clip in rows: the truth, then each way to dream; and a column for each frame shown."""
     steps = horizons(len(grid.truth))
-    index = np.array(steps) - 1
+    index, scale = np.array(steps) - 1, media.fitting_scale(grid.given.shape, _SIDE)
 
     def cells(frames, kinds):
-        scale = media.fitting_scale(grid.given.shape, _SIDE)
         pictures = media.marked(grid.truth[index], frames, scale=scale)
-        return [(data_uri(media.png(p), "png"), kind) for p, kind in zip(pictures, kinds, strict=True)]
+        return [(_png(picture), kind) for picture, kind in zip(pictures, kinds, strict=True)]
 
-    given = data_uri(
-        media.png(media.to_rgb(grid.given[None], scale=media.fitting_scale(grid.given.shape, _SIDE))[0]), "png"
-    )
+    given = _png(media.to_rgb(grid.given[None], scale=scale)[0])
     rows = {"truth": [(given, "given"), *cells(grid.truth[index], ["given"] * len(steps))]}
     for name, video in grid.dreams.items():
         colours = media.frame_colours(grid.truth[index], video[index], 0)
         rows[name] = [("", ""), *cells(video[index], ["wrong" if c == media.WRONG else "right" for c in colours])]
-    return FrameGrid(("dreamt frame", "given", *map(str, steps)), rows)
+    return blocks.frame_grid(("dreamt frame", "given", *map(str, steps)), rows)
 
 
-def _reconstructions(triples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[Block]:
+def _reconstructions(triples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[Markup]:
     pictures = []
     for triple in triples:
         scale = media.fitting_scale(triple[0].shape, 96)
         sheet = media.contact_sheet([media.to_rgb(np.asarray(frame)[None], scale=scale) for frame in triple])
-        pictures.append(Picture(data_uri(media.png(sheet), "png"), "Original, masked, reconstruction"))
+        pictures.append(Picture(_png(sheet), "Original, masked, reconstruction"))
     caption = (
         "Each column from top to bottom: the original frame, the same with its hidden patches, and the frame decoded "
         "from its latent tokens. Each is the one of its episode of which most was hidden."
     )
-    return [Pictures(_fitting(pictures), caption)] if pictures else []
+    return [blocks.pictures(_fitting(pictures), caption)] if pictures else []
 
 
 def _fitting(pictures: Sequence[Picture]) -> list[Picture]:
@@ -242,13 +239,22 @@ def _fitting(pictures: Sequence[Picture]) -> list[Picture]:
     return [p for i, (p, total) in enumerate(zip(pictures, size, strict=True)) if not i or total <= _PICTURE_BYTES]
 
 
-def _details(report: Report) -> list[Block]:
+def _details(report: Report) -> list[Markup]:
     facts = {name: _value(value) for name, value in {**report.run, **report.provenance}.items()}
     return [
-        *([Pairs(facts)] if facts else []),
-        *([Fold("Package versions", [Pairs(report.packages)])] if report.packages else []),
-        *([Fold("Configuration", [Source(report.config)])] if report.config else []),
+        *([blocks.pairs(facts)] if facts else []),
+        *([blocks.fold("Package versions", [blocks.pairs(report.packages)])] if report.packages else []),
+        *([blocks.fold("Configuration", [blocks.source(report.config)])] if report.config else []),
     ]
+
+
+def _uri(content: bytes, kind: str) -> str:
+    """Returns a picture as the address of itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _png(image: np.ndarray) -> str:
+    return _uri(media.png(image), "png")
 
 
 def _value(value: Any) -> str:

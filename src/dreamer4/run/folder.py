@@ -18,10 +18,10 @@ elsewhere; `config.yaml` keeps what it was begun with. And the phase that came l
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,14 @@ from dreamer4.config import Config, diff, from_yaml, override, text, to_yaml, wi
 from dreamer4.dreamer import PHASES, read_description
 from dreamer4.errors import InputError
 from dreamer4.files import write_atomically
+
+
+DEEPEST = 4  # levels below a folder in which runs are looked for
+
+
+def _place(name: str) -> Any:
+    """Returns what lies under a name in the folder of a run, as the text of this module lists it."""
+    return property(lambda run: run.path / name)
 
 
 @dataclass(frozen=True)
@@ -43,45 +51,14 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def config_file(self) -> Path:
-        """The resolved configuration, YAML."""
-        return self.path / "config.yaml"
-
-    @property
-    def metrics_file(self) -> Path:
-        """The metrics, one JSON object per line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def results_file(self) -> Path:
-        """The results, JSON."""
-        return self.path / "results.json"
-
-    @property
-    def seconds_file(self) -> Path:
-        """Seconds that were spent on the run, one number."""
-        return self.path / "seconds.txt"
-
-    @property
-    def lock_file(self) -> Path:
-        """What a process that writes to the run locks; it is empty."""
-        return self.path / "lock"
-
-    @property
-    def report_file(self) -> Path:
-        """The report, HTML."""
-        return self.path / "report.html"
-
-    @property
-    def data(self) -> Path:
-        """The folder of the data set that the run collected."""
-        return self.path / "data"
-
-    @property
-    def latents(self) -> Path:
-        """The folder of the latents of its data set, a store for each tokenizer."""
-        return self.path / "latents"
+    config_file = _place("config.yaml")
+    metrics_file = _place("metrics.jsonl")
+    results_file = _place("results.json")
+    seconds_file = _place("seconds.txt")
+    lock_file = _place("lock")
+    report_file = _place("report.html")
+    data = _place("data")
+    latents = _place("latents")
 
     @property
     def is_run(self) -> bool:
@@ -145,6 +122,19 @@ class RunFolder:
             raise InputError(f"{self.path} is not a run folder: it has no {self.config_file.name}.")
         return from_yaml(text.read(self.config_file), str(self.config_file))
 
+    def progress(self, config: Config) -> str:
+        """Returns how far the training of a configuration has come, in words."""
+        for phase in reversed(PHASES):
+            wanted = getattr(config.train, phase).steps
+            if steps := self.checkpoints(phase).steps():
+                return f"{phase} {steps[-1]}/{wanted}" if steps[-1] < wanted else f"{phase} done"
+        return "begun"
+
+    def touched(self) -> float:
+        """Returns when the run last wrote down how far it is, in seconds since the epoch."""
+        files = [file for file in (self.results_file, self.metrics_file, self.config_file) if file.exists()]
+        return max(file.stat().st_mtime for file in files)
+
     def _lengthened(self, config: Config) -> Config:
         """Returns the configuration of the run, with as many steps of its last phase as another one asks for."""
         own = self.read_config()
@@ -160,6 +150,17 @@ class RunFolder:
                 + "Choose another folder with --run, or continue this one with --resume and its own settings. Of these "
                 "only the steps of the newest phase may be raised."
             )
+
+
+def find_runs(folder: Path) -> Iterator[RunFolder]:
+    """Yields the runs at or below a folder, down to `DEEPEST` levels; what lies inside a run is its own."""
+    depth = len(folder.parts)
+    for place, inside, _ in os.walk(folder):
+        run = RunFolder(Path(place))
+        if run.is_run:
+            yield run
+        if run.is_run or len(Path(place).parts) - depth >= DEEPEST:
+            inside.clear()
 
 
 def run_of(step: Path) -> RunFolder | None:

@@ -27,6 +27,7 @@ from dreamer4.data import (
     read_info,
 )
 from dreamer4.dreamer import PHASES
+from dreamer4.envs import task_vector
 from dreamer4.errors import InputError
 from dreamer4.run import processes
 from dreamer4.run.folder import RunFolder
@@ -89,13 +90,20 @@ class Drawn:
     held_out: DeviceSource | None = None
 
 
+def told_info(config: Config, path: Path) -> DatasetInfo:
+    """Returns the description of a data set, its tasks told by the vectors that the configuration names."""
+    vectors = {task.name: task_vector(task) for task in config.tasks if task.vector}
+    info = read_info(path)
+    return info.model_copy(update={"tasks": info.spec.telling(vectors).tasks}) if vectors else info
+
+
 def draw(config: Config, path: Path, phases: Sequence[str]) -> Drawn:
     """Opens a data set for phases, and refuses one of which they could not learn.
 
     Raises:
         InputError: if it cannot be read, or holds nothing that one of them needs.
     """
-    info = read_info(path)
+    info = told_info(config, path)
     if streams(config, info):
         reader = open_reader(path)
         if "agent" in phases and not _any_action(info, reader):
@@ -192,15 +200,19 @@ def take_over(origin: Path, run: RunFolder) -> None:
     theirs, ours = RunFolder(origin).latents, run.latents
     if theirs.is_dir() and not ours.exists():
         with tempfile.TemporaryDirectory(dir=run.path, prefix=".latents-") as partial:
-            shutil.copytree(theirs, Path(partial) / ours.name, copy_function=_link)
+            for folder, _, files in os.walk(theirs):
+                # Made anew, not copied: a folder of others may be closed to us, and could not be moved or removed then.
+                (target := Path(partial) / ours.name / Path(folder).relative_to(theirs)).mkdir()
+                for name in files:
+                    _link(os.path.join(folder, name), target / name)
             (Path(partial) / ours.name).rename(ours)
 
 
-def _link(source: str, target: str) -> None:
+def _link(source: str, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
+        shutil.copyfile(source, target)
 
 
 def encode(
@@ -230,12 +242,12 @@ def encode_run(path: Path, data: Path | None, report: Reporter, *, part: tuple[i
     """
     run = RunFolder(path)
     config = run.read_config()
-    data = data or (run.data if config.data.path is None else Path(config.data.path))
-    info = read_info(data)
+    dataset = data or (run.data if config.data.path is None else Path(config.data.path))
+    info = read_info(dataset)
     agent = start_of(config, run, PHASES[1], info.spec)
     tokenizers = [member(agent, i, config.seeds).tokenizer for i in range(config.seeds)]
     for tokenizer in tokenizers:
-        stored(run, tokenizer, data, info, report, part)
+        stored(run, tokenizer, dataset, info, report, part)
     return [folder_of(run, tokenizer, info) for tokenizer in tokenizers]
 
 

@@ -1,6 +1,6 @@
 """What the data of a run looks like, and whether everything fits it; nothing is computed and nothing is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -12,8 +12,10 @@ from dreamer4 import data, envs
 from dreamer4.config import Config, EnvConfig, load
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.envs import AbstractEnvironment, Symbols
+from dreamer4.envs.registry import RECORDINGS
 from dreamer4.errors import InputError
-from dreamer4.run import behaviour, trackers
+from dreamer4.run import behaviour, memory, trackers
+from dreamer4.run.latents import told_info
 from dreamer4.training import AbstractPhase, build_phase
 from dreamer4.training.placement import build_mesh
 from dreamer4.types import ActionSpec, DataSpec
@@ -25,7 +27,7 @@ def data_spec(config: Config) -> DataSpec:
     Declarations are of presets for data to come, whose place in `data.path` is still empty.
     """
     if config.data.path is not None and not is_to_come(config):
-        return data.read_info(Path(config.data.path)).spec
+        return told_info(config, Path(config.data.path)).spec
     if config.data.spec is not None:
         declared = config.data.spec
         action = ActionSpec(declared.num_classes, declared.continuous_dim)
@@ -53,38 +55,47 @@ def check_sizes(config: Config, spec: DataSpec) -> tuple[Dreamer, list[AbstractP
     return eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0)), phases
 
 
-def check_paths(config: Config) -> DataSpec:
-    """Refuses what can be refused before anything is written: the environment, the data set, the sizes, the tracker.
+def check_paths(config: Config, wanted: Sequence[str] = PHASES) -> DataSpec:
+    """Refuses what can be refused before anything is written: the environment, the data set, sizes, memory, tracker.
 
-    Returns what the data is, or will be.
+    Args:
+        config: the configuration.
+        wanted: the phases that are to be trained.
+
+    Returns:
+        What the data is, or will be.
     """
     trackers.check(config.train.tracker)
     build_mesh(config.train.mesh)
-    if config.data.path is None:
-        spec = behaviour.check(config)
-    else:
-        spec = data.read_info(Path(config.data.path)).spec
-    check_sizes(config, spec)
+    info = None if config.data.path is None else data.read_info(Path(config.data.path))
+    spec = behaviour.check(config) if info is None else info.spec
+    dreamer, phases = check_sizes(config, spec)
+    memory.check(config, spec, dreamer, [phase for phase in phases if phase.name in wanted], info)
     return spec
 
 
-def environment(config: Config, spec: DataSpec, task: int = 0) -> AbstractEnvironment:
-    """Returns the real environment of a task, in which an agent of such data can play.
+def environment_config(config: Config, spec: DataSpec, task: int = 0) -> EnvConfig:
+    """Returns what names the real environment of a task.
 
-    It is the one that the configuration gives to the name of the task, or of a single task at all; else the one that
-    the data tells of.
+    It is what the configuration gives to the name of the task, or to a single task at all; else what the data tells of.
     """
     told = spec.tasks[task].env if spec.num_tasks > 1 and spec.tasks else {}
     given = {one.name: one.env for one in config.tasks}.get(spec.names[task])
-    if given is None:
-        known = {key: told[key] for key in EnvConfig.model_fields if key in told}
-        given = config.env.model_copy(update=known) if known else config.env
+    if given is not None:
+        return given
+    known = {key: told[key] for key in EnvConfig.model_fields if key in told}
+    return config.env.model_copy(update=known) if known else config.env
+
+
+def environment(config: Config, spec: DataSpec, task: int = 0) -> AbstractEnvironment:
+    """Returns the real environment of a task, in which an agent of such data can play."""
+    given = environment_config(config, spec, task)
     env = envs.make(given)
     played = envs.fitted(env, spec, task)
     if played is None:
         raise InputError(
             f"env.id: {given.id} looks like {env.spec}, but the data like {spec}, so what learns from it cannot "
-            "play there. Name the environment of the data with --env and env.kwargs; dreamer4 train all needs none."
+            f"play there. Train with the environment of the data, --env ID and env.kwargs. {RECORDINGS}"
         )
     return played
 
@@ -119,10 +130,16 @@ class Reading(TypedDict):
 
 def reading(config: Config, spec: DataSpec) -> Reading:
     """Returns how symbols are read off frames of data; nothing is read of several or unknown environments."""
-    try:
-        known = [world.env for world in worlds(config, spec)]
-    except InputError:
-        known = []
-    if len(known) != 1:
+    env = only_environment(config, spec)
+    if env is None:
         return {"read": lambda frames: {}, "places": {}}
-    return {"read": known[0].symbols, "places": known[0].places}
+    return {"read": env.symbols, "places": env.places}
+
+
+def only_environment(config: Config, spec: DataSpec) -> AbstractEnvironment | None:
+    """Returns the environment of all tasks; None where there are several, or it is not known."""
+    try:
+        known = worlds(config, spec)
+    except InputError:
+        return None
+    return known[0].env if len(known) == 1 else None

@@ -367,10 +367,11 @@ def execute(
         InputError: if a stage could not do its work, or the folder holds something else; nothing is written then.
     """
     run = RunFolder(folder)
-    spec = sizes.check_paths(config)
+    phases = [phase for stage in stages for phase in stage.trains()]
+    left = [name for name in phases if run.checkpoints(name).steps()[-1:] != [getattr(config.train, name).steps]]
+    spec = sizes.check_paths(config, left)
     for stage in stages:
         stage.check(config, spec)
-    phases = [phase for stage in stages for phase in stage.trains()]
     begun = any(run.checkpoints(phase).steps() for phase in phases)
     before: tuple[str, ...] = PHASES[: PHASES.index(phases[0])] if phases else ()
     end = None

@@ -129,6 +129,11 @@ def note(text: str) -> None:
     _now.note = text
 
 
+def noted() -> str:
+    """Returns what `note` was told last by the command that runs, or ran last."""
+    return _now.note
+
+
 def message(signum: int) -> str:
     """Returns what is printed when a signal ended the process."""
     return " ".join(part for part in (_WORDS.get(signum, "Stopped."), _now.note) if part)

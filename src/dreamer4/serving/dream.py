@@ -5,6 +5,7 @@ terminates where the continuation head says so. Nothing real is consulted after 
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import equinox as eqx
@@ -14,13 +15,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
 
-from dreamer4 import checkpoint, data
+from dreamer4 import checkpoint, data, hub
 from dreamer4.config import Config
 from dreamer4.data import DeviceSource
 from dreamer4.dreamer import Dreamer, Memory, find_checkpoint, read_description
 from dreamer4.dynamics import State
 from dreamer4.envs import AbstractEnvironment
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.nn import Stream, cast_weights
 from dreamer4.precision import in_32_bits
 from dreamer4.run.folder import run_of
@@ -28,6 +29,8 @@ from dreamer4.sharing import STARTS
 from dreamer4.training import encode_source
 from dreamer4.types import Action, DataSpec, TimeStep, Trajectory, check_key, to_uint8
 
+
+_MOST_BYTES = 2**31  # of frames that are read in place to dream on from
 
 # Starts are held with their caches, so that a reset is one look-up; as many as keep that small.
 NUM_STARTS = 256
@@ -104,15 +107,13 @@ class DreamWorld(AbstractEnvironment):
         """
         check_key("DreamWorld", key)
         longest = dreamer.dynamics.context_length or source.max_length
-        if not 1 <= context_length <= longest:
+        check_whole("DreamWorld", context_length=context_length)
+        if context_length > longest:
             raise InputError(
                 f"DreamWorld: got context_length {context_length}, expected 1 to {longest}, the dynamics' context."
             )
         max_steps = source.max_length - 1 if max_steps is None else max_steps
-        if max_steps < 1 or num_starts < 1:
-            raise InputError(
-                f"DreamWorld: got max_steps {max_steps} and num_starts {num_starts}, expected at least 1 of each."
-            )
+        check_whole("DreamWorld", max_steps=max_steps, num_starts=num_starts)
         key_starts, key_noise = jr.split(key)
         index, offset = _draw(source, context_length, anywhere, num_starts, key=key_starts)
         given = source.with_latents(encode_source(dreamer, source)).stretches(index, offset, context_length)
@@ -140,7 +141,7 @@ class DreamWorld(AbstractEnvironment):
         max_steps: int | None = None,
         num_starts: int = NUM_STARTS,
         num_steps: int | None = None,
-        task: str | None = None,
+        task: str | int | None = None,
         member: int = 0,
         seed: int = 0,
     ) -> "DreamWorld":
@@ -163,7 +164,8 @@ class DreamWorld(AbstractEnvironment):
             InputError: if a part is missing, damaged or does not fit, if the heads are not trained yet, or as
                 `from_source`.
         """
-        step = find_checkpoint(Path(path).expanduser())
+        check_whole("DreamWorld", num_starts=num_starts)
+        step = find_checkpoint(hub.local(path))
         config, spec = read_description(step)
         folder = find_dataset(step, config) if dataset is None else Path(dataset).expanduser()
         info = data.read_info(folder)
@@ -274,19 +276,24 @@ def _recall(dreamer: Dreamer, given: Trajectory, keys: Key[Array, " N"]) -> Drea
     return jax.vmap(start)(given, keys)
 
 
-def load_agent(step: Path, *, num_steps: int | None = None, member: int = 0) -> Dreamer:
-    """Loads an agent whose dreams have rewards and ends.
+def load_agent(step: Path, *, num_steps: int | None = None, member: int = 0, heads: bool = True) -> Dreamer:
+    """Loads an agent that dreams.
 
     Args:
         step: checkpoint or exported folder.
         num_steps: K, denoise passes of a frame; the agent's own by default.
         member: which of several training seeds.
+        heads: whether its dreams must have rewards and ends.
 
     Raises:
-        InputError: if the heads are not trained yet, or `num_steps` does not divide k_max; and as `Dreamer.load`.
+        InputError: if what is needed is not trained yet, or `num_steps` does not divide k_max; and as `Dreamer.load`.
     """
     phase = checkpoint.read_meta(step).get("phase")
-    if phase in ("tokenizer", "dynamics"):
+    if phase == "tokenizer":
+        raise InputError(
+            f"{step} is of the tokenizer phase, which cannot dream yet. Run dreamer4 train dynamics first."
+        )
+    if phase == "dynamics" and heads:
         raise InputError(
             f"{step} is of the {phase} phase, which knows neither rewards nor ends. Train the agent phase first."
         )
@@ -323,4 +330,12 @@ def own_dataset(step: Path, config: Config) -> Path | None:
     candidates = [step / STARTS]
     candidates += [Path(config.data.path)] if config.data.path is not None else []
     candidates += [run.data] if run is not None and run.is_run else []
-    return next((path for path in candidates if (path / "dataset.json").is_file()), None)
+    return next((path for path in candidates if (path / "dataset.json").is_file() or _fits(path)), None)
+
+
+def _fits(path: Path) -> bool:
+    """Returns whether data of another format, read in place, is there and can be held in memory."""
+    if data.format_of(path) is None:
+        return False
+    info = data.read_info(path)
+    return info.num_frames * math.prod(info.frame_shape) < _MOST_BYTES

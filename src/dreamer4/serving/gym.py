@@ -29,7 +29,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
 from dreamer4.envs.render import render
-from dreamer4.errors import InputError
+from dreamer4.errors import InputError, check_whole
 from dreamer4.serving.dream import DreamWorld
 from dreamer4.types import Action, ActionSpec
 
@@ -119,8 +119,7 @@ class DreamVectorEnv(VectorEnv):
         """
         if render_mode is not None:
             raise InputError(f"Dream-v0: got render_mode {render_mode!r}, but several dreams are not drawn. Leave it.")
-        if num_envs < 1:
-            raise InputError(f"Dream-v0: got num_envs {num_envs}, expected at least 1.")
+        check_whole("Dream-v0", num_envs=num_envs)
         _warn_of_forks()
         self.num_envs, self.render_mode = num_envs, render_mode
         self._world = DreamWorld.load(path, **kwargs)

@@ -65,6 +65,9 @@ class Study(Branch):
     compare: dict[str, tuple[list[str], list[str]]] = Field(
         default={}, description="by name, measures of which the best is set against the best of others, paired"
     )
+    scale: tuple[str, str] | None = Field(
+        default=None, description="two measures; comparisons are told in shares of the range from one mean to the other"
+    )
     quick: Quick = Quick()
     at_last: tuple[str, ...] = Field(default=(), description="assignments a.b=c after those of the axes")
 
@@ -108,19 +111,19 @@ class Study(Branch):
         return tuple(itertools.product(range(self.data_seeds), range(self.seeds)))
 
     def cells(self, only: Sequence[str] = ()) -> list["Cell"]:
-        """Returns the cells, every combination of the axes' values, or those of the given names.
+        """Returns the cells, every combination of the axes' values, or those that one of the given names fits.
 
         Raises:
-            InputError: if there is none of a name, or a configuration is refused.
+            InputError: if a name fits none, or a configuration is refused.
         """
         cells = [self._cell(choices) for choices in itertools.product(*map(self._choices, self.axes))]
         names = [cell.name for cell in cells]
         for name in only:
-            if name not in names:
+            if not any(cell.fits(name) for cell in cells):
                 raise InputError(f"--only: no cell {name!r} in {self.study}. {nearest(name, names)}")
         for cell in cells:
             cell.config((0, 0))
-        return [cell for cell in cells if not only or cell.name in only]
+        return [cell for cell in cells if not only or any(map(cell.fits, only))]
 
     def _choices(self, axis):
         values = self.axes[axis]
@@ -148,6 +151,10 @@ class Cell:
     name: str
     preset: str
     settings: tuple[str, ...]
+
+    def fits(self, name: str) -> bool:
+        """Tells whether a name, some `axis=value` in any order, is this cell's or leaves it open."""
+        return {*name.split(",")} <= {*self.name.split(",")}
 
     @property
     def file_name(self) -> str:

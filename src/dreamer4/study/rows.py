@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dreamer4.errors import InputError
 from dreamer4.evaluation.record import Record
-from dreamer4.evaluation.statistics import nested_interval
+from dreamer4.evaluation.statistics import Rate, nested_interval
 from dreamer4.files import write_atomically
 from dreamer4.study.plan import Cell, Study
 
@@ -28,6 +28,7 @@ class Row(Record):
         seeds: the seed of the data set and the training seed of each run.
         values: each measure, for each of them; one number where they all share it.
         curves: measures by dreamt frame, likewise.
+        rates: how often each event happened to each policy, likewise.
         minutes: of training, likewise; stages that cells share count in each of them.
         data: fingerprints of the data sets.
         device: what it was computed on.
@@ -42,6 +43,7 @@ class Row(Record):
     seeds: tuple[tuple[int, int], ...]
     values: dict[str, tuple[float, ...]]
     curves: dict[str, tuple[tuple[float, ...], ...]]
+    rates: dict[str, tuple[dict[str, Rate], ...]] = {}
     minutes: tuple[float, ...]
     data: tuple[str, ...]
     device: str
@@ -79,8 +81,32 @@ def publish(out: Path, study: Study) -> Path:
     )
     page = folder / "README.md"
     text = f"# {study.study}\n\n{told}{commands}. Means over runs, with 95 % bootstrap intervals over them.\n\n"
-    write_atomically(page, f"{text}{table(rows, study)}\n{figure}")
+    often = "".join(f"\n{row.cell}:\n\n{rates_table(row)}\n" for row in rows if row.rates)
+    if often:
+        often = f"\nShare of episodes in which each happened, %, with its 95 % interval, @ median frame.\n{often}"
+    write_atomically(page, f"{text}{table(rows, study)}\n{figure}{often}")
     return page
+
+
+def rates_table(row: Row) -> str:
+    """Returns how often each event happened as a Markdown table, a line for each policy."""
+    events = list(dict.fromkeys(event for seeds in row.rates.values() for event in seeds[0]))
+    lines = [["", *(event.replace("_", " ") for event in events)], ["---"] * (len(events) + 1)]
+    lines += [
+        [name, *(_often([seed[event] for seed in seeds], row.seeds) for event in events)]
+        for name, seeds in row.rates.items()
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _often(rates: Sequence[Rate], seeds: Sequence[tuple[int, int]]) -> str:
+    """Returns a mean share with its interval: over runs, or over the episodes of a single one."""
+    shares, frames = [rate.mean for rate in rates], [rate.frame for rate in rates if rate.frame is not None]
+    low, high = rates[0].low, rates[0].high
+    if len(rates) > 1:
+        low, high = nested_interval(np.array(shares), np.array([data for data, _ in seeds[: len(shares)]]))
+    told = f"{100 * np.mean(shares):.3g} ({100 * low:.3g}-{100 * high:.3g})"
+    return f"{told} @ {np.mean(frames):.0f}" if frames else told
 
 
 def table(rows: Sequence[Row], study: Study) -> str:
@@ -88,7 +114,7 @@ def table(rows: Sequence[Row], study: Study) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     lines = [["", *(row.cell for row in rows)], ["---"] * (len(rows) + 1)]
     lines += [[name, *(_estimate(row, row.values.get(name)) for row in rows)] for name in names]
-    lines += [[name, *(_compared(row, *sides) for row in rows)] for name, sides in study.compare.items()]
+    lines += [[name, *(_compared(row, *sides, study.scale) for row in rows)] for name, sides in study.compare.items()]
     facts = {
         "data sets, runs": lambda row: f"{len({data for data, _ in row.seeds})}, {len(row.seeds)}",
         "minutes a run": lambda row: f"{np.mean(row.minutes):.1f}",
@@ -99,13 +125,14 @@ def table(rows: Sequence[Row], study: Study) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _compared(row: Row, better: Sequence[str], than: Sequence[str]) -> str:
+def _compared(row: Row, better: Sequence[str], than: Sequence[str], scale: tuple[str, str] | None = None) -> str:
     """Returns the difference of the best of one side to the best of the other, each chosen by its mean."""
+    zero, one = (0.0, 1.0) if scale is None else (float(np.mean(row.values.get(name, math.nan))) for name in scale)
     sides = [[row.values[name] for name in side if name in row.values] for side in (better, than)]
     if not all(sides):
         return "-"
-    one, other = (max(side, key=np.mean) for side in sides)
-    return _estimate(row, tuple(np.subtract(one, other).tolist()), signed=True)
+    best, other = (max(side, key=np.mean) for side in sides)
+    return _estimate(row, tuple((np.subtract(best, other) / (one - zero)).tolist()), signed=True)
 
 
 def _estimate(row: Row, values: Sequence[float] | None, signed: bool = False) -> str:

@@ -18,15 +18,18 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from dreamer4 import data
-from dreamer4.baselines import OFFLINE, OfflineData, train_offline
+from dreamer4.allocator import keep_freed
+from dreamer4.baselines import OFFLINE, suited
 from dreamer4.config import Config, override
 from dreamer4.data import AbstractPolicy
 from dreamer4.dreamer import Dreamer
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
+from dreamer4.evaluation import Played
+from dreamer4.evaluation.statistics import Rate, event_rates
 from dreamer4.files import check_place, write_atomically
 from dreamer4.nn.flops import parameters
-from dreamer4.run import behaviour, pages, sizes
+from dreamer4.run import behaviour, offline, pages, sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.playing import play_agent, play_policy
@@ -34,7 +37,6 @@ from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.run.stages import Collect, Train, execute
 from dreamer4.study.plan import MEASURED_AT, STAGES, Cell, Measure, Seeds, Study
 from dreamer4.study.rows import Row, publish, row_file
-from dreamer4.training import stream
 from dreamer4.types import Action
 
 
@@ -85,7 +87,7 @@ def run_study(
     check_comparisons(study)
     wanted = [(cell, seeds) for cell in cells for seeds in study.every_seed]
     for cell in cells:
-        sizes.check_paths(cell.config((0, 0)))
+        sizes.check_paths(cell.config((0, 0)), ())  # devices and memory are for the processes that train
         check_place(row_file(out, study, cell))
     check_place(runs / "measured")
     for stage in STAGES[: STAGES.index(study.last) + 1]:
@@ -109,7 +111,7 @@ def run_study(
 def check_comparisons(study: Study) -> None:
     """Raises an `InputError` if a comparison names what is not measured."""
     known = [name for measure in study.measure for name in VALUES.get(measure, ())]
-    for name in itertools.chain(*itertools.chain(*study.compare.values())):
+    for name in itertools.chain(*itertools.chain(*study.compare.values()), study.scale or ()):
         if name not in known:
             raise InputError(f"compare: {study.study} measures no {name!r}. {nearest(name, known)}")
 
@@ -128,6 +130,7 @@ def _row(runs: Path, study: Study, cell: Cell, command: str) -> Row:
         settings=cell.settings,
         seeds=study.every_seed,
         values={name: tuple(one["values"][name] for one in each) for each in told for name in each[0]["values"]},
+        rates={name: tuple(one["rates"][name] for one in each) for each in told for name in each[0].get("rates", {})},
         curves={name: tuple(tuple(one["curves"][name]) for one in each) for each in told for name in each[0]["curves"]},
         minutes=tuple(max(each[i]["minutes"] for each in told) for i in range(len(study.every_seed))),
         data=tuple(sorted({one["data"] for one in flat})),
@@ -145,7 +148,7 @@ def _each(work: Callable, jobs: Sequence[tuple], workers: int, report: Reporter)
         return
     # One process for each job, so that none keeps the compiled programs of another.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=keep_freed, max_tasks_per_child=1) as pool:
         try:
             for future in [pool.submit(work, *job) for job in jobs]:
                 future.result()
@@ -214,6 +217,9 @@ def _measure(runs: Path, measure: Measure, cell: Cell, seeds: Seeds, commit: str
     told = {
         "values": found.values,
         "curves": found.curves,
+        "rates": {
+            name: {event: rate.model_dump() for event, rate in each.items()} for name, each in found.rates.items()
+        },
         "minutes": round(seconds / 60, 2),
         "data": data.read_info(dataset).fingerprint,
         "device": device(),
@@ -247,10 +253,20 @@ def _speed(agent: Dreamer) -> float:
 
 @dataclass(frozen=True)
 class Found:
-    """Values by name, and curves by dreamt frame."""
+    """Values by name, curves by dreamt frame, and how often the events of an environment happened."""
 
     values: dict[str, float]
     curves: dict[str, Sequence[float]] = field(default_factory=dict)
+    rates: dict[str, dict[str, Rate]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, env: AbstractEnvironment, outcomes: dict[str, Played]) -> "Found":
+        """Returns what policies, by name, came to; of the events those alone that are asked for, if any are."""
+        asked, rates = env.prompts or env.events, {}
+        if asked:
+            told = {name: event_rates(env.events, played.happened) for name, played in outcomes.items()}
+            rates = {name: {event: rate[event] for event in asked} for name, rate in told.items()}
+        return cls({name: float(played.returns.mean()) for name, played in outcomes.items()}, rates=rates)
 
 
 def _dreams(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
@@ -273,47 +289,41 @@ def _dreams(config: Config, run: Path, dataset: Path, report: Reporter) -> Found
 
 
 def _returns(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
-    agent, env = Dreamer.load(run), sizes.environment(config, data.read_info(dataset).spec)
-    heads = {"cloned": "prior", "imagination": "policy"}
-    values = {
-        f"{name}{suffix}": float(
-            play_agent(
-                config, agent, env, config.evaluation.episodes, head, mode, EVALUATION_SEED, report
-            ).returns.mean()
-        )
-        for name, head in heads.items()
-        for suffix, mode in MODES.items()
-    }
-    return Found(values)
+    agent, (_, task, env) = Dreamer.load(run), sizes.worlds(config, data.read_info(dataset).spec)[0]
+    heads, episodes = {"cloned": "prior", "imagination": "policy"}, config.evaluation.episodes
+    return Found.of(
+        env,
+        {
+            f"{name}{suffix}": play_agent(config, agent, env, episodes, head, mode, EVALUATION_SEED, report, task)
+            for name, head in heads.items()
+            for suffix, mode in MODES.items()
+        },
+    )
 
 
 def _references(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
     info = data.read_info(dataset)
-    env = sizes.environment(config, info.spec)
-    values = {"random": _played(config, env, data.random_policy(info.spec)), "data": info.return_mean}
-    episodes = OfflineData(data.read_episodes(dataset, "train"), data.read_episodes(dataset, "held_out"), info.spec)
-    for name in OFFLINE:
-        with report.progress(name, total=config.offline.max_steps) as bar:
-
-            def tell(done: int, judged: float | None, bar=bar) -> None:
-                bar.advance(max(done - bar.completed, 0), "" if judged is None else f"held-out {judged:.4f}")
-
-            key = stream(config.seed, "offline")
-            policy = train_offline(name, episodes, config.offline, progress=tell, key=key).policy
+    env = sizes.worlds(config, info.spec)[0].env
+    outcomes = {"random": _played(config, env, data.random_policy(info.spec))}
+    episodes = offline.episodes_of(dataset, info)
+    for name in suited(info.spec):
+        trained = offline.train(config, name, episodes, config.seed, report)
         for suffix, mode in MODES.items():
-            values[f"{name} from frames{suffix}"] = _played(config, env, replace(policy, mode=mode))
-    return Found(values)
+            acting = offline.acting(trained, env, info.spec, mode)
+            outcomes[f"{name} from frames{suffix}"] = _played(config, env, acting)
+    found = Found.of(env, outcomes)
+    return replace(found, values=found.values | {"data": info.return_mean})
 
 
 def _ppo(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
     env = sizes.environment(config, data.read_info(dataset).spec)
-    (trained,) = behaviour.train(config, env, 1, report)
-    return Found({"PPO, online": _played(config, env, trained.policy())})
+    (trained,) = behaviour.train(config, "ppo", env, 1, report)
+    return Found.of(env, {"PPO, online": _played(config, env, trained.policy())})
 
 
-def _played(config: Config, env: AbstractEnvironment, policy: AbstractPolicy) -> float:
-    """Returns the mean return of a policy over the episodes that every other one is judged by."""
-    return float(play_policy(config, policy, env, config.evaluation.episodes, EVALUATION_SEED).returns.mean())
+def _played(config: Config, env: AbstractEnvironment, policy: AbstractPolicy) -> Played:
+    """Returns what a policy comes to in the episodes that every other one is judged by."""
+    return play_policy(config, policy, env, config.evaluation.episodes, EVALUATION_SEED)
 
 
 _MEASURES: dict[Measure, Callable[[Config, Path, Path, Reporter], Found]] = {

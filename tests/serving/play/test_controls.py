@@ -8,7 +8,7 @@ from play_stage import act, stage
 
 from dreamer4.config import PRESETS, EnvConfig, load
 from dreamer4.envs import GymnaxEnvironment, make
-from dreamer4.serving.play.controls import _KNOWN, find_controls
+from dreamer4.serving.play.controls import _KNOWN, PREFIX, find_controls
 from dreamer4.serving.play.server import PAGE
 from dreamer4.serving.play.session import Session
 from dreamer4.types import ActionSpec
@@ -39,7 +39,7 @@ def keys_of(controls):
 def test_keys_do_one_thing_each(spec, env_id):
     controls = find_controls(spec, EnvConfig(id=env_id))
     assert [len(component) for component in controls.components] == list(spec.num_classes)
-    assert controls.continuous == spec.continuous_dim
+    assert controls.continuous == (True,) * spec.continuous_dim
     keys = keys_of(controls)
     assert len(COMMANDS) == 7
     assert len(keys) == len(set(keys)) and not set(keys) & COMMANDS
@@ -80,5 +80,14 @@ def test_physics_has_a_clock():
 def test_every_preset_that_runs_here_has_names():
     for name in PRESETS:
         config = load(name)
-        if name not in ("small", "base", "paper"):  # whose environments are the user's
-            assert {task.env.id for task in config.played} <= _KNOWN.keys(), name
+        if name not in ("own", "small", "base", "paper"):  # whose environments are the user's
+            ids = {task.env.id for task in config.played}
+            assert all(id in _KNOWN or id.startswith(PREFIX) for id in ids), name
+
+
+def test_a_component_that_the_task_lacks_has_no_control():
+    spec = ActionSpec((3, 2), 2, present=((False, True, True, False), (True,) * 4))
+    lacking, whole = (find_controls(spec, EnvConfig(id="mine"), task=task) for task in range(2))
+    assert [len(component) for component in lacking.components] == [0, 2] and lacking.continuous == (True, False)
+    assert len(lacking.idle) == len(whole.idle) == 2  # a person's action is still one of the whole space
+    assert [len(component) for component in whole.components] == [3, 2] and whole.continuous == (True, True)

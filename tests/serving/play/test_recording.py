@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from play_stage import LEFT, STAY, act, stage
 
+from dreamer4 import media
 from dreamer4.data import check, read_episodes, read_info
-from dreamer4.reporting import media
 from dreamer4.serving.play.recording import Picture, archive, compose
 from dreamer4.serving.play.session import Session
 

@@ -47,6 +47,18 @@ def test_the_page_lies_below_the_path_of_a_proxy_too(running):
     assert 'new URL("session", location.href' in PAGE.read_text()
 
 
+def test_another_task_of_the_agent_is_chosen_on_the_same_page(running):
+    with running.socket() as page:
+        first = protocol.unpack(page.recv())[0]
+        assert first["tasks"] == ["Catch-bsuite", "recorded"] and (first["task"], first["game"]) == (0, True)
+        other = ask(page, type="choose", task=1)[0]
+        assert (other["type"], other["task"], other["name"], other["game"]) == ("hello", 1, "recorded", False)
+        # What is played from now on is the other one, which has no game to begin.
+        assert ask(page, type="start", mode="both", episode=0, seed=0)[0]["mode"] == "dream"
+        page.send(json.dumps({"type": "choose", "task": 2}))
+        assert "expected 0 to 1" in closed(page)[1]
+
+
 class TestAdmission:
     FOREIGN = [
         "http://evil.example",

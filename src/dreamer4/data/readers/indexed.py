@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from dreamer4.data.film import Film, check_whole, shown
+from dreamer4.data.film import Film, check_whole, shown, warn_of_gaps
 from dreamer4.errors import InputError
 
 
@@ -55,7 +55,7 @@ class IndexedFilm:
 
     def warn_of_gaps(self) -> None:
         """Warns if the frames are not evenly spaced."""
-        self._film.warn_of_gaps((self._times * self._unit).tolist())
+        warn_of_gaps(self.path.name, (self._times * self._unit).tolist())
 
     def __len__(self) -> int:
         return len(self._times)

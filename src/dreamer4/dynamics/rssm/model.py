@@ -10,6 +10,7 @@ from dreamer4.config import DynamicsConfig, RSSMConfig, SamplerConfig
 from dreamer4.dynamics.action import ActionEncoder
 from dreamer4.dynamics.base import AbstractDynamics, Flops, Imagined, WorldLoss
 from dreamer4.dynamics.rssm.network import BlockGRU, Dense, Network, draw, unimix
+from dreamer4.dynamics.task import TaskVectors, build_task_input
 from dreamer4.errors import InputError
 from dreamer4.nn import Categorical, Embedding, RMSNorm, symexp, symlog
 from dreamer4.nn.flops import matrix_parameters
@@ -65,7 +66,7 @@ class RSSMDynamics(AbstractDynamics):
     prior: Network
     posterior: Network
     decoder: Network
-    task: Embedding
+    task: Embedding | TaskVectors
     config: RSSMConfig = eqx.field(static=True)
     latent_shape: tuple[int, int] = eqx.field(static=True)
     context_length: int | None = eqx.field(static=True, default=None)
@@ -82,12 +83,16 @@ class RSSMDynamics(AbstractDynamics):
         self.prior = Network(size, hidden, drawn, **layers, key=keys[4])
         self.posterior = Network(size + num_spatial * spatial_dim, hidden, drawn, **layers, key=keys[5])
         self.decoder = Network(size + drawn, hidden, num_spatial * spatial_dim, **layers, key=keys[6])
-        self.task = Embedding(spec.num_tasks, hidden, key=keys[7])
+        self.task = build_task_input(spec, hidden, key=keys[7])
         self.config, self.latent_shape, self.context_length = config, (num_spatial, spatial_dim), None
 
     @property
     def agent_dim(self) -> int:
         return self.config.recurrent + self.config.draws * self.config.classes + self.config.hidden
+
+    @property
+    def num_tasks(self) -> int:
+        return self.task.count
 
     def with_task(self, state: RSSMState, task: Int[Array, ""]) -> RSSMState:
         return RSSMState(state.recurrent, state.draws, task, self.task(task))

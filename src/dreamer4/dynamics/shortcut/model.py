@@ -84,6 +84,10 @@ class ShortcutDynamics(AbstractDynamics):
         return self.network.grid.passes
 
     @property
+    def num_tasks(self) -> int | None:
+        return self.network.num_tasks
+
+    @property
     def own_passes(self) -> int:
         return self.num_steps
 

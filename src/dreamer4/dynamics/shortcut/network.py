@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dreamer4.config import DynamicsConfig
 from dreamer4.dynamics.action import ActionEncoder
 from dreamer4.dynamics.shortcut.noise import NoiseGrid, NoisyFrames
+from dreamer4.dynamics.task import TaskVectors, build_task_input
 from dreamer4.nn import Embedding, Entry, Linear, Stream, TokenGroup, TokenLayout, Transformer
 from dreamer4.nn import transformer as transformers
 from dreamer4.nn.flops import transformer_flops
-from dreamer4.types import ActionSpec, DataSpec
+from dreamer4.types import DataSpec
 
 
 def dynamics_layout(num_spatial: int, num_registers: int, num_agent_tokens: int) -> TokenLayout:
@@ -47,6 +48,11 @@ class AbstractNetwork(eqx.Module):
     spatial_dim: eqx.AbstractVar[int]
     agent_dim: eqx.AbstractVar[int]
     context_length: eqx.AbstractVar[int]
+
+    @property
+    def num_tasks(self) -> int | None:
+        """How many tasks it tells apart; None: it takes any number."""
+        return None
 
     @abstractmethod
     def __call__(
@@ -112,7 +118,7 @@ class TransformerNetwork(AbstractNetwork):
     signal: Embedding
     step_size: Embedding
     spatial_in: Linear
-    task: Embedding
+    task: Embedding | TaskVectors
     transformer: Transformer
     flow_head: Linear
     grid: NoiseGrid
@@ -127,8 +133,7 @@ class TransformerNetwork(AbstractNetwork):
         transformer: Transformer,
         *,
         spatial_dim: int,
-        action: ActionSpec,
-        num_tasks: int = 1,
+        spec: DataSpec,
         k_max: int = 64,
         velocity: bool = False,
         key: PRNGKeyArray,
@@ -138,8 +143,7 @@ class TransformerNetwork(AbstractNetwork):
         Args:
             transformer: over the slots of `dynamics_layout`, of even width.
             spatial_dim: channels of a spatial token, Dz.
-            action: factors of an action.
-            num_tasks: number of tasks.
+            spec: factors of an action, and the tasks.
             k_max: finest number of sampling steps, a power of two.
             velocity: whether the head tells the velocity towards the clean latents in place of them (v-prediction).
             key: randomness of the remaining weights.
@@ -148,16 +152,20 @@ class TransformerNetwork(AbstractNetwork):
         width = transformer.slot.shape[-1]
         spatial, agent = transformer.layout.slots("spatial"), transformer.layout.slots("agent")
         self.grid = NoiseGrid(k_max)
-        self.action_in = ActionEncoder(action, width, key=key_action)
+        self.action_in = ActionEncoder(spec.action, width, key=key_action)
         self.signal = Embedding(k_max + 1, width // 2, key=key_signal)
         self.step_size = Embedding(self.grid.finest + 1, width - width // 2, key=key_step)
         self.spatial_in = Linear(spatial_dim, width, use_bias=True, key=key_in)
-        self.task = Embedding(num_tasks, width, key=key_task)
+        self.task = build_task_input(spec, width, key=key_task)
         self.transformer = transformer
         self.flow_head = Linear(width, spatial_dim, use_bias=True, scale=0.0, key=key_out)
         self.num_spatial, self.spatial_dim = spatial.stop - spatial.start, spatial_dim
         self.agent_dim = (agent.stop - agent.start) * width
         self.context_length, self.velocity = transformer.context_length, velocity
+
+    @property
+    def num_tasks(self) -> int:
+        return self.task.count
 
     def _tokens(self, frame, task):
         """Lays one frame out; `task=None` leaves the agent slots out."""
@@ -232,8 +240,7 @@ def build_network(
     return TransformerNetwork(
         transformers.build(layout, config.transformer, key=key_transformer),
         spatial_dim=spatial_dim,
-        action=spec.action,
-        num_tasks=spec.num_tasks,
+        spec=spec,
         k_max=config.shortcut.k_max,
         velocity=config.prediction == "v",
         key=key_rest,

@@ -5,7 +5,7 @@ Tiles are known pictures, so a frame, a dreamt one too, is read by the nearest o
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from dreamer4.envs.craftax.picture import PLACES, TILE, VIEW, Picture, Sprite, asleep
 
@@ -55,14 +55,12 @@ class Reader:
 
     def __call__(self, frames: Frames) -> dict[str, Int[np.ndarray, "*batch n"]]:
         """Returns the known tile that each of the 63 `tiles` of frames is, row by row, and the number of each item."""
-        pixels = np.asarray(frames, np.float64) / (255.0 if frames.dtype == np.uint8 else 1.0)
-        *batch, height, width, _ = pixels.shape
-        split = pixels.reshape(-1, height // TILE, TILE, width // TILE, TILE, 3).swapaxes(2, 3)
+        *batch, height, width, _ = frames.shape
+        split = np.asarray(frames).reshape(-1, height // TILE, TILE, width // TILE, TILE, 3).swapaxes(2, 3)
         rows = split.reshape(len(split), -1, TILE * TILE * 3)
         seen, held = rows[:, : VIEW[0] * VIEW[1]], rows[:, VIEW[0] * VIEW[1] :][:, list(PLACES)]
         flat = seen.reshape(-1, seen.shape[-1])
-        chunks = range(0, len(flat), _CHUNK)
-        tiles = np.concatenate([_nearest(flat[i : i + _CHUNK], self._tiles) for i in chunks])
+        tiles = _nearest(flat, self._tiles)
         items = np.stack([_nearest(held[:, i], known) for i, known in enumerate(self._items)], axis=-1)
         return {"tiles": tiles.reshape(*batch, -1), "items": items.reshape(*batch, -1)}
 
@@ -74,5 +72,10 @@ def _over(sprites: Sprite, tiles: Float[np.ndarray, "b n 7 7 3"]) -> Float[np.nd
     return laid.reshape(len(tiles), -1, *tiles.shape[2:])
 
 
-def _nearest(pictures: Float[np.ndarray, "n d"], known: Float[np.ndarray, "m d"]) -> Int[np.ndarray, " n"]:
-    return np.argmin((known**2).sum(axis=1) - 2 * pictures @ known.T, axis=1)
+def _nearest(pictures: Shaped[np.ndarray, "n d"], known: Float[np.ndarray, "m d"]) -> Int[np.ndarray, " n"]:
+    if pictures.dtype == np.uint8:  # frames of the game repeat few tiles, told apart by sums modulo 2^64
+        weights = np.random.default_rng(0).integers(1, 2**63, pictures.shape[1], np.uint64)
+        _, first, again = np.unique(pictures.astype(np.uint64) @ weights, return_index=True, return_inverse=True)
+        return _nearest(pictures[first] / 255.0, known)[again]
+    chunks = (np.asarray(pictures[i : i + _CHUNK], np.float64) for i in range(0, len(pictures), _CHUNK))
+    return np.concatenate([np.argmin((known**2).sum(axis=1) - 2 * chunk @ known.T, axis=1) for chunk in chunks])

@@ -11,6 +11,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from dreamer4.envs.base import AbstractEnvironment, Symbols
+from dreamer4.envs.craftax.effects import effects
 from dreamer4.envs.craftax.picture import INVENTORY, ITEMS, TILE, VIEW, Picture
 from dreamer4.envs.craftax.reading import Reader
 from dreamer4.envs.gymnax import lenient
@@ -126,6 +127,9 @@ class CraftaxPixels(AbstractEnvironment):
 
     def symbols(self, frames: np.ndarray) -> Symbols:
         return {} if self.picture.night else Reader(self.picture)(frames)
+
+    def effects(self, before: Symbols, after: Symbols, action: np.ndarray) -> dict[str, np.ndarray]:
+        return effects(Reader(self.picture), before, after, action[..., 0]) if before else {}
 
     @property
     def places(self) -> dict[str, tuple[str, ...]]:

@@ -4,10 +4,12 @@ Keys are named by their place on the keyboard (`KeyW`, `ArrowLeft`, `Digit1`: th
 WASD lies where fingers expect it on any layout.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreamer4.config import EnvConfig
 from dreamer4.envs import AbstractEnvironment
+from dreamer4.envs.dm_control import PREFIX
 from dreamer4.types import ActionSpec
 
 
@@ -36,7 +38,6 @@ _KNOWN: dict[str, tuple[tuple[str, ...], float]] = {
     "CartPole-pixels": (("left", "right"), 50.0),
     "CartPoleSwingup-pixels": ((), 25.0),
     "PendulumSwingup-pixels": ((), 12.5),
-    "dm_control/cartpole-swingup": ((), 25.0),
     "PointGoal-pixels": ((), 10.0),
     "Reacher-pixels": ((), 12.5),
     "FourRooms-pixels": (("up", "right", "down", "left"), 8.0),
@@ -50,7 +51,7 @@ _KNOWN: dict[str, tuple[tuple[str, ...], float]] = {
     "Craftax-Classic-pixels": (("stay", "left", "right", "up", "down", *list(_KEYS)[5:]), 8.0),
     "Seaquest-MinAtar": (("stay", "left", "up", "right", "down", "fire"), 12.0),
 }
-_DEFAULT_RATE = 10.0
+_DEFAULT_RATE, _SUITE_RATE = 10.0, 25.0
 # For a second and later component, whose first class is what happens while no key is down. None of them is a command
 # of the page.
 _LETTERS = tuple(f"Key{letter}" for letter in "QZXVBYUIOJKL")
@@ -75,36 +76,42 @@ class Controls:
     """How a person acts in an environment.
 
     Attributes:
-        components: the classes of each discrete component, in order.
+        components: the classes of each discrete component, in order; none of one that the task lacks.
         idle: the class of each component while no key is down.
         turns: whether there is no action that does nothing, so that the world had better wait for a key.
-        continuous: number of sliders.
+        continuous: of each dimension of the continuous vector, whether the task has it.
         rate: frames per second that suit the environment.
     """
 
     components: tuple[tuple[Choice, ...], ...]
     idle: tuple[int, ...]
     turns: bool
-    continuous: int
+    continuous: tuple[bool, ...]
     rate: float
 
 
-def find_controls(spec: ActionSpec, config: EnvConfig, env: AbstractEnvironment | None = None) -> Controls:
+def find_controls(
+    spec: ActionSpec, config: EnvConfig, env: AbstractEnvironment | None = None, *, task: int = 0
+) -> Controls:
     """Returns the controls of an environment: known ones by name, any other by the numbers of its classes.
 
     Args:
         spec: the factors of an action.
         config: names the environment.
         env: the environment, if it can be built; one that simulates physics has a clock.
+        task: whose components can be moved.
     """
-    names, rate = _KNOWN.get(config.id, ((), _DEFAULT_RATE))
-    single = len(spec.num_classes) == 1
-    known = names if single and len(names) == spec.num_classes[0] else ()
-    components = [_single(spec.num_classes[0], known)] if single else _several(spec.num_classes)
-    idle = [known.index("stay") if "stay" in known else 0 for _ in components]
-    return Controls(
-        tuple(components), tuple(idle), bool(known) and "stay" not in known, spec.continuous_dim, _clock(env) or rate
-    )
+    present = spec.present[task] if spec.present else (True,) * spec.size
+    has, dims = present[: len(spec.num_classes)], present[len(spec.num_classes) :]
+    names, rate = _KNOWN.get(config.id, ((), _SUITE_RATE if config.id.startswith(PREFIX) else _DEFAULT_RATE))
+    own = [classes for classes, there in zip(spec.num_classes, has, strict=True) if there]
+    single = len(own) == 1
+    known = names if single and len(names) == own[0] else ()
+    free = iter([_single(own[0], known)] if single else _several(own))
+    components = tuple(next(free) if there else () for there in has)
+    idle = tuple(known.index("stay") if there and "stay" in known else 0 for there in has)
+    turns = bool(known) and "stay" not in known
+    return Controls(components, idle, turns, dims, _clock(env) or rate)
 
 
 def _single(classes: int, names: tuple[str, ...]) -> tuple[Choice, ...]:
@@ -117,7 +124,7 @@ def _single(classes: int, names: tuple[str, ...]) -> tuple[Choice, ...]:
     return tuple(Choice(names[i] if names else f"action {i}", keys(i)) for i in range(classes))
 
 
-def _several(num_classes: tuple[int, ...]) -> list[tuple[Choice, ...]]:
+def _several(num_classes: Sequence[int]) -> list[tuple[Choice, ...]]:
     """Gives the classes behind the first of each component a key each, as long as there are keys."""
     free = [*_LETTERS_OF_FIRST, *(f"Digit{i}" for i in (*range(1, 10), 0)), *_LETTERS]
     components = []

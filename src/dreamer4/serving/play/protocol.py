@@ -63,6 +63,13 @@ class Record(_Request):
     on: bool
 
 
+class Choose(_Request):
+    """Play another task from now on; the answer is that of a session that begins."""
+
+    type: Literal["choose"]
+    task: Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
 class Fetch(_Request):
     """Send a file: what was recorded last as a film of `fps` frames per second, or the session as data sets."""
 
@@ -71,7 +78,8 @@ class Fetch(_Request):
     fps: Annotated[float, Field(ge=1, le=FASTEST)] = 10.0
 
 
-Request = Start | Step | Look | Record | Fetch
+Asked = Start | Step | Look | Record | Fetch  # of the session there is
+Request = Asked | Choose
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 
 
@@ -116,7 +124,7 @@ def pack_moment(moment: Moment) -> bytes:
 
 
 def pack_hello(stage: Stage, *, formats: tuple[str, ...], idle: float, total: float) -> bytes:
-    """Returns the first answer, unasked: what can be played here, and how."""
+    """Returns the first answer, unasked, and that to another task: what can be played here, and how."""
     controls = dataclasses.asdict(stage.controls)
     starts = [
         {"frames": episode.length, "return": round(episode.total, 4), "terminal": episode.is_terminal}
@@ -126,6 +134,8 @@ def pack_hello(stage: Stage, *, formats: tuple[str, ...], idle: float, total: fl
         {
             "type": "hello",
             "name": stage.name,
+            "task": stage.task,
+            "tasks": list(stage.tasks),
             "phase": stage.phase,
             "frame_shape": list(stage.spec.frame_shape),
             "controls": controls,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dreamer4.data import Episode, write_dataset
-from dreamer4.reporting.media import GROUND, RIGHT, WRONG, fitting_scale
+from dreamer4.media import GROUND, RIGHT, WRONG, fitting_scale
 from dreamer4.types import DataSpec
 
 

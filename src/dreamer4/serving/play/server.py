@@ -1,44 +1,39 @@
-"""The server of the page: one file over HTTP, one socket per session, and who is let in.
-
-A page on the internet can make a browser open sockets to this machine, with any Host through DNS rebinding. So before a
-socket is accepted its Host and its Origin must each be, letter by letter, one that is allowed, and it must bring the
-token that only the link printed at the start holds. The link carries the token behind `#`, which browsers send nowhere;
-the page hands it on as a subprotocol, which stands in no log and in no history.
-"""
+"""The server of the page: one file over HTTP, one socket per session; `admission` says who is let in."""
 
 import asyncio
 import contextlib
 import hashlib
 import importlib.util
 import re
-import secrets
 from base64 import b64encode
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.responses import HTMLResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from dreamer4 import media
 from dreamer4.errors import InputError
-from dreamer4.reporting import media
 from dreamer4.serving.play import protocol, recording
-from dreamer4.serving.play.session import Session
-from dreamer4.serving.play.stage import Stage
+from dreamer4.serving.play.admission import POLICY, PROTOCOL, Admission, Guard
+from dreamer4.serving.play.session import Session, warm_up
+from dreamer4.serving.play.stage import Stages
 
 
-PROTOCOL = "dreamer4"
 PAGE = Path(__file__).with_name("page.html")
 
 # Why a socket was closed: 4000 and up are ours, the others the protocol's own.
-UNSUPPORTED, POLICY, FULL, IDLE, TOTAL = 1003, 1008, 1013, 4001, 4002
+UNSUPPORTED, FULL, IDLE, TOTAL = 1003, 1013, 4001, 4002
 
+_CONNECTIONS = 64
 _SLOWEST_READER = 20.0  # seconds in which an answer must be taken
 
 
@@ -57,91 +52,23 @@ class Limits:
     total: float = 3600.0
 
 
-@dataclass(frozen=True)
-class Admission:
-    """Who is let in.
-
-    Attributes:
-        token: what the link holds.
-        hosts: allowed values of the Host header, as `name:port`.
-        secure: those of them that are reached through a proxy which speaks HTTPS to browsers.
-    """
-
-    token: str
-    hosts: frozenset[str]
-    secure: frozenset[str] = field(default_factory=frozenset)
-
-    @property
-    def origins(self) -> frozenset[str]:
-        """Allowed values of the Origin header."""
-        return frozenset(f"http://{host}" for host in self.hosts) | frozenset(f"https://{h}" for h in self.secure)
-
-    def refusal(self, headers: list[tuple[bytes, bytes]], *, socket: bool) -> str:
-        """Returns why a request is refused, or nothing.
-
-        Args:
-            headers: of the request, names in lower case.
-            socket: whether it asks for a socket.
-        """
-        host = _only(headers, b"host")
-        if host not in self.hosts:
-            return f"Host {host!r} is not allowed here. If it is yours, start with --allow {host or 'NAME:PORT'}."
-        if not socket:
-            return ""
-        if _only(headers, b"origin") not in self.origins:
-            return "This origin is not allowed here."
-        offered = [part.strip() for part in (_only(headers, b"sec-websocket-protocol") or "").split(",")]
-        given = next((part.removeprefix("token.") for part in offered if part.startswith("token.")), "")
-        if PROTOCOL not in offered or not secrets.compare_digest(given.encode(), self.token.encode()):
-            return "The token is missing or wrong. Use the link that the command printed."
-        return ""
-
-
-def _only(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
-    """Returns the value of a header that occurs once; one that occurs twice is nobody's."""
-    values = [value for key, value in headers if key == name]
-    return values[0].decode("latin-1") if len(values) == 1 else None
-
-
-class Guard:
-    """Refuses requests before anything else sees them: sockets before they are accepted."""
-
-    def __init__(self, app: Any, admission: Admission):
-        """Guards an ASGI application."""
-        self._app, self._admission = app, admission
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answers one ASGI connection."""
-        kind = scope["type"]
-        if kind in ("http", "websocket"):
-            why = self._admission.refusal(scope["headers"], socket=kind == "websocket")
-            if why and kind == "websocket":
-                await receive()
-                await send({"type": "websocket.close", "code": POLICY, "reason": why})
-                return
-            if why:
-                await PlainTextResponse(why, status_code=403)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
 class PlayServer:
-    """Sessions on one stage, each with its own state, one after the other on one thread.
+    """Sessions on the stages of one agent, each with its own state, one after the other on one thread.
 
     JAX spreads each operation over the processors by itself; steps of several sessions at once would only slow each
     other down. Files are made on a second thread, so that nobody waits for another one's film.
     """
 
-    def __init__(self, stage: Stage, admission: Admission, *, limits: Limits | None = None, prefix: str = ""):
+    def __init__(self, stages: Stages, admission: Admission, *, limits: Limits | None = None, prefix: str = ""):
         """Sets a server up: an ASGI application, for any ASGI server to run.
 
         Args:
-            stage: what is played.
+            stages: what is played.
             admission: who is let in.
             limits: what is granted.
             prefix: path below which a proxy that leaves it in place shows the page, such as `/user/me/proxy/7860`.
         """
-        self._stage, self._limits = stage, limits or Limits()
+        self._stages, self._limits = stages, limits or Limits()
         self._steps = ThreadPoolExecutor(1, thread_name_prefix="step")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="file")
         self._open = 0
@@ -166,6 +93,10 @@ class PlayServer:
         """Answers one ASGI connection."""
         await self._guarded(scope, receive, send)
 
+    def warm_up(self, stop: Callable[[], bool]) -> "Future[None]":
+        """Begins to compile what sessions need, while the page is served; players wait for it and no longer."""
+        return self._steps.submit(warm_up, self._stages.first, stop)
+
     @property
     def sessions(self) -> int:
         """Number of open sessions."""
@@ -181,16 +112,17 @@ class PlayServer:
             return
         self._open += 1
         try:
-            with contextlib.suppress(WebSocketDisconnect):
-                await self._converse(socket, Session(self._stage))
+            # Cancelled where the server ends while a player waits for a step.
+            with contextlib.suppress(WebSocketDisconnect, asyncio.CancelledError):
+                await self._converse(socket, Session(self._stages.first))
         finally:
             self._open -= 1
 
     async def _converse(self, socket: WebSocket, session: Session) -> None:
         loop, limits = asyncio.get_running_loop(), self._limits
         end = loop.time() + limits.total
-        hello = protocol.pack_hello(self._stage, formats=_formats(), idle=limits.idle, total=limits.total)
-        await _send(socket, hello)
+        hello = partial(protocol.pack_hello, formats=_formats(), idle=limits.idle, total=limits.total)
+        await _send(socket, hello(session.stage))
         while True:
             left = end - loop.time()
             try:
@@ -207,13 +139,18 @@ class PlayServer:
                 await socket.close(UNSUPPORTED, "Expected text.")
                 return
             try:
-                answer = await self._answer(session, protocol.parse(message["text"]))
+                request = protocol.parse(message["text"])
+                if isinstance(request, protocol.Choose):
+                    session = Session(await self._on(self._steps, partial(self._stages.find, request.task)))
+                    answer = hello(session.stage)
+                else:
+                    answer = await self._answer(session, request)
             except InputError as error:
                 await socket.close(POLICY, str(error).encode()[:120].decode(errors="ignore"))
                 return
             await _send(socket, answer)
 
-    async def _answer(self, session: Session, request: protocol.Request) -> bytes:
+    async def _answer(self, session: Session, request: protocol.Asked) -> bytes:
         match request:
             case protocol.Start():
                 what = partial(
@@ -240,10 +177,11 @@ class PlayServer:
         return await asyncio.get_running_loop().run_in_executor(threads, what)
 
     def _file(self, session: Session, request: protocol.Fetch) -> bytes:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", self._stage.name)
+        stage = session.stage
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", stage.name)
         if request.what == "episode":
             body = recording.archive(
-                session.episodes(), spec=self._stage.spec, environment=self._stage.env_config, seed=session.seed
+                session.episodes(), spec=stage.spec, environment=stage.env_config, seed=session.seed
             )
             return protocol.pack({"type": "file", "name": f"{name}.zip", "kind": "application/zip"}, body=body)
         film = recording.compose(session.film())
@@ -252,6 +190,23 @@ class PlayServer:
         else:
             body, kind = media.mp4(film, fps=request.fps), "video/mp4"
         return protocol.pack({"type": "file", "name": f"{name}.{request.what}", "kind": kind}, body=body)
+
+
+def server(stages: Stages, admission: Admission, limits: Limits | None = None, *, prefix: str = "") -> uvicorn.Server:
+    """Returns the server of an agent's stages, bounded in all that a stranger could make grow."""
+    config = uvicorn.Config(
+        PlayServer(stages, admission, limits=limits, prefix=prefix),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ws_max_size=protocol.MAX_MESSAGE,
+        ws_max_queue=4,
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)
 
 
 async def _send(socket: WebSocket, answer: bytes) -> None:
@@ -282,8 +237,3 @@ def _page() -> tuple[str, str]:
         "img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return text, policy
-
-
-def loopback(port: int) -> frozenset[str]:
-    """Returns the names by which this machine calls itself."""
-    return frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))

@@ -9,7 +9,9 @@ A session knows nothing of sockets. Whatever it refuses is an `InputError` with 
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +22,7 @@ from jaxtyping import Bool, PyTree, UInt8
 from dreamer4.data import Episode
 from dreamer4.envs import broken
 from dreamer4.errors import InputError
-from dreamer4.reporting.media import differing
+from dreamer4.media import differing
 from dreamer4.serving.play import worlds
 from dreamer4.serving.play.moment import Actor, Mode, Moment, Row, Side, finite, to_episode
 from dreamer4.serving.play.recording import Picture
@@ -56,6 +58,11 @@ class Session:
         self._filming = False
         pixels = math.prod(stage.spec.frame_shape[:2])
         self._film: deque[Picture] = deque(maxlen=max(1, min(_MOST_ROWS, _MOST_BYTES // (7 * pixels))))
+
+    @property
+    def stage(self) -> Stage:
+        """What is played."""
+        return self._stage
 
     @property
     def seed(self) -> int:
@@ -360,3 +367,29 @@ class Session:
         told["policy"] = [[finite(p) for p in part] for part in reading.policy]
         told["centre"] = [finite(x) for x in reading.centre]
         return told
+
+
+def warm_up(stage: Stage, stop: Callable[[], bool]) -> None:
+    """Runs every program of a session once, so that players wait for a compiler once, or not at all.
+
+    Args:
+        stage: what is played.
+        stop: asked between two programs whether to leave it.
+    """
+    session = Session(stage)
+    new = None if stage.env is not None else 0
+    nothing = {
+        "discrete": list(stage.controls.idle),
+        "continuous": [0.0] * len(stage.controls.continuous),
+        "num_steps": stage.own_passes,
+    }
+    # What a page asks for first comes first.
+    programs = [partial(session.start, "dream", episode=new), partial(session.step, "player", **nothing)]
+    programs += [partial(session.step, policy, **nothing) for policy in stage.policies]
+    programs += [partial(session.start, "dream", episode=0)] if stage.episodes else []
+    if stage.env is not None:
+        programs += [partial(session.start, "game", episode=None), partial(session.step, "player", **nothing)]
+    for program in programs:
+        if stop():
+            return
+        program()

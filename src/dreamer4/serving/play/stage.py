@@ -1,5 +1,7 @@
 """What all sessions share: an agent, the real environment, recorded starts, and how a person acts in them."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ from dreamer4.config import Config
 from dreamer4.data import Episode
 from dreamer4.dreamer import Dreamer, find_checkpoint, read_description
 from dreamer4.envs import AbstractEnvironment
-from dreamer4.errors import InputError, nearest
+from dreamer4.errors import InputError
 from dreamer4.nn import cast_weights
 from dreamer4.run import sizes
 from dreamer4.run.folder import cloned_head
@@ -24,8 +26,6 @@ from dreamer4.serving.play.controls import Controls, find_controls
 from dreamer4.training.phases import freeze_prior
 from dreamer4.types import Action, DataSpec
 
-
-PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 _MOST_STARTS = 64
 _TRIES = 256
@@ -47,6 +47,7 @@ class Stage:
         episodes: recorded episodes of the task to start from, each of at least two frames.
         env_config: the environment's id and arguments.
         task: id of the task that is played.
+        tasks: name of each task that can be chosen instead.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Stage:
     episodes: tuple[Episode, ...]
     env_config: dict[str, Any]
     task: int = 0
+    tasks: tuple[str, ...] = ("",)
 
     @property
     def policies(self) -> tuple[Literal["policy", "prior"], ...]:
@@ -105,40 +107,37 @@ class Stage:
         return state if bool(jax.device_get(found)) else None
 
 
-def shipped() -> list[str]:
-    """Returns the names of the agents that come with the package."""
-    return sorted(folder.name for folder in PRETRAINED.iterdir() if folder.is_dir()) if PRETRAINED.is_dir() else []
+class Stages:
+    """The stages of an agent, one for each of its tasks, each made when it is first asked for."""
+
+    def __init__(self, open: Callable[[int], Stage], first: int = 0):
+        """Args: open: makes the stage of a task. first: task that play begins with."""
+        self._open, self._first = functools.cache(open), first
+
+    @property
+    def first(self) -> Stage:
+        """The stage that play begins with."""
+        return self._open(self._first)
+
+    def find(self, task: int) -> Stage:
+        """Returns the stage of a task.
+
+        Raises:
+            InputError: if there is no such task, or nothing of it to start from.
+        """
+        if not 0 <= task < len(self.first.tasks):
+            raise InputError(f"task: got {task}, expected 0 to {len(self.first.tasks) - 1}.")
+        return self._open(task)
 
 
-def find_agent(name: str) -> Path:
-    """Returns the run, checkpoint or exported folder that a path or the name of a shipped agent means.
-
-    Raises:
-        InputError: if it is neither.
-    """
-    path = Path(name)
-    try:
-        if path.exists():
-            return path
-    except OSError:  # too long a name, or a folder that is closed to us
-        pass
-    if name in shipped():
-        return PRETRAINED / name
-    known = f" {nearest(name, shipped())}" if shipped() else ""
-    raise InputError(
-        f"play: {name} is no file or folder, and no agent of that name comes with dreamer4. Give a run, a checkpoint, "
-        f"an exported folder or a name.{known}"
-    )
-
-
-def load_stage(path: Path, *, dataset: Path | None = None, member: int = 0, task: str | None = None) -> Stage:
+def load_stages(path: Path, *, dataset: Path | None = None, member: int = 0, task: str | int | None = None) -> Stages:
     """Loads what is played.
 
     Args:
         path: a run, a checkpoint, or an exported folder.
         dataset: where recorded starts come from; None: the agent's own data set, if it is there.
         member: which of several training seeds.
-        task: name or number of the task to play; None: the first.
+        task: name or number of the task to begin with; None: the first.
 
     Raises:
         InputError: if the agent cannot dream yet or never learned the task, if the data set is not of its kind, or if
@@ -149,22 +148,29 @@ def load_stage(path: Path, *, dataset: Path | None = None, member: int = 0, task
     phase = str(meta.get("phase"))
     if phase == "tokenizer":
         raise InputError(f"play: {step} is of the tokenizer phase, which cannot dream yet. Train the dynamics first.")
-    number = 0 if task is None else spec.find_task(task)
+    first = 0 if task is None else spec.find_task(task)
     dreamer = cast_weights(Dreamer.load(step, member=member))
     if phase == "agent" and cloned_head(step) == "policy":  # a page that watches the clone asks for the prior
         dreamer = freeze_prior(dreamer)
-    env, absent = _environment(config, spec, number)
     found = dataset or own_dataset(step, config)
-    episodes = () if found is None else _episodes(found, spec, str(meta.get("data")), number)
-    if env is None and not episodes:
-        raise InputError(
-            f"play: there is nothing to start from. {absent} And there are no recorded episodes"
-            f"{'' if found is None else f' of two frames in {found}'}. Name a data set with --data."
-        )
-    controls = find_controls(spec.action, config.env, env)
-    about = {"id": config.env.id, "kwargs": dict(config.env.kwargs)}
-    name = config.env.id if spec.num_tasks == 1 else spec.names[number]
-    return Stage(name, dreamer, spec, phase, controls, env, absent, episodes, about, number)
+
+    def open_stage(task: int) -> Stage:
+        env, absent = _environment(config, spec, task)
+        episodes = () if found is None else _episodes(found, spec, str(meta.get("data")), task)
+        if env is None and not episodes:
+            raise InputError(
+                f"play: there is nothing to start from. {absent} And there are no recorded episodes"
+                f"{'' if found is None else f' of two frames in {found}'}. Name a data set with --data."
+            )
+        given = sizes.environment_config(config, spec, task)
+        controls = find_controls(spec.action, given, env, task=task)
+        about = {"id": given.id, "kwargs": dict(given.kwargs)}
+        name = given.id if spec.num_tasks == 1 else spec.names[task]
+        return Stage(name, dreamer, spec, phase, controls, env, absent, episodes, about, task, spec.names)
+
+    stages = Stages(open_stage, first)
+    stages.first  # noqa: B018  (what is wrong with it is told now)
+    return stages
 
 
 def _environment(config: Config, spec: DataSpec, task: int) -> tuple[AbstractEnvironment | None, str]:

@@ -3,7 +3,9 @@
     my_agent/
         model.safetensors    the weights, each under its dotted path in `Dreamer`
         dreamer4.json        configuration, data specification, provenance, and the SHA-256 of every leaf and file
-        README.md            a model card, for people; it may be edited
+        config.json          the configuration again, where the Hub looks for one
+        README.md            a model card, for people and, its head, for the Hub; it may be edited
+        replay.mp4 or .gif   if given, a film
         starts/              if asked for, a data set of episodes it was not trained on, to dream on from
 
 `Dreamer.load`, `dreamer4 evaluate` and `dreamer4 info` take the folder as they take a checkpoint. What leaves the house
@@ -11,35 +13,38 @@ is one training seed, without optimiser and without the paths of the machine it 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 
 from dreamer4 import checkpoint
-from dreamer4.config import MIXTURES, Config, override
+from dreamer4.config import Config, override
 from dreamer4.data import DatasetInfo, Episode, read_episodes, read_info, write_dataset
 from dreamer4.dreamer import PHASES, find_checkpoint, read_description, spec_to_json, weights_of
 from dreamer4.errors import InputError
-from dreamer4.files import read_bytes
+from dreamer4.run.facts import run_results
 from dreamer4.run.folder import RunFolder, run_of, steps_done
+from dreamer4.sharing.cards import agent_card
+from dreamer4.sharing.datasets import policy_name
 from dreamer4.training.trained import load_trained
 
 
 STARTS = "starts"
 
-_MAX_RESULTS = 1024 * 1024
-_POLICIES = {
-    "random": "random actions",
-    "data": "behaviour data",
-    "cloned": "cloned policy",
-    "imagination": "imagination policy",
-}
-
 
 def export_agent(
-    path: Path, out: Path, *, member: int = 0, starts: int = 0, provenance: Mapping[str, Any] | None = None
+    path: Path,
+    out: Path,
+    *,
+    member: int = 0,
+    starts: int = 0,
+    license: str = "mit",
+    replay: Callable[[], Path | None] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the averaged weights of a checkpoint into a new folder for others, bit by bit as they are.
 
@@ -50,6 +55,8 @@ def export_agent(
         out: the folder to create.
         member: which of several training seeds.
         starts: held-out episodes of the run to add.
+        license: of the weights, as the Hub names it.
+        replay: makes a film to add, `.mp4` or `.gif`, if it can; called when nothing else is left to refuse.
         provenance: what else to tell about the origin, JSON values by name, such as the commit.
 
     Raises:
@@ -80,10 +87,20 @@ def export_agent(
         **({"unfinished": left} if left else {}),
         "provenance": {"trained_with": source.libraries, **(provenance or {})},
     }
-    results = _results(step) if phase == PHASES[-1] else {}
+    run = run_of(step) if phase == PHASES[-1] else None
+    results = None if run is None else run_results(run)
+    if os.path.lexists(out):
+        raise InputError(f"export: {out} exists, and is never overwritten. Choose another folder, or remove it.")
+    filmed = None if replay is None else replay()
     checkpoint.save(out, weights, meta=meta, kind="safetensors")
     parameters = sum(leaf.size for leaf in weights.values())
-    (out / "README.md").write_text(_card(meta, results, parameters), encoding="utf-8")
+    film = None if filmed is None else f"replay{filmed.suffix}"
+    if filmed is not None and film is not None:
+        shutil.copyfile(filmed, out / film)
+    card = agent_card(meta, results, parameters, license=license, film=film)
+    (out / "README.md").write_text(card, encoding="utf-8")
+    told = {"model_type": "dreamer4", "config": meta["config"], "spec": meta["spec"]}
+    (out / "config.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if held_out is not None:
         info, episodes = held_out
         write_dataset(
@@ -91,7 +108,7 @@ def export_agent(
             episodes,
             spec=info.spec,
             environment=info.environment,
-            policy=_policy_name(info.policy),
+            policy=policy_name(info.policy),
             seed=info.seed,
             held_out=0.0,
         )
@@ -182,78 +199,7 @@ def _private(config: Config, member: int) -> Config:
     """Returns the configuration of one training seed, without the folders of this machine."""
     data = config.data
     cleaned: dict[str, Any] = {"path": None if data.path is None else Path(data.path).name}
-    cleaned["policy"] = _policy_name(data.policy)
-    cleaned["mixture"] = tuple(part.model_copy(update={"policy": _policy_name(part.policy)}) for part in data.mixture)
+    cleaned["policy"] = policy_name(data.policy)
+    cleaned["mixture"] = tuple(part.model_copy(update={"policy": policy_name(part.policy)}) for part in data.mixture)
     data = data.model_copy(update=cleaned)
     return config.model_copy(update={"seed": config.seed + member, "seeds": 1, "data": data})
-
-
-def _policy_name(policy: str) -> str:
-    """Returns the name of a behaviour policy without the folder that its file or its checkpoint lies in."""
-    name = Path(policy).name or "checkpoint"
-    # A folder that is called as a kind of policy is still none.
-    return f"./{name}" if name != policy and name in ("random", "ppo", "mixture", *MIXTURES) else name
-
-
-def _results(step: Path) -> dict[str, Any]:
-    """Returns the results of the run that a step belongs to, if it has any."""
-    run = run_of(step)
-    if run is None or not run.results_file.exists():
-        return {}
-    file = run.results_file
-    try:
-        results = json.loads(read_bytes(file, limit=_MAX_RESULTS))
-        if not isinstance(results, dict):
-            raise ValueError("not a mapping")
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read {file}: {error}. Mend it, or move it away to export without figures.") from None
-    return results
-
-
-def _card(meta: Mapping[str, Any], results: Mapping[str, Any], parameters: int) -> str:
-    """Returns the model card as Markdown."""
-    config, spec = meta["config"], meta["spec"]
-    env, provenance = _plain(config["env"]["id"]), meta["provenance"]
-    stage = f", left at {_plain(meta['unfinished'])}" if "unfinished" in meta else ""
-    lines = [
-        "---",
-        "library_name: dreamer4",
-        "tags: [world-model, reinforcement-learning, dreamer4, jax]",
-        "---",
-        "",
-        f"# Dreamer 4 agent for {env}",
-        "",
-        f"Trained up to the phase *{_plain(meta['phase'])}*{stage}; {parameters:,} numbers, averaged weights of seed "
-        f"{config['seed']}. Frames {spec['frame_shape']}, action classes {spec['num_classes']}, "
-        f"{spec['continuous_dim']} continuous.",
-        "",
-        "```python",
-        "from dreamer4 import Dreamer",
-        "",
-        'dreamer = Dreamer.load("path/to/this/folder")',
-        "```",
-        "",
-        "`dreamer4 evaluate FOLDER` plays it, `dreamer4 import FOLDER --run DIR` makes a run to go on training.",
-        "",
-    ]
-    returns = results.get("returns")
-    if isinstance(returns, dict) and returns:
-        over = "episodes" if results.get("seeds") == 1 else f"{_plain(results.get('seeds'))} training seeds"
-        lines += [f"| return (interval over {over}) | mean | 95 % interval | episodes |", "|---|---|---|---|"]
-        for name, row in returns.items():
-            cells = [
-                _plain(row.get(key) if isinstance(row, dict) else None) for key in ("mean", "low", "high", "episodes")
-            ]
-            lines.append(
-                f"| {_POLICIES.get(name, _plain(name))} | {cells[0]} | {cells[1]} to {cells[2]} | {cells[3]} |"
-            )
-        lines += ["", f"Measured at commit {_plain(results.get('commit'))} on {_plain(results.get('device'))}.", ""]
-    versions = ", ".join(f"{_plain(k)} {_plain(v)}" for k, v in provenance["trained_with"].items())
-    told = [f"- {_plain(name)}: {_plain(value)}" for name, value in provenance.items() if name != "trained_with"]
-    return "\n".join([*lines, f"- trained with: {versions}", *told, f"- data set: {_plain(meta['data'])}", ""])
-
-
-def _plain(value: Any) -> str:
-    """Returns a value as text that Markdown shows as it is."""
-    text = " ".join(str(value).split())[:200]
-    return "".join(f"&#{ord(c)};" if c in "|`*_<>[]&\\#" else c for c in text)

@@ -1,4 +1,4 @@
-"""`dreamer4 dream`: a film of one dream, under actions of the user's choice."""
+"""A film of one dream, under actions of the user's choice."""
 
 import importlib.util
 from pathlib import Path
@@ -8,38 +8,34 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from rich.console import Console
 
-from dreamer4 import data
+from dreamer4 import checkpoint, data, media
 from dreamer4.data import DeviceSource, Episode, random_action
 from dreamer4.dreamer import Memory, find_checkpoint, read_description
 from dreamer4.errors import InputError
 from dreamer4.files import check_place, write_atomically
-from dreamer4.reporting import media
 from dreamer4.serving.dream import DreamWorld, find_dataset, load_agent
 from dreamer4.types import Action, ActionSpec
 
 
-console = Console()
-
 _SIDE = 192  # pixels of the longer side of a film, about
 
 
-def dream(
+def write_film(
     path: Path,
     out: Path,
     *,
-    actions: str,
-    episode: int,
-    context: int,
-    length: int | None,
-    num_steps: int | None,
-    seed: int,
-    fps: float,
+    actions: str = "policy",
+    episode: int = 0,
+    context: int = 1,
+    length: int | None = None,
+    num_steps: int | None = None,
+    seed: int = 0,
+    fps: float = 6.0,
     dataset: Path | None = None,
-    task: str | None = None,
-) -> None:
-    """Dreams on from a held-out episode and writes a film.
+    task: str | int | None = None,
+) -> str:
+    """Dreams on from a held-out episode, writes a film, and returns in a sentence what happened in it.
 
     Args:
         path: run or checkpoint.
@@ -47,18 +43,27 @@ def dream(
         actions: `policy`, `random`, `data`, `none`, or a list as `parse_actions` reads it.
         episode: which held-out episode, or which of all if none is held out.
         context: its first frames, which the dream remembers.
-        length: frames to dream at most.
+        length: frames to dream at most; None: as many as there are actions, or the longest episode has.
         num_steps: K; None: the agent's own.
         seed: of the dream.
         fps: frames per second.
         dataset: where the episode is from; None: what belongs to the checkpoint.
         task: name or number of the task whose episodes are counted; None: all.
+
+    Raises:
+        InputError: if there is no such episode, context, action or length, or the film cannot be written.
     """
     if out.suffix == ".mp4" and importlib.util.find_spec("av") is None:
         raise InputError(f"--out {out}: MP4 needs PyAV. Install dreamer4-eqx[video], or choose a .gif.")
     check_place(out)
     step = find_checkpoint(path)
     config, spec = read_description(step)
+    headless = checkpoint.read_meta(step).get("phase") == "dynamics"
+    if headless and actions == "policy":
+        raise InputError(
+            f"--actions policy: {step} is of the dynamics phase, which has no policy yet. Give --actions data, none, "
+            "random or a list, or train the agent phase."
+        )
     listed = None if actions in ("policy", "random", "data", "none") else parse_actions(actions, spec.action)
     folder = find_dataset(step, config) if dataset is None else dataset
     info = data.read_info(folder)
@@ -71,7 +76,7 @@ def dream(
     chosen, longest = held_out[episode], max(e.length for e in held_out)
     if context >= chosen.length:
         raise InputError(f"--context: got {context}, but episode {episode} has {chosen.length} frames. Give fewer.")
-    agent = load_agent(step, num_steps=num_steps)
+    agent = load_agent(step, num_steps=num_steps, heads=False)
     world = DreamWorld.from_source(
         agent,
         DeviceSource.from_episodes([chosen]),
@@ -97,14 +102,16 @@ def dream(
     known = jnp.array(actions != "none")
     dreamt = _film(world, taken, count, actions == "policy", known, key=jr.key(seed))
     frames, rewards, terminal = (np.asarray(x) for x in dreamt)
-    ends = np.flatnonzero(terminal)
+    ends = np.flatnonzero(terminal & (not headless))
     shown = int(ends[0]) + 1 if len(ends) else count
     film = _pictures(chosen, frames[:shown], context, beside=actions == "data")
     even = film[:, : film.shape[1] // 2 * 2, : film.shape[2] // 2 * 2]  # as MP4 wants it; the last line is ground
     content = media.gif(film, fps=fps) if out.suffix == ".gif" else media.mp4(even, fps=fps)
     write_atomically(out, content)
+    if headless:
+        return f"{out}: {context} real frames, then {count} dreamt. Rewards and ends are learned in the agent phase."
     end = f"the model sees the end after {shown}" if len(ends) else f"no end within {shown}"
-    _say(f"{out}: {context} real frames, then the dream; {end}, predicted return {rewards[:shown].sum():+.2f}")
+    return f"{out}: {context} real frames, then the dream; {end}, predicted return {rewards[:shown].sum():+.2f}"
 
 
 @eqx.filter_jit
@@ -182,7 +189,3 @@ def _no_action(entry: str, spec: ActionSpec) -> InputError:
         f"--actions: got {entry.strip()!r}, expected policy, random, data, or entries {' : '.join(wanted)}, each "
         "repeated by xN if you like, separated by commas."
     )
-
-
-def _say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dreamer4 import media
 from dreamer4.errors import InputError
-from dreamer4.reporting import gif, media, png, side_by_side, to_rgb
+from dreamer4.media import gif, png, side_by_side, to_rgb
 
 
 def blank(length=4, channels=1):
