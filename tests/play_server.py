@@ -49,7 +49,7 @@ class Running:
 
     def empty(self):
         """Waits until everybody has left."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while self.sessions:
             assert time.monotonic() < deadline, self.sessions
             time.sleep(0.01)

@@ -30,7 +30,7 @@ def test_a_large_block_that_is_freed_and_asked_for_again_costs_no_page_faults(me
         counts = [run(faults).result() if run else faults() for _ in range(2)]
         print(plain, counts[1])  # the first time it is taken from the system
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=300)
     plain, kept = map(int, done.stdout.split())
     assert kept < 0.1 * plain
 
@@ -56,6 +56,6 @@ def test_a_command_keeps_what_threads_free_that_start_while_it_runs(tmp_path):
         """)
     )
     command = [sys.executable, "-m", "dreamer4_cli", "--import", "measure", "config", "show", "--preset", "tiny"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     _, first, *kept = next(line for line in done.stdout.splitlines() if line.startswith("faults")).split()
     assert max(map(int, kept)) < 0.1 * int(first)

@@ -48,7 +48,7 @@ def start(tmp_path):
             [sys.executable, "-c", textwrap.dedent(SCRIPT), *args],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             cwd=tmp_path,
             env=clean | {"HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"} | variables,
         )

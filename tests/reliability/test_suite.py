@@ -136,7 +136,7 @@ def test_memory_of_a_process_is_read_while_it_trains(tmp_path):
         "import sys, time, pathlib; log = pathlib.Path(sys.argv[1]); kept = []\n"
         "for step in range(1, 41):\n"
         "    kept.append(bytearray(b'x' * 2_000_000 * (len(sys.argv) > 2)))\n"
-        '    log.open(\'a\').write(\'{"phase": "agent", "step": %d}\\n\' % step); time.sleep(0.06)'
+        '    log.open(\'a\').write(\'{"phase": "agent", "step": %d}\\n\' % step); time.sleep(0.15)'
     )
     for grows in ([], ["grows"]):
         process = subprocess.Popen([sys.executable, "-c", script, str(log), *grows])

@@ -77,7 +77,7 @@ def test_a_full_disk_ends_the_showing_and_not_the_training(tmp_path, monkeypatch
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         thread.start()
-        thread.join(timeout=20)
+        thread.join(timeout=300)
     assert not thread.is_alive(), "training waits for the disk"
     (warned,) = caught
     assert "No space left on device" in str(warned.message) and "Training goes on" in str(warned.message)

@@ -37,7 +37,7 @@ class Watched:
 
     def until(self, expression):
         # Not by wait_for_function, which evaluates strings in the page: its policy forbids that.
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 300
         while not self.page.evaluate(expression):
             assert time.monotonic() < deadline, expression
             self.page.wait_for_timeout(20)

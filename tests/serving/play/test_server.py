@@ -26,7 +26,7 @@ def closed(page):
     """Returns code and reason with which the server closes a socket."""
     with pytest.raises(ConnectionClosed) as caught:
         while True:
-            page.recv(timeout=10)
+            page.recv(timeout=300)
     return caught.value.rcvd.code, caught.value.rcvd.reason
 
 
@@ -200,7 +200,7 @@ class TestManners:
                     page.send(
                         words.choice([words.randbytes(size), words.randbytes(size).decode("latin-1"), "{}", "[]"])
                     )
-                    page.recv(timeout=10)
+                    page.recv(timeout=300)
         with running.session() as page:
             assert ask(page, type="start", mode="dream")[0]["type"] == "moment"
         assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
