@@ -1,15 +1,19 @@
 """Studies: what is refused, which stages cells share, what a row holds, and that work is done once."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from dreamer4.config import TokenizerConfig
 from dreamer4.data import random_policy
 from dreamer4.errors import InputError
 from dreamer4.evaluation.statistics import rate
+from dreamer4.run.folder import RunFolder
 from dreamer4.study import read_study, work
+from dreamer4.study.plan import still_holds
 from dreamer4.study.rows import Row, publish, rates_table, read_row, row_file, table
 from dreamer4.study.work import check_comparisons, run_study
 
@@ -120,6 +124,38 @@ def test_a_study_trains_what_is_shared_once_and_goes_on_where_it_was(tmp_path):
     assert len(rows[1].curves["PSNR"][0]) > 1 and "K=2" in page.read_text()
     assert (page.parent / "PSNR.svg").read_text().count("<svg") == 1
     assert table(rows, quick).splitlines()[0].count("prediction=") == 2
+
+
+def test_seeds_are_added_to_a_row_as_long_as_its_settings_hold(tmp_path):
+    quick, only = study(tmp_path).made_quick(), ["labelled=0.5,prediction=x"]
+    out = tmp_path / "out"
+    file = row_file(out, quick, quick.cells(only)[0])
+    run_study(quick, runs=tmp_path / "a", out=out, only=only)
+    first = read_row(file)
+    more = quick.model_copy(update={"seeds": 2})
+    run_study(more, runs=tmp_path / "b", out=out, only=only)
+    both = read_row(file)
+    assert both.seeds == ((0, 0), (0, 1)) and len(both.values["PSNR"]) == len(both.curves["PSNR"]) == 2
+    assert both.values["PSNR"][0] == first.values["PSNR"][0] != both.values["PSNR"][1]
+    assert not [path for path in (tmp_path / "b").glob("tokenizer-*") if RunFolder(path).read_config().seed == 0]
+    run_study(more, runs=tmp_path / "c", out=out, only=only)
+    assert read_row(file) == both and not [*(tmp_path / "c").glob("tokenizer-*")]
+    longer = more.model_copy(update={"seeds": 1, "at_last": (*more.at_last, "train.dynamics.steps=3")})
+    run_study(longer, runs=tmp_path / "d", out=out, only=only)
+    assert read_row(file).seeds == ((0, 0),)
+
+
+def test_what_a_row_was_made_by_holds_as_long_as_keys_that_came_since_are_at_their_default(tmp_path):
+    asked = study(tmp_path)
+    now = asked.cells()[0].made_by(asked)
+    assert still_holds(now, now)
+    older = json.loads(json.dumps(now))
+    del older["tokenizer"]["mask_max"], older["sampler"]["kind"]  # as if they had come since
+    default = TokenizerConfig().mask_max
+    assert still_holds(older, now | {"tokenizer": now["tokenizer"] | {"mask_max": default}})
+    assert not still_holds(older, now | {"tokenizer": now["tokenizer"] | {"mask_max": default / 2}})
+    assert not still_holds(now, older)
+    assert not still_holds(now | {"measure": ["ppo"]}, now)
 
 
 def row(values, seeds):

@@ -171,22 +171,46 @@ class Cell:
 
     def fingerprint(self, stage: str, seeds: Seeds) -> str:
         """Returns what stands for everything that the end of a stage depends on; equal ones are trained once."""
-        tree = self.config(seeds).model_dump(mode="json")
-        late = {name: tree["data"].pop(name) for name in ("labelled", "relevant")}  # they choose among what is there
-        parts: list[Any] = [("data seed", seeds[0])]
-        for name in STAGES[: STAGES.index(stage) + 1]:
-            for key in _PARTS[name]:
-                value: Any = tree
-                for part in key.split("."):
-                    value = late[part] if part in late else value[part]
-                parts.append((key, value))
-        return _digest(parts)
+        return _digest([("data seed", seeds[0]), *_depends(self.config(seeds), stage).items()])
+
+    def made_by(self, study: Study) -> dict[str, Any]:
+        """Returns everything but the seeds that its numbers in a study depend on."""
+        found = _depends(self.config((0, 0)), study.last) | {"measure": list(study.measure)}
+        tree = self.config((0, 0)).model_dump(mode="json")
+        del found["seed"]
+        return found | {name: tree[name] for name in ("evaluation", "offline")}
 
     def measured(self, measure: Measure, seeds: Seeds) -> str:
         """Returns the same of a measure."""
         tree = self.config(seeds).model_dump(mode="json")
         settings = [seeds[1], tree["evaluation"], tree["offline"] if measure == "references" else None]
         return _digest([self.fingerprint(MEASURED_AT[measure], seeds), *settings])
+
+
+def _depends(config: Config, stage: str) -> dict[str, Any]:
+    """Returns the parts of a configuration, by key, that the end of a stage depends on."""
+    tree = config.model_dump(mode="json")
+    late = {name: tree["data"].pop(name) for name in ("labelled", "relevant")}  # they choose among what is there
+    found = {}
+    for key in itertools.chain(*(_PARTS[name] for name in STAGES[: STAGES.index(stage) + 1])):
+        value: Any = tree
+        for part in key.split("."):
+            value = late[part] if part in late else value[part]
+        found[key] = value
+    return found
+
+
+def still_holds(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tells whether what numbers were made by is what makes them now; keys that came since must be at their default."""
+    defaults = _depends(Config(), STAGES[-1]) | Config().model_dump(mode="json", include={"evaluation", "offline"})
+    return _agrees(then, now, defaults)
+
+
+def _agrees(then: Any, now: Any, default: Any) -> bool:
+    if not (isinstance(then, dict) and isinstance(now, dict) and isinstance(default, dict)):
+        return then == now
+    old = all(key in now and _agrees(then[key], now[key], default.get(key)) for key in then)
+    return old and all(key in default and now[key] == default[key] for key in now.keys() - then.keys())
 
 
 def _digest(parts: list[Any]) -> str:

@@ -34,6 +34,7 @@ class Row(Record):
         device: what it was computed on.
         commit: of the code; a + marks changes that were not committed.
         command: what to run for the same numbers.
+        made_by: all settings that they depend on but the seeds, as JSON; empty in rows that no seeds are added to.
     """
 
     study: str
@@ -49,6 +50,21 @@ class Row(Record):
     device: str
     commit: str
     command: str
+    made_by: str = ""
+
+    def with_more(self, more: "Row") -> "Row":
+        """Returns the row with the seeds of another of the same settings put after its own."""
+        lists = {
+            name: {key: (*values, *getattr(more, name)[key]) for key, values in getattr(self, name).items()}
+            for name in ("values", "curves", "rates")
+        }
+        told = {
+            name: ", ".join(dict.fromkeys(f"{getattr(self, name)}, {getattr(more, name)}".split(", ")))
+            for name in ("device", "commit")
+        }
+        data = tuple(sorted({*self.data, *more.data}))
+        both = {"seeds": (*self.seeds, *more.seeds), "minutes": (*self.minutes, *more.minutes), "data": data}
+        return more.model_copy(update=both | lists | told)
 
 
 def row_file(out: Path, study: Study, cell: Cell) -> Path:

@@ -35,8 +35,8 @@ from dreamer4.run.folder import RunFolder
 from dreamer4.run.playing import play_agent, play_policy
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.run.stages import Collect, Train, execute
-from dreamer4.study.plan import MEASURED_AT, STAGES, Cell, Measure, Seeds, Study
-from dreamer4.study.rows import Row, publish, row_file
+from dreamer4.study.plan import MEASURED_AT, STAGES, Cell, Measure, Seeds, Study, still_holds
+from dreamer4.study.rows import Row, publish, read_row, row_file
 from dreamer4.types import Action
 
 
@@ -71,7 +71,8 @@ def run_study(
     Args:
         study: the study.
         runs: where its stages lie; what is finished there is not done again.
-        out: where its rows lie, below its name.
+        out: where its rows lie, below its name. Seeds that a row holds are not trained again, as long as its settings
+            are those of today: so several machines, or one that lost its runs, can work on the same rows.
         only: names of cells; all by default.
         workers: stages worked on side by side, each in a process of its own.
         command: what a person types for the same.
@@ -85,27 +86,44 @@ def run_study(
     """
     cells, commit = study.cells(only), str(source_commit())
     check_comparisons(study)
-    wanted = [(cell, seeds) for cell in cells for seeds in study.every_seed]
+    rows = {cell: _published(out, study, cell) for cell in cells}
+    missing = {
+        cell: [seeds for seeds in study.every_seed if row is None or seeds not in row.seeds]
+        for cell, row in rows.items()
+    }
+    wanted = [(cell, seeds) for cell in cells for seeds in missing[cell]]
     for cell in cells:
         sizes.check_paths(cell.config((0, 0)), ())  # devices and memory are for the processes that train
         check_place(row_file(out, study, cell))
     check_place(runs / "measured")
     for stage in STAGES[: STAGES.index(study.last) + 1]:
         first = {cell.fingerprint(stage, seeds): (runs, stage, cell, seeds) for cell, seeds in reversed(wanted)}
-        missing = [job for job in reversed(first.values()) if not _finished(*job)]
-        report.say(f"{stage}: {len(first) - len(missing)} of {len(first)} done before")
-        _each(_train, missing, workers, report)
+        left = [job for job in reversed(first.values()) if not _finished(*job)]
+        report.say(f"{stage}: {len(first) - len(left)} of {len(first)} done before")
+        _each(_train, left, workers, report)
     jobs = {
         _measured(runs, name, cell, seeds): (runs, name, cell, seeds, commit)
         for cell, seeds in wanted
         for name in study.measure
     }
     _each(_measure, [job for file, job in jobs.items() if not file.exists()], workers, report)
-    for cell in cells:
+    for cell, row in rows.items():
+        if not missing[cell]:
+            continue
+        more = _row(runs, study, cell, missing[cell], command)
         file = row_file(out, study, cell)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, _row(runs, study, cell, command).model_dump_json(indent=1) + "\n")
+        write_atomically(file, (row.with_more(more) if row else more).model_dump_json(indent=1) + "\n")
     return publish(out, study)
+
+
+def _published(out: Path, study: Study, cell: Cell) -> Row | None:
+    """Returns the row of a cell if more seeds can be added to it: today's settings would give the same numbers."""
+    file = row_file(out, study, cell)
+    if not file.exists():
+        return None
+    row = read_row(file)
+    return row if row.made_by and still_holds(json.loads(row.made_by), cell.made_by(study)) else None
 
 
 def check_comparisons(study: Study) -> None:
@@ -116,11 +134,10 @@ def check_comparisons(study: Study) -> None:
             raise InputError(f"compare: {study.study} measures no {name!r}. {nearest(name, known)}")
 
 
-def _row(runs: Path, study: Study, cell: Cell, command: str) -> Row:
+def _row(runs: Path, study: Study, cell: Cell, every_seed: Sequence[Seeds], command: str) -> Row:
     """Returns what the measures of a cell came to."""
     told = [
-        [json.loads(_measured(runs, name, cell, seeds).read_text()) for seeds in study.every_seed]
-        for name in study.measure
+        [json.loads(_measured(runs, name, cell, seeds).read_text()) for seeds in every_seed] for name in study.measure
     ]
     flat = list(itertools.chain(*told))
     return Row(
@@ -128,15 +145,16 @@ def _row(runs: Path, study: Study, cell: Cell, command: str) -> Row:
         cell=cell.name,
         preset=cell.preset,
         settings=cell.settings,
-        seeds=study.every_seed,
+        seeds=tuple(every_seed),
         values={name: tuple(one["values"][name] for one in each) for each in told for name in each[0]["values"]},
         rates={name: tuple(one["rates"][name] for one in each) for each in told for name in each[0].get("rates", {})},
         curves={name: tuple(tuple(one["curves"][name]) for one in each) for each in told for name in each[0]["curves"]},
-        minutes=tuple(max(each[i]["minutes"] for each in told) for i in range(len(study.every_seed))),
+        minutes=tuple(max(each[i]["minutes"] for each in told) for i in range(len(every_seed))),
         data=tuple(sorted({one["data"] for one in flat})),
         device=", ".join(sorted({one["device"] for one in flat})),
         commit=", ".join(sorted({one["commit"] for one in flat})),
         command=command,
+        made_by=json.dumps(cell.made_by(study), separators=(",", ":")),
     )
 
 
