@@ -79,7 +79,9 @@ def agent_card(
     if rows and results is not None:
         over = "episodes" if results.seeds == 1 else f"{results.seeds} training seeds"
         lines += [f"| return (interval over {over}) | mean | 95 % interval | episodes |", "|---|---|---|---|"]
-        lines += [f"| {_plain(name)} | {r.mean} | {r.low} to {r.high} | {r.episodes} |" for name, r in rows.items()]
+        lines += [
+            f"| {_plain(name)} | {r.mean:.4g} | {r.low:.4g} to {r.high:.4g} | {r.episodes} |" for name, r in rows.items()
+        ]
         lines += ["", f"Measured at commit {_plain(results.commit)} on {_plain(results.device)}.", ""]
     versions = ", ".join(f"{_plain(k)} {_plain(v)}" for k, v in provenance["trained_with"].items())
     told = [f"- {_plain(name)}: {_plain(value)}" for name, value in provenance.items() if name != "trained_with"]
