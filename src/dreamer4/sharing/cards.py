@@ -80,7 +80,8 @@ def agent_card(
         over = "episodes" if results.seeds == 1 else f"{results.seeds} training seeds"
         lines += [f"| return (interval over {over}) | mean | 95 % interval | episodes |", "|---|---|---|---|"]
         lines += [
-            f"| {_plain(name)} | {r.mean:.4g} | {r.low:.4g} to {r.high:.4g} | {r.episodes} |" for name, r in rows.items()
+            f"| {_plain(name)} | {r.mean:.4g} | {r.low:.4g} to {r.high:.4g} | {r.episodes} |"
+            for name, r in rows.items()
         ]
         lines += ["", f"Measured at commit {_plain(results.commit)} on {_plain(results.device)}.", ""]
     versions = ", ".join(f"{_plain(k)} {_plain(v)}" for k, v in provenance["trained_with"].items())
