@@ -177,7 +177,7 @@ class Cell:
         """Returns everything but the seeds that its numbers in a study depend on."""
         found = _depends(self.config((0, 0)), study.last) | {"measure": list(study.measure)}
         tree = self.config((0, 0)).model_dump(mode="json")
-        del found["seed"]
+        found.pop("seed", None)  # not there if only the data count
         return found | {name: tree[name] for name in ("evaluation", "offline")}
 
     def measured(self, measure: Measure, seeds: Seeds) -> str:
