@@ -76,6 +76,15 @@ def test_each_loss_moves_its_own_part_and_what_is_not_valid_moves_nothing():
     other = grad(agent, batch._replace(reward=2 * batch.reward))
     assert eqx.tree_equal(whole.actor, other.actor) and not eqx.tree_equal(whole.critics, other.critics)
     assert eqx.tree_equal(whole, grad(agent, batch._replace(reward=batch.reward.at[0].set(9.0))))
+    # Critics that are right about every reward, with nothing behind it, have nothing to learn, least from the actor.
+    alike = jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * 2), critics)
+    value = eqx.filter_vmap(lambda critic: critic(seen, batch.action))(alike)[0]
+    right, short = batch._replace(reward=value), config.model_copy(update={"discount": 0.0})
+    still = eqx.filter_grad(lambda a: loss(a, alike, right, short, keys[3]))(
+        eqx.tree_at(lambda a: a.critics, agent, alike)
+    )
+    assert all(jnp.abs(leaf).max() < 1e-6 for leaf in jax.tree.leaves(still.critics))
+    assert jnp.abs(still.actor.layers[-1].weight).max() > 1e-4
 
 
 class Aim(AbstractControl):
