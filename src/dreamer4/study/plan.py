@@ -175,10 +175,11 @@ class Cell:
 
     def made_by(self, study: Study) -> dict[str, Any]:
         """Returns everything but the seeds that its numbers in a study depend on."""
-        found = _depends(self.config((0, 0)), study.last) | {"measure": list(study.measure)}
-        tree = self.config((0, 0)).model_dump(mode="json")
+        config = self.config((0, 0))
+        found = _depends(config, study.last) | {"measure": list(study.measure)}
         found.pop("seed", None)  # not there if only the data count
-        return found | {name: tree[name] for name in ("evaluation", "offline")}
+        tree = config.model_dump(mode="json", include={"evaluation", "offline"})
+        return found | tree
 
     def measured(self, measure: Measure, seeds: Seeds) -> str:
         """Returns the same of a measure."""
