@@ -82,6 +82,33 @@ def test_an_exported_agent_is_the_agent_bit_by_bit(exported, dreamer):
     assert checkpoint.verify(exported) == []
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_in_half_precision_it_is_rounded_once_loads_and_says_so(exported, run, dreamer, tmp_path, dtype):
+    export_agent(run, tmp_path / "half", dtype=dtype)
+    half, whole = ((folder / "model.safetensors").stat().st_size for folder in (tmp_path / "half", exported))
+    assert half < 0.6 * whole
+    arrays, static = eqx.partition(dreamer, eqx.is_inexact_array)
+    rounded = eqx.combine(jax.tree.map(lambda x: x.astype(dtype).astype(jnp.float32), arrays), static)
+    loaded = Dreamer.load(tmp_path / "half")
+    assert equal(loaded, rounded) and not equal(loaded, dreamer)
+    assert f"kept as {dtype}" in (tmp_path / "half" / "README.md").read_text()
+    assert "kept as" not in (exported / "README.md").read_text()
+    export_agent(tmp_path / "half", tmp_path / "again")  # as they are, and it still says so
+    assert f"kept as {dtype}" in (tmp_path / "again" / "README.md").read_text()
+    assert equal(Dreamer.load(tmp_path / "again"), rounded)
+    taken = import_agent(tmp_path / "half", tmp_path / "run", phase="agent")
+    assert equal(Dreamer.load(taken.path).tokenizer, rounded.tokenizer)
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_refused_by_name(dreamer, tmp_path):
+    run = tmp_path / "run"
+    save(run, {"ema": eqx.tree_at(lambda d: d.value.mlp.hidden[0].weight, dreamer, replace_fn=lambda x: x + 1e5)})
+    with pytest.raises(InputError, match=r"export: value\..* beyond the range of float16.*--dtype bfloat16"):
+        export_agent(run, tmp_path / "half", dtype="float16")
+    assert not (tmp_path / "half").exists()
+    export_agent(run, tmp_path / "half", dtype="bfloat16")
+
+
 def test_tensors_are_named_by_their_place_in_the_agent(exported, dreamer):
     names = set(checkpoint.read_leaves(exported))
     assert "dynamics.transformer.groups.space.0.attention.query.weight" in names

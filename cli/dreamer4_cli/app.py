@@ -245,6 +245,7 @@ def export(
     member: options.Member = 0,
     starts: options.Starts = 0,
     license: options.License = "mit",
+    dtype: options.Kept = None,
 ) -> None:
     """Write an agent's weights, or data, for others: arrays, a description with hashes, a film, a card."""
 
@@ -257,6 +258,7 @@ def push(
     member: options.Member = 0,
     starts: options.Starts = 0,
     license: options.License = "mit",
+    dtype: options.Kept = None,
     private: Annotated[bool, opt("Show a new repository to its owner alone.", "--private")] = False,
 ) -> None:
     """Upload an agent or data to the Hugging Face Hub, as export writes it; it then loads by hf://USER/NAME."""

@@ -5,7 +5,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -83,6 +83,10 @@ Episodes = Annotated[
 ]
 Starts = Annotated[int, opt("Held-out episodes to add, for dreamer4 play to start from.", "--starts", min=0)]
 License = Annotated[str, opt("Of what is shared, as the Hub names it.", "--license", metavar="ID")]
+Kept = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    opt("How to keep an agent's weights: half precision halves the folder. Default: as they are.", "--dtype"),
+]
 Agent = Annotated[Path, there("Run folder or checkpoint.")]
 Resume = Annotated[bool, opt("Go on from the newest checkpoints of the run folder.", "--resume")]
 ChangedData = Annotated[

@@ -15,19 +15,22 @@ from dreamer4.files import check_place
 from dreamer4.run.facts import source_commit
 from dreamer4.run.folder import RunFolder
 from dreamer4.serving.film import write_film
-from dreamer4.sharing import export_agent, export_dataset, import_agent
+from dreamer4.sharing import Precision, export_agent, export_dataset, import_agent
 from dreamer4_cli.console import invoked, say
 
 
-def export(path: Path, out: Path, *, member: int, starts: int, license: str) -> None:
+def export(path: Path, out: Path, *, member: int, starts: int, license: str, dtype: Precision | None = None) -> None:
     """Writes an agent, with `starts` episodes it was not trained on, or data for others into the new folder `out`."""
     check_place(out)
     if _is_data(path):
+        if dtype is not None:
+            raise InputError(f"--dtype {dtype}: it is for an agent's weights, and {path} is data. Leave it out.")
         export_dataset(path, out, license=license)
     else:
         with tempfile.TemporaryDirectory() as folder:
             told, film = {"exported_at_commit": source_commit()}, partial(_replay, path, Path(folder))
-            export_agent(path, out, member=member, starts=starts, license=license, replay=film, provenance=told)
+            kept: dict[str, Any] = {"license": license, "dtype": dtype}
+            export_agent(path, out, member=member, starts=starts, **kept, replay=film, provenance=told)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     loads = f"the data set is {out / hub.EPISODES}" if _is_data(path) else "loads with Dreamer.load"
     say(f"{out}: {size / 1e6:.2f} MB, {loads}")

@@ -163,9 +163,25 @@ class TestDamage:
             checkpoint.load(tmp_path, {})
 
     def test_a_refused_restore_names_the_first_leaf_and_both_sides(self, saved):
-        other = {**LIKE, "model": {**LIKE["model"], "scale": jax.ShapeDtypeStruct((3,), jnp.float32)}}
+        other = {**LIKE, "model": {**LIKE["model"], "scale": jax.ShapeDtypeStruct((3,), jnp.float16)}}
         with pytest.raises(InputError, match=r"leaf model\.scale was saved as \(3,\) bfloat16, wanted is \(3,\) float"):
             checkpoint.load(saved, other)
+
+    @pytest.mark.parametrize("kind", ["orbax", "safetensors"])
+    @pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16])
+    def test_half_precision_comes_back_wide_without_loss_and_never_the_other_way(self, tmp_path, narrow, kind):
+        wide = jr.normal(jr.key(0), (5, 3))
+        checkpoint.save(tmp_path / "half", {"a": wide.astype(narrow)}, meta={}, kind=kind)
+        checkpoint.save(tmp_path / "full", {"a": wide}, meta={}, kind=kind)
+        loaded = checkpoint.load(tmp_path / "half", {"a": wide})["a"]
+        assert loaded.dtype == jnp.float32
+        np.testing.assert_array_equal(loaded, np.asarray(wide.astype(narrow)).astype(np.float32))
+        checkpoint.check(tmp_path / "half", {"a": wide})
+        for like in ({"a": wide.astype(narrow)}, {"a": wide.astype(jnp.int32)}):
+            with pytest.raises(InputError, match=r"leaf a was saved as \(5, 3\) float32"):
+                checkpoint.load(tmp_path / "full", like)
+        with pytest.raises(InputError, match=r"leaf a was saved as \(5, 3\)"):
+            checkpoint.load(tmp_path / "half", {"a": wide[:4]})
 
 
 def fill(steps, *numbers):

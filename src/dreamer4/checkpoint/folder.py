@@ -12,7 +12,15 @@ import jax
 from jaxtyping import PyTree
 
 from dreamer4.checkpoint import arrays, tensors
-from dreamer4.checkpoint.leaves import check_savable, compare, hash_leaf, is_abstract_array, named_arrays, within
+from dreamer4.checkpoint.leaves import (
+    check_savable,
+    compare,
+    hash_leaf,
+    is_abstract_array,
+    named_arrays,
+    sharding_of,
+    within,
+)
 from dreamer4.checkpoint.manifest import MANIFEST, Manifest, describe_file, encode, file_problems, read
 from dreamer4.errors import InputError
 from dreamer4.files import reading
@@ -66,6 +74,7 @@ def load(path: Path, like: PyTree, *, at: str = "", added: Sequence[str] = ()) -
     """Reads a checkpoint into a tree of the structure of `like`.
 
     Names, shapes, types and files are checked before anything is built, every array's SHA-256 after it is read.
+    What was saved in half precision is widened to the type of `like`, which loses nothing.
 
     Args:
         path: a folder written by `save`.
@@ -89,18 +98,25 @@ def _load(path: Path, like: PyTree, at: str, added: Sequence[str]) -> PyTree:
     given = named_arrays(dynamic, at)
     lacking = [part for part in added if not within(known.leaves, part)]
     wanted = {name: leaf for name, leaf in given.items() if not any(within({name: leaf}, part) for part in lacking)}
-    compare(path, {name: leaf.struct for name, leaf in within(known.leaves, at).items()}, wanted)
+    saved = {name: leaf.struct for name, leaf in within(known.leaves, at).items()}
+    compare(path, saved, wanted)
     if problems := file_problems(path, known):
         raise InputError(f"Checkpoint {path} is damaged: {'; '.join(problems)}. Use another checkpoint.")
     _, store = _kind(path)
-    loaded = store.read(path, wanted)
+    loaded = store.read(path, {name: _as_saved(leaf, saved[name].dtype) for name, leaf in wanted.items()})
     for name, array in loaded.items():
         if hash_leaf(array) != known.leaves[name].sha256:
             raise InputError(
                 f"Checkpoint {path} is damaged: leaf {name} is not what was saved. Use another checkpoint."
             )
-    leaves = [loaded.get(name, leaf) for name, leaf in given.items()]
+    leaves = [loaded[name].astype(leaf.dtype) if name in loaded else leaf for name, leaf in given.items()]
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
+
+
+def _as_saved(leaf: Any, dtype: Any) -> Any:
+    if leaf.dtype == dtype:
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding_of(leaf))
 
 
 def check(path: Path, like: PyTree, *, at: str = "") -> None:

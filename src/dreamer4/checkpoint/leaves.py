@@ -78,13 +78,18 @@ def within(leaves: Mapping[str, Any], at: str) -> dict[str, Any]:
 
 
 def compare(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises an InputError that names the first leaf in which the two sides differ."""
+    """Raises an InputError that names the first leaf in which the two sides differ, but for a type that widens."""
 
     def describe(leaves: Mapping[str, Any], name: str) -> str:
         return f"{tuple(leaves[name].shape)} {leaves[name].dtype}" if name in leaves else "nothing"
 
     names = [*wanted, *(name for name in saved if name not in wanted)]
-    differing = [name for name in names if describe(saved, name) != describe(wanted, name)]
+    differing = [
+        name
+        for name in names
+        if describe(saved, name) != describe(wanted, name)
+        and not (name in saved and name in wanted and _widens(saved[name], wanted[name]))
+    ]
     if differing:
         name, *others = differing
         more = f" ({len(others)} more leaves differ.)" if others else ""
@@ -93,6 +98,15 @@ def compare(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
             f"{describe(wanted, name)}.{more} "
             "Use the configuration that the checkpoint was saved with."
         )
+
+
+def _widens(saved: Any, wanted: Any) -> bool:
+    """Whether a leaf of the shape that is wanted was saved in fewer bits, and comes back in more without loss."""
+    if tuple(saved.shape) != tuple(wanted.shape):
+        return False
+    narrow, wide = jnp.dtype(saved.dtype), jnp.dtype(wanted.dtype)
+    floating = jnp.issubdtype(narrow, jnp.floating) and jnp.issubdtype(wide, jnp.floating)
+    return floating and narrow.itemsize < wide.itemsize and jnp.promote_types(narrow, wide) == wide
 
 
 def hash_leaf(leaf: Any) -> str:

@@ -17,9 +17,10 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
+import jax.numpy as jnp
 
 from dreamer4 import checkpoint
 from dreamer4.config import Config, override
@@ -34,6 +35,7 @@ from dreamer4.training.trained import load_trained
 
 
 STARTS = "starts"
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def export_agent(
@@ -43,10 +45,11 @@ def export_agent(
     member: int = 0,
     starts: int = 0,
     license: str = "mit",
+    dtype: Precision | None = None,
     replay: Callable[[], Path | None] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the averaged weights of a checkpoint into a new folder for others, bit by bit as they are.
+    """Writes the averaged weights of a checkpoint into a new folder for others, bit by bit unless `dtype` rounds them.
 
     Of an agent phase that was left before its end, the policy as cloned so far is the prior too.
 
@@ -56,12 +59,14 @@ def export_agent(
         member: which of several training seeds.
         starts: held-out episodes of the run to add.
         license: of the weights, as the Hub names it.
+        dtype: in which the weights are kept; None: as they are, which is float32. In half precision the folder has half
+            the size; they are rounded once, and whoever loads them has them in float32.
         replay: makes a film to add, `.mp4` or `.gif`, if it can; called when nothing else is left to refuse.
         provenance: what else to tell about the origin, JSON values by name, such as the commit.
 
     Raises:
-        InputError: if the checkpoint is missing or damaged, has no such member, or lies in no run with so many held-out
-            episodes; or `out` exists or cannot be written.
+        InputError: if the checkpoint is missing or damaged, has no such member or a weight beyond the range of `dtype`,
+            or lies in no run with so many held-out episodes; or `out` exists or cannot be written.
     """
     step = find_checkpoint(path)
     held_out = _held_out(step, starts) if starts else None
@@ -79,12 +84,16 @@ def export_agent(
     if left and phase == "agent":  # whose end would have made the cloned policy the prior, where readers look for it
         policy = {name: leaf for name, leaf in weights.items() if name.startswith("policy.")}
         weights |= {name.replace("policy", "prior", 1): leaf for name, leaf in policy.items()}
+    if dtype is not None:
+        weights = {name: _rounded(name, leaf, dtype) for name, leaf in weights.items()}
+    kept = sorted({str(leaf.dtype) for leaf in weights.values() if jnp.issubdtype(leaf.dtype, jnp.floating)})
     meta = {
         "config": _private(config, member).model_dump(mode="json"),
         "spec": spec_to_json(spec),
         "phase": phase,
         "data": source.meta.get("data"),
         **({"unfinished": left} if left else {}),
+        **({} if kept == ["float32"] else {"kept_as": ", ".join(kept)}),
         "provenance": {"trained_with": source.libraries, **(provenance or {})},
     }
     run = run_of(step) if phase == PHASES[-1] else None
@@ -112,6 +121,15 @@ def export_agent(
             seed=info.seed,
             held_out=0.0,
         )
+
+
+def _rounded(name: str, leaf: Any, dtype: str) -> Any:
+    """Returns a weight in the type in which it is kept; whole numbers and flags stay as they are."""
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    if bool(jnp.any(jnp.abs(leaf) > jnp.finfo(dtype).max)):
+        raise InputError(f"export: {name} has a weight beyond the range of {dtype}. Use --dtype bfloat16 or float32.")
+    return leaf.astype(dtype)
 
 
 def _held_out(step: Path, count: int) -> tuple[DatasetInfo, list[Episode]]:

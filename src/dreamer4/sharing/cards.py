@@ -56,11 +56,12 @@ def agent_card(
     if not rows:
         del head["model-index"]
     stage = f", left at {_plain(meta['unfinished'])}" if "unfinished" in meta else ""
+    kept = f", kept as {_plain(meta['kept_as'])}" if "kept_as" in meta else ""
     lines = [
         f"# Dreamer 4 agent for {_plain(env)}",
         "",
         f"Trained up to the phase *{_plain(meta['phase'])}*{stage}; {parameters:,} numbers, averaged weights of seed "
-        f"{config['seed']}. Frames {spec['frame_shape']}, action classes {spec['num_classes']}, "
+        f"{config['seed']}{kept}. Frames {spec['frame_shape']}, action classes {spec['num_classes']}, "
         f"{spec['continuous_dim']} continuous. Method: {_PAPER}.",
         "",
         "```python",
