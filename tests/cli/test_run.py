@@ -400,6 +400,8 @@ def test_a_run_that_reads_from_disk_encodes_once_and_resumes_bitwise(folder, con
     path = tmp_path / "run"
     streamed = override(config, [f"data.path={folder / 'data'}", "data.source=stream", "train.tokenizer.patience=0"])
     run.train(streamed, path, PHASES, resume=False)
+    looks = [row for row in read_metrics(RunFolder(path).metrics_file) if row["phase"] == "heads"]
+    assert looks and set(looks[0]) > {"cloning", "reward", "continuation", "probe"}
 
     def encode(*args, **how):
         raise AssertionError("what was encoded is encoded again")

@@ -21,6 +21,6 @@ def test_the_agent_phase_ends_with_its_averaged_policy_as_the_prior():
     phase, averaged = build_phase("agent", TINY, SPEC), drawn(1)
     state = eqx.tree_at(lambda s: s.ema, init_state(phase, drawn(0), TINY.train.agent), averaged)
     assert not equal(averaged.prior, averaged.policy)
-    ended, _ = finish(TINY, phase, state, lambda agents: [], None)
+    ended, _ = finish(TINY, phase, state, lambda agents: [], lambda i: None)
     assert equal(ended.ema.prior, averaged.policy) and equal(ended.ema.policy, averaged.policy)
     assert equal(ended.model, state.model)  # what training would go on from

@@ -1,10 +1,11 @@
 """Where the phases of a run find their data: on the device or on disk, and the latents in the run's folder."""
 
+import dataclasses
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,7 @@ from dreamer4.training.phases import NOTHING_TO_CLONE
 DEVICE_BYTES = 2**30  # of frames; with more, `data.source: auto` reads from disk. Loading takes thrice as much at most
 
 _LOOKED_AT, _LAST, _AT_ONCE = 4, 1024, 128  # episodes of either end, frames of each, frames that lie in memory
-
-
-TOLD = "data: read from disk; heads end as the agent phase leaves them, since the read-outs are too many for memory"
+HEADS_BYTES = 2**29  # of what the heads of a streamed run are trained to the end on
 
 
 def streams(config: Config, info: DatasetInfo) -> bool:
@@ -152,12 +151,57 @@ def _extremes(info: DatasetInfo, reader: AbstractReader) -> list[np.ndarray]:
 
 def streamed(config: Config, info: DatasetInfo, reader: AbstractReader) -> StreamSource:
     """Returns the training episodes, read from disk; the best of each task are relevant, as `data.relevant` says."""
-    totals = np.array(info.returns)[list(info.indices("train"))]
-    for task in np.unique(reader.task):
-        own = np.sort(totals[reader.task == task])
-        at_least = own[-math.ceil(config.data.relevant * len(own))]
-        reader.relevant = reader.relevant & ((totals >= at_least) | (reader.task != task))
+    _flag_best(info, reader, "train", _least(config, info, reader))
     return StreamSource(reader, shares(config, info))
+
+
+def _least(config: Config, info: DatasetInfo, reader: AbstractReader) -> dict[int, float]:
+    """Returns by task the least return among the relevant ones of its training episodes."""
+    totals, least = np.array(info.returns)[list(info.indices("train"))], {}
+    for task in np.unique(reader.task).tolist():
+        own = np.sort(totals[reader.task == task])
+        least[task] = own[-math.ceil(config.data.relevant * len(own))]
+    return least
+
+
+def _flag_best(info: DatasetInfo, reader: AbstractReader, split: str, least: Mapping[int, float]) -> None:
+    totals = np.array(info.returns)[list(info.indices(split))]
+    reader.relevant = reader.relevant & (totals >= [least.get(task, -math.inf) for task in reader.task.tolist()])
+
+
+def for_heads(
+    config: Config, path: Path, source: StreamSource, agent_dim: int
+) -> tuple[DeviceSource, DeviceSource] | None:
+    """Returns of a streamed data set what the heads are trained to the end on: as much as `HEADS_BYTES` hold of each.
+
+    Args:
+        config: of the run.
+        path: the data set.
+        source: its training episodes in latents.
+        agent_dim: size of a read-out.
+
+    Returns:
+        Training episodes in latents and held-out ones in frames, whole ones drawn at random; None: none is held out.
+    """
+    info = told_info(config, path)
+    if not info.held_out:
+        return None
+    first = source.reader.window(0, 0, 1)
+    assert first.latent is not None
+    numbers = agent_dim + first.latent.size
+    held_out = open_reader(path, "held_out")
+    _flag_best(info, held_out, "held_out", _least(config, info, source.reader))
+    train = DeviceSource.from_reader(source.reader, _some(source.reader, 4 * numbers, config.seed))
+    frame = math.prod(info.frame_shape)
+    judged = DeviceSource.from_reader(held_out, _some(held_out, frame + 4 * numbers, config.seed))
+    return dataclasses.replace(train, share=source.share), judged
+
+
+def _some(reader: AbstractReader, frame_bytes: int, seed: int) -> np.ndarray:
+    """Returns the numbers of whole episodes, drawn at random, whose frames take at most `HEADS_BYTES`; at least one."""
+    order = np.random.default_rng(seed).permutation(len(reader))
+    count = np.searchsorted(np.cumsum(np.asarray(reader.lengths)[order]) * frame_bytes, HEADS_BYTES, side="right")
+    return np.sort(order[: max(int(count), 1)])
 
 
 def shares(config: Config, info: DatasetInfo) -> np.ndarray:

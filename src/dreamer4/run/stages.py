@@ -18,10 +18,11 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from dreamer4 import checkpoint, data
 from dreamer4.config import Config, diff
-from dreamer4.data import AbstractEpisodeSource, LatentStore
+from dreamer4.data import AbstractEpisodeSource, DeviceSource, LatentStore, StreamSource
 from dreamer4.dreamer import PHASES, Dreamer, find_checkpoint, spec_to_json
 from dreamer4.errors import InputError
 from dreamer4.evaluation import summarise, summarise_seeds
@@ -81,7 +82,7 @@ class Session(contextlib.ExitStack):
         self.commit = source_commit()  # of the code that runs; by the end there may be another
         self.measured: tuple[DreamQuality, DreamFrames] | None = None
         self.drawn = drawn
-        self._encoded: tuple[AbstractEpisodeSource | None, Any] | None = None
+        self._encoded: tuple[StreamSource | None, Any] | None = None
         self._work: Work | None = None
 
     def dataset(self) -> Path:
@@ -119,8 +120,6 @@ class Session(contextlib.ExitStack):
             processes.wait("taken over")
             stopping.note(f"Go on with: {self.command}")
         lineage.check_data(run, info.fingerprint, self.report, accept=self.changed_data)
-        if drawn.device is None:
-            self.report.say(latents.TOLD)
         log = None
         if processes.first():
             tracker = trackers.start(config.train.tracker, run.path, config.model_dump(mode="json"))
@@ -158,6 +157,22 @@ class Session(contextlib.ExitStack):
                 self._encoded = None, stack_members([jnp.asarray(store.latents()) for store in stores])
         source, held = self._encoded
         return sources[phase] if source is None else source, held
+
+    def for_heads(
+        self, agent_dim: int, held: Float[Array, "N Nz Dz"] | None
+    ) -> tuple[DeviceSource, DeviceSource] | None:
+        """Returns training episodes in latents and held-out ones in frames, by which heads are trained to the end.
+
+        Args:
+            agent_dim: size of a read-out.
+            held: the latents of all training episodes, where these lie on the device.
+        """
+        drawn, streamed = self.draw(), None if self._encoded is None else self._encoded[0]
+        if streamed is not None:
+            return latents.for_heads(self.config, self.dataset(), streamed, agent_dim)
+        if held is None or drawn.device is None or drawn.held_out is None:
+            return None
+        return drawn.device.with_latents(held), drawn.held_out
 
     def release(self) -> None:
         """Lets go of what training holds: the episodes and latents on the devices, and the log."""
@@ -226,9 +241,12 @@ class Train(AbstractStage):
             if settings.patience and work.held_out is not None and held is not None:
                 work = replace(work, held_out_latents=encode_members(config, start, work.held_out))
             state = work.train(phase, settings, state, held, steps)
-            given = None
-            if held is not None and (device := session.draw().device) is not None and work.held_out is not None:
-                given = device, held, work.held_out
+
+            def given(i: int):
+                return session.for_heads(
+                    start.dynamics.agent_dim, None if held is None else member(held, i, config.seeds)
+                )
+
             state, looks = finish(config, phase, state, session.measure, given)
             if work.log is not None and looks:
                 work.log.truncate("heads", -1)

@@ -35,7 +35,7 @@ def finish(
     phase: AbstractPhase,
     state: TrainState,
     measure: Callable[[Dreamer], list[LatentStats]],
-    given: tuple[DeviceSource, Float[Array, "*seeds N Nz Dz"], DeviceSource] | None,
+    given: Callable[[int], tuple[DeviceSource, DeviceSource] | None],
 ) -> tuple[TrainState, list[dict[str, float | list[float]]]]:
     """Returns the last state of a phase, with the averaged weights as the phase leaves them.
 
@@ -44,8 +44,8 @@ def finish(
         phase: the phase.
         state: its state after the last step.
         measure: returns the statistics of the raw latents of the training episodes, for each training seed.
-        given: training episodes, their latents, and held-out episodes by which the heads of an agent are trained to the
-            end; None: they are not.
+        given: returns for the agent of a training seed the training episodes in its latents, and the frames of held-out
+            ones, by which its heads are trained to the end; None: they are not.
 
     Returns:
         The state, and what `training.heads` tells of its looks at held-out episodes, if it was asked.
@@ -53,10 +53,8 @@ def finish(
     agents, looks, ema = [], [], state.ema if config.train.mesh.size == 1 else bring_home(state.ema)
     for i in range(config.seeds):
         dreamer = member(ema, i, config.seeds)
-        if phase.name == "agent" and config.train.heads.patience and given is not None:
-            source, latents, held_out = given
-            encoded, key = source.with_latents(member(latents, i, config.seeds)), stream(config.seed + i, "heads")
-            dreamer, seen = finish_agent(dreamer, encoded, held_out, config, key=key)
+        if phase.name == "agent" and config.train.heads.patience and (sources := given(i)) is not None:
+            dreamer, seen = finish_agent(dreamer, *sources, config, key=stream(config.seed + i, "heads"))
             looks.append(seen)
         agents.append(phase.finish(dreamer))
     if phase.name == "tokenizer":

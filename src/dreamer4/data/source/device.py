@@ -6,6 +6,7 @@ can be drawn inside a jitted training step.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from dreamer4.data.episode import Episode
+from dreamer4.data.readers.base import AbstractReader
 from dreamer4.data.source.base import AbstractEpisodeSource, Rows
 from dreamer4.errors import InputError
 from dreamer4.types import Action, Trajectory
@@ -71,6 +73,34 @@ class DeviceSource(AbstractEpisodeSource):
             is_terminal=jnp.asarray([e.is_terminal for e in episodes]),
             task=jnp.asarray([e.task for e in episodes], jnp.int32),
             relevant=jnp.asarray([e.relevant for e in episodes]),
+            max_length=int(lengths.max()),
+        )
+
+    @classmethod
+    def from_reader(cls, reader: AbstractReader, episodes: Int[np.ndarray, " E"]) -> "DeviceSource":
+        """Puts some episodes of a reader on the default device, in frames or in latents as the reader gives them.
+
+        Args:
+            reader: of the data.
+            episodes: the numbers of at least one episode.
+        """
+        lengths = np.asarray(reader.lengths)[episodes].astype(np.int32)
+        windows = [reader.window(int(e), 0, int(n)) for e, n in zip(episodes, lengths, strict=True)]
+
+        def joined(name: str) -> Any:
+            return jnp.asarray(np.concatenate([getattr(window, name) for window in windows]))
+
+        given = {name: None if getattr(windows[0], name) is None else joined(name) for name in ("frame", "latent")}
+        return cls(
+            **given,
+            action=Action(joined("discrete"), joined("continuous")),
+            action_mask=joined("action_mask"),
+            reward=joined("reward"),
+            start=jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32),
+            length=jnp.asarray(lengths),
+            is_terminal=jnp.asarray(reader.is_terminal[episodes]),
+            task=jnp.asarray(reader.task[episodes], jnp.int32),
+            relevant=jnp.asarray(reader.relevant[episodes]),
             max_length=int(lengths.max()),
         )
 
