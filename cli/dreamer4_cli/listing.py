@@ -21,7 +21,6 @@ _MISSING = "-"
 _MADE = {
     "fourrooms": "4 to 9 minutes",
     "cartpole": "11 to 14 minutes",
-    "breakout": "11 to 45 minutes",
     "space_invaders": "30 to 36 minutes",
 }
 

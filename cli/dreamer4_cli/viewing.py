@@ -68,7 +68,7 @@ def play(
         str | None,
         typer.Argument(
             metavar="RUN_OR_CHECKPOINT",
-            help="Run folder, checkpoint, exported folder, hf://USER/NAME, or a shipped agent: catch, pendulum, point.",
+            help="Run folder, checkpoint, exported folder, hf://USER/NAME, or a shipped agent such as catch.",
             show_default=False,
         ),
     ] = None,
