@@ -1,5 +1,7 @@
 """Several data sets as one."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,19 @@ def test_sets_that_do_not_fit_together_are_refused(tmp_path):
         with pytest.raises(InputError, match=told):
             merge_datasets(sources, tmp_path / "both")
     assert not (tmp_path / "both").exists()
+
+
+def test_sets_larger_than_memory_are_merged_an_episode_at_a_time(tmp_path):
+    spec = DataSpec((200, 200, 3), ActionSpec((3,)))
+    each = 3 * 200 * 200 * 3
+    for name, first in (("a", 0), ("b", 40)):
+        write(tmp_path / name, first, 40, spec, shard_bytes=5 * each)
+    tracemalloc.start()
+    merge_datasets([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 25 * each  # of 80, and a shard of five is read at a time to check it
+    assert sorted(shown(tmp_path / "both", "all")) == list(range(80))
 
 
 def test_a_data_set_is_not_imported_but_merged(tmp_path):

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from dreamer4.data.episode import Episode, find_problems
 from dreamer4.data.info import Behaviour, DatasetInfo, Shard
-from dreamer4.data.record import pack, read_header, unpack
+from dreamer4.data.record import cut_piece, join_pieces, pack, read_header, unpack
 from dreamer4.data.tally import Tally
 from dreamer4.errors import InputError, check_whole
 from dreamer4.files import new_folder
@@ -44,7 +44,6 @@ _CHUNK_BYTES = 2**20  # of frames in a record of a long episode, so that any win
 _MAX_DESCRIPTION = 64 * 1024 * 1024
 _DESCRIPTION = "dataset.json"
 SUMMARY = "summary.html"  # a page for people, which may lie beside it and is not read
-_ARRAYS = ("frame", "discrete", "continuous", "action_mask", "reward")
 _SHARD = re.compile(r"shard-\d{5}\.array_record")
 
 Kept = TypeVar("Kept")
@@ -103,7 +102,7 @@ def write_dataset(
                 raise InputError(f"{path}: episode {index} cannot be written: {'; '.join(problems)}. Mend or drop it.")
             tally.add(episode)
             for begin in range(0, episode.length, chunk):
-                piece = _cut(episode, begin, chunk)
+                piece = cut_piece(episode, begin, chunk)
                 record = pack(piece)
                 digests.append(hashlib.sha256(record).hexdigest())
                 shards.write(record, piece.frame.nbytes)
@@ -302,25 +301,6 @@ def pieces(length: int, chunk: int | None) -> int:
     return 1 if chunk is None else -(-length // chunk)
 
 
-def _cut(episode: Episode, begin: int, length: int) -> Episode:
-    if length >= episode.length:
-        return episode
-    cut = {name: getattr(episode, name)[begin : begin + length] for name in _columns(episode)}
-    return dataclasses.replace(episode, **cut)
-
-
-def _joined(parts: list[Episode]) -> Episode:
-    if len(parts) == 1:
-        return parts[0]
-    return dataclasses.replace(
-        parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _columns(parts[0])}
-    )
-
-
-def _columns(episode: Episode) -> tuple[str, ...]:
-    return _ARRAYS if episode.key is None else (*_ARRAYS, "key")
-
-
 def walk(path: Path, info: DatasetInfo, keep: Callable[[Episode], Kept]) -> tuple[list[Kept], list[str]]:
     """Goes through a data set, no more than a shard and an episode of it being in memory.
 
@@ -351,7 +331,7 @@ def walk(path: Path, info: DatasetInfo, keep: Callable[[Episode], Kept]) -> tupl
             if len(parts) < wanted:
                 continue
             try:
-                episode = _joined(parts)
+                episode = join_pieces(parts)
             except ValueError:
                 problems.append(f"episode {len(kept)}: its pieces do not fit together")
                 episode = parts[0]

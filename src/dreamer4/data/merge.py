@@ -8,12 +8,13 @@ from pathlib import Path
 from dreamer4.data.episode import Episode, as_task
 from dreamer4.data.format import read_episodes, read_info, write_dataset
 from dreamer4.data.info import Behaviour, DatasetInfo
+from dreamer4.data.readers.own import OwnReader
 from dreamer4.errors import InputError
 from dreamer4.types import DataSpec, TaskSpec
 
 
 def merge_datasets(sources: Sequence[str | Path], path: str | Path) -> DatasetInfo:
-    """Writes the episodes of several data sets as one, in the order given; one of them at a time is in memory.
+    """Writes the episodes of several data sets as one, in the order given; one episode at a time is in memory.
 
     What was held out of a set is held out of the whole, so nothing that a model was trained on is ever held out.
 
@@ -57,7 +58,8 @@ def merge_datasets(sources: Sequence[str | Path], path: str | Path) -> DatasetIn
     def episodes() -> Iterator[Episode]:
         for source, spec in zip(sources, specs, strict=True):
             number = [whole.names.index(name) for name in spec.names]
-            for episode in read_episodes(source):
+            read_episodes(source, frames=False)  # which checks all of it
+            for episode in OwnReader(source, "all").episodes():
                 yield as_task(episode, spec.action, whole, number[episode.task])
 
     starts = accumulate((info.num_episodes for info in infos), initial=0)

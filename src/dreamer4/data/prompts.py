@@ -10,6 +10,7 @@ import numpy as np
 from dreamer4.data.episode import Episode, part
 from dreamer4.data.format import read_episodes, read_info, write_dataset
 from dreamer4.data.info import DatasetInfo
+from dreamer4.data.readers.own import OwnReader
 from dreamer4.errors import InputError
 from dreamer4.types import DataSpec, TaskSpec
 
@@ -57,6 +58,7 @@ def cut_by_prompt(source: str | Path, path: str | Path, tasks: Sequence[TaskSpec
     info = read_info(source)
     if info.num_tasks > 1:
         raise InputError(f"data prompts: {source} has {info.num_tasks} tasks already. Give a data set of one task.")
+    # All of it is checked before any of it is written, without its frames, which may be more than memory holds.
     counts = [len(by_prompt(episode, len(tasks))) for episode in read_episodes(source, frames=False)]
     starts, episodes = (
         list(accumulate(counts, initial=0)),
@@ -64,7 +66,7 @@ def cut_by_prompt(source: str | Path, path: str | Path, tasks: Sequence[TaskSpec
     )
 
     def stretches() -> Iterator[Episode]:
-        for episode in read_episodes(source):
+        for episode in OwnReader(source, "all").episodes():
             yield from by_prompt(episode, len(tasks))
 
     return write_dataset(

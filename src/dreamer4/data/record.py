@@ -16,6 +16,8 @@ import json
 import math
 import struct
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -140,3 +142,22 @@ def _header(text: bytes) -> dict[str, Any]:
         if shape[0] != fields[0][2][0]:
             raise InputError(f"{name} has {shape[0]} steps, but there are {fields[0][2][0]} frames")
     return header
+
+
+def cut_piece(episode: Episode, begin: int, length: int) -> Episode:
+    """Returns so many frames of an episode from one on, as a record holds of a long one; a short one as it is."""
+    if length >= episode.length:
+        return episode
+    return replace(episode, **{name: getattr(episode, name)[begin : begin + length] for name in _columns(episode)})
+
+
+def join_pieces(parts: Sequence[Episode]) -> Episode:
+    """Returns the episode that was cut into pieces."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _columns(parts[0])}
+    return replace(parts[0], **columns)
+
+
+def _columns(episode: Episode) -> tuple[str, ...]:
+    return tuple(name for name, *_ in (_FIELDS if episode.key is None else (*_FIELDS, _KEY)))

@@ -1,6 +1,7 @@
 """Windows of a data set of our own format."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from dreamer4.data.episode import Episode
 from dreamer4.data.format import pieces, read_flags, read_info
 from dreamer4.data.readers.base import AbstractReader, Window
-from dreamer4.data.record import unpack
+from dreamer4.data.record import join_pieces, unpack
 from dreamer4.errors import InputError
 
 
@@ -65,6 +66,11 @@ class OwnReader(AbstractReader):
 
         frame = joined("frame") if frames else None
         return Window(frame=frame, latent=None, **{name: joined(name) for name in _LABELS})
+
+    def episodes(self) -> Iterator[Episode]:
+        """Yields the episodes whole, in their order, one at a time."""
+        for first, length in zip(self._record.tolist(), self.lengths.tolist(), strict=True):
+            yield join_pieces([self._read(first + number) for number in range(pieces(length, self._chunk))])
 
     def _read(self, number: int) -> Episode:
         shard = int(np.searchsorted(self._first, number, side="right")) - 1
