@@ -20,6 +20,8 @@ from pydantic import BaseModel
 
 from dreamer4 import config as settings
 from dreamer4.config import presets
+from dreamer4.dreamer import read_description
+from dreamer4.hub import SHIPPED, shipped
 from dreamer4.reporting.figures import Line, line_chart
 from dreamer4.study.rows import read_row
 from dreamer4_cli.app import app
@@ -230,6 +232,7 @@ def _world(name: str) -> str:
     lines = [f"# {name}", "", presets.description(name), "", "```", f"dreamer4 demo --preset {name}", "```", ""]
     if (ROOT / "docs" / f"{name}.gif").exists():
         lines += [f"![Truth, dream and difference](../{name}.gif)", ""]
+    lines += _ships(name)
     lines += _costs(name)
     if (file := RESULTS / "ladder" / f"preset={name}.json").exists():
         row = read_row(file)
@@ -252,6 +255,16 @@ def _world(name: str) -> str:
     return "\n".join(
         [*lines, "What these numbers do not show: [results](../results.md).", "", "## Recipe", "", about]
     ) + (f"\n\n```yaml\n{recipe}```\n")
+
+
+def _ships(name: str) -> list[str]:
+    """Returns that an agent of a preset ships, and with which other settings than the preset's it was trained."""
+    if name not in shipped():
+        return []
+    told, _ = read_description(SHIPPED / name)
+    changes = [c for c in settings.diff(settings.load(name), told) if not c.startswith("data.path:")]
+    how = ", trained with other settings:" if changes else "."
+    return [f"`dreamer4 play {name}` opens an agent that ships{how}", "", *(f"- `{change}`" for change in changes), ""]
 
 
 def _costs(name: str) -> list[str]:
