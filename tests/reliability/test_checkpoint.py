@@ -177,7 +177,7 @@ class TestDamage:
         assert loaded.dtype == jnp.float32
         np.testing.assert_array_equal(loaded, np.asarray(wide.astype(narrow)).astype(np.float32))
         checkpoint.check(tmp_path / "half", {"a": wide})
-        for like in ({"a": wide.astype(narrow)}, {"a": wide.astype(jnp.int32)}):
+        for like in ({"a": wide.astype(narrow)}, {"a": wide.astype(jnp.int32)}, {"a": wide.astype(jnp.float8_e5m2)}):
             with pytest.raises(InputError, match=r"leaf a was saved as \(5, 3\) float32"):
                 checkpoint.load(tmp_path / "full", like)
         with pytest.raises(InputError, match=r"leaf a was saved as \(5, 3\)"):

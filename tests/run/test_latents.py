@@ -55,6 +55,9 @@ def test_heads_of_a_stream_are_trained_on_all_that_a_device_would_hold(dataset):
     assert equal(train, held.device.with_latents(latent))
     assert equal(held_out, held.held_out)
     assert not np.all(train.relevant) and not np.all(held_out.relevant)
+    reader = open_reader(dataset)
+    latents.streamed(config, latents.told_info(config, dataset), reader)
+    assert np.all(reader.relevant)  # which another run in this process may read as well
 
 
 def test_of_more_than_memory_holds_whole_episodes_are_drawn(dataset, monkeypatch):

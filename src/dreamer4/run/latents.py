@@ -1,5 +1,6 @@
 """Where the phases of a run find their data: on the device or on disk, and the latents in the run's folder."""
 
+import copy
 import dataclasses
 import math
 import os
@@ -151,8 +152,7 @@ def _extremes(info: DatasetInfo, reader: AbstractReader) -> list[np.ndarray]:
 
 def streamed(config: Config, info: DatasetInfo, reader: AbstractReader) -> StreamSource:
     """Returns the training episodes, read from disk; the best of each task are relevant, as `data.relevant` says."""
-    _flag_best(info, reader, "train", _least(config, info, reader))
-    return StreamSource(reader, shares(config, info))
+    return StreamSource(_flagged(info, reader, "train", _least(config, info, reader)), shares(config, info))
 
 
 def _least(config: Config, info: DatasetInfo, reader: AbstractReader) -> dict[int, float]:
@@ -164,9 +164,11 @@ def _least(config: Config, info: DatasetInfo, reader: AbstractReader) -> dict[in
     return least
 
 
-def _flag_best(info: DatasetInfo, reader: AbstractReader, split: str, least: Mapping[int, float]) -> None:
-    totals = np.array(info.returns)[list(info.indices(split))]
+def _flagged(info: DatasetInfo, reader: AbstractReader, split: str, least: Mapping[int, float]) -> AbstractReader:
+    """Returns a reader of which the best of each task alone are relevant; the one given may be another run's too."""
+    totals, reader = np.array(info.returns)[list(info.indices(split))], copy.copy(reader)
     reader.relevant = reader.relevant & (totals >= [least.get(task, -math.inf) for task in reader.task.tolist()])
+    return reader
 
 
 def for_heads(
@@ -189,8 +191,7 @@ def for_heads(
     first = source.reader.window(0, 0, 1)
     assert first.latent is not None
     numbers = agent_dim + first.latent.size
-    held_out = open_reader(path, "held_out")
-    _flag_best(info, held_out, "held_out", _least(config, info, source.reader))
+    held_out = _flagged(info, open_reader(path, "held_out"), "held_out", _least(config, info, source.reader))
     train = DeviceSource.from_reader(source.reader, _some(source.reader, 4 * numbers, config.seed))
     frame = math.prod(info.frame_shape)
     judged = DeviceSource.from_reader(held_out, _some(held_out, frame + 4 * numbers, config.seed))
