@@ -94,6 +94,15 @@ def test_sets_larger_than_memory_are_merged_an_episode_at_a_time(tmp_path):
     assert sorted(shown(tmp_path / "both", "all")) == list(range(80))
 
 
+def test_a_long_episode_that_lies_in_pieces_is_merged_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamer4.data.format._CHUNK_BYTES", 8)  # two frames of three
+    write(tmp_path / "a", 10, 3)
+    write(tmp_path / "b", 20, 3)
+    merge_datasets([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    assert [episode.length for episode in read_episodes(tmp_path / "both")] == [3] * 6
+    assert shown(tmp_path / "both", "all") == [10, 11, 12, 20, 21, 22]
+
+
 def test_a_data_set_is_not_imported_but_merged(tmp_path):
     write(tmp_path / "a", 1, 2)
     with pytest.raises(InputError, match="is a data set already.*data merge"):

@@ -26,9 +26,10 @@ def write(path, held_out):
             np.arange(length) > 0,
             np.full(length, number * 7 % 10 / 8, np.float32),
             True,
+            task=number % 2,
         )
 
-    spec = DataSpec((2, 2, 1), ActionSpec((3,), 0), 1)
+    spec = DataSpec((2, 2, 1), ActionSpec((3,), 0), 2)
     episodes = [episode(i, n) for i, n in enumerate(LENGTHS)]
     write_dataset(path, episodes, spec=spec, environment={"id": "x"}, policy="y", seed=0, held_out=held_out)
     return path
