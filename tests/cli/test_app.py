@@ -178,16 +178,14 @@ class TestCalls:
         assert calls[0][2]["changed_data"]
 
     def test_weights_are_handed_on_and_taken_over(self, calls):
-        assert invoke("export", ".", "out", "--member", "2").exit_code == 0
+        assert invoke("export", ".", "out", "--member", "2", "--dtype", "float16").exit_code == 0
         assert invoke("push", ".", "me/it", "--private", "--license", "cc0-1.0").exit_code == 0
         assert invoke("import", ".", "--run", "run", "--phase", "agent", "--set", "seed=1").exit_code == 0
+        half = {"starts": 0, "license": "mit", "dtype": "float16"}
+        whole = {"starts": 0, "license": "cc0-1.0", "dtype": None}
         assert calls == [
-            ("export", (), {"path": Path(), "out": Path("out"), "member": 2, "starts": 0, "license": "mit"}),
-            (
-                "push",
-                (),
-                {"path": Path(), "name": "me/it", "private": True, "member": 0, "starts": 0, "license": "cc0-1.0"},
-            ),
+            ("export", (), {"path": Path(), "out": Path("out"), "member": 2, **half}),
+            ("push", (), {"path": Path(), "name": "me/it", "private": True, "member": 0, **whole}),
             ("import_run", (), {"path": Path(), "folder": Path("run"), "phase": "agent", "overrides": ["seed=1"]}),
         ]
 

@@ -1,5 +1,6 @@
 """Signals at any moment: what was computed is saved, what is left is clean, and the exit code says which it was."""
 
+import contextlib
 import json
 import os
 import signal
@@ -45,6 +46,16 @@ def until(condition):
         time.sleep(0.01)
 
 
+@contextlib.contextmanager
+def heard(number):
+    """Answers a signal as by default, which a background job of a shell, or of nohup, would ignore."""
+    handler = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)
+
+
 class TestSignals:
     def test_where_nothing_is_at_stake_it_ends_at_once(self):
         with pytest.raises(stopping.Stopped) as caught, stopping.installed():
@@ -56,17 +67,13 @@ class TestSignals:
     def test_inside_hold_it_waits_for_the_end_of_it(self, monkeypatch, number):
         ended, done = [], []
         monkeypatch.setattr(stopping, "_leave_now", ended.append)
-        handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
-        try:
-            with pytest.raises(stopping.Stopped), stopping.installed(), stopping.hold():
-                with stopping.hold():
-                    signal.raise_signal(number)
-                    until(stopping.requested)
-                    assert stopping.signum() == number
-                done.append("inner")
-            assert (ended, done) == ([], ["inner"])
-        finally:
-            signal.signal(signal.SIGINT, handler)
+        with heard(number), pytest.raises(stopping.Stopped), stopping.installed(), stopping.hold():
+            with stopping.hold():
+                signal.raise_signal(number)
+                until(stopping.requested)
+                assert stopping.signum() == number
+            done.append("inner")
+        assert (ended, done) == ([], ["inner"])
 
     def test_with_nothing_to_lose_it_is_ended_from_outside(self, monkeypatch):
         ended = threading.Event()
@@ -351,7 +358,7 @@ class TestDisk:
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
 def test_a_warning_ends_a_command_in_order_however_often_it_comes(name):
     number = getattr(signal, name)
-    with pytest.raises(stopping.Stopped) as caught, stopping.installed(), stopping.hold():
+    with heard(number), pytest.raises(stopping.Stopped) as caught, stopping.installed(), stopping.hold():
         for _ in range(3):
             os.kill(os.getpid(), number)
     assert caught.value.signum == number and name in stopping.message(number)

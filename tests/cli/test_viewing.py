@@ -161,8 +161,8 @@ def test_what_can_be_played_is_listed(run, tmp_path, monkeypatch):
     for text in (
         "dreamer4 play catch ",
         f"dreamer4 play runs/{run.name}",
-        "demo --preset breakout",
-        "11 to 45 minutes",
+        "demo --preset fourrooms",
+        "4 to 9 minutes",
     ):
         assert text in told
 
