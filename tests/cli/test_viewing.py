@@ -104,6 +104,12 @@ def test_an_export_shows_a_dream_beside_the_truth(run, tmp_path, monkeypatch):
     assert "](replay.gif)" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_data_have_no_precision_to_be_exported_in(run, tmp_path):
+    with pytest.raises(InputError, match=r"--dtype float16: it is for an agent's weights"):
+        share.export(run / "data", tmp_path / "out", member=0, starts=0, license="mit", dtype="float16")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_whose_data_set_was_exchanged_dreams_no_more(run, tmp_path):
     other = tmp_path / "run"
     shutil.copytree(run, other)
