@@ -66,6 +66,12 @@ def test_what_ships_is_small_and_whole(name):
     assert loaded.episodes and read_info(hub.local(name) / STARTS).num_episodes >= 8  # of all its tasks
 
 
+def test_a_world_that_asks_for_tasks_is_named_beside_them():
+    stages = stage.load_stages(hub.local("craftax"))
+    assert stages.first.name == "Craftax-Classic-pixels: collect_wood_5"
+    assert stages.find(9).name == "Craftax-Classic-pixels: collect_diamond"
+
+
 def test_three_games_and_two_worlds_of_sliders_ship_and_all_is_under_ten_megabytes():
     assert hub.shipped() == ["breakout", "catch", "craftax", "pendulum", "point"]
     assert sum(f.stat().st_size for f in hub.SHIPPED.rglob("*") if f.is_file()) < 10_000_000

@@ -166,6 +166,8 @@ def load_stages(path: Path, *, dataset: Path | None = None, member: int = 0, tas
         controls = find_controls(spec.action, given, env, task=task)
         about = {"id": given.id, "kwargs": dict(given.kwargs)}
         name = given.id if spec.num_tasks == 1 else spec.names[task]
+        if spec.num_tasks > 1 and not config.tasks:  # one world that asks for them
+            name = f"{given.id}: {name}"
         return Stage(name, dreamer, spec, phase, controls, env, absent, episodes, about, task, spec.names)
 
     stages = Stages(open_stage, first)
