@@ -20,7 +20,8 @@ from dreamer4.run.metrics import read_metrics
 
 
 CHIEF = {"tokenizer": "mse", "dynamics": "flow", "agent": "cloning", "imagination": "imagined_return"}
-_MAY_DIFFER = ("seed:", "seeds:", "data.path:", "imports:")
+# Which data: a set that is named may be one that was cut by prompts before.
+_MAY_DIFFER = ("seed:", "seeds:", "data.path:", "data.prompts:", "imports:")
 
 
 def curves(paths: Sequence[Path], out: Path) -> list[Path]:
