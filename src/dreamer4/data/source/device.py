@@ -5,20 +5,23 @@ can be drawn inside a jitted training step.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt8
 
 from dreamer4.data.episode import Episode
-from dreamer4.data.readers.base import AbstractReader
+from dreamer4.data.readers.base import AbstractReader, Window
 from dreamer4.data.source.base import AbstractEpisodeSource, Rows
 from dreamer4.errors import InputError
 from dreamer4.types import Action, Trajectory
+
+
+_OF_EPISODES = ("is_terminal", "task", "relevant")
 
 
 class DeviceSource(AbstractEpisodeSource):
@@ -59,22 +62,8 @@ class DeviceSource(AbstractEpisodeSource):
         lengths = np.array([e.length for e in episodes], np.int32)
         if lengths.min() == 0:
             raise InputError(f"DeviceSource.from_episodes: episode {lengths.argmin()} has no frames. Leave it out.")
-        return cls(
-            frame=jnp.asarray(np.concatenate([e.frame for e in episodes])),
-            latent=None,
-            action=Action(
-                jnp.asarray(np.concatenate([e.discrete for e in episodes])),
-                jnp.asarray(np.concatenate([e.continuous for e in episodes])),
-            ),
-            action_mask=jnp.asarray(np.concatenate([e.action_mask for e in episodes])),
-            reward=jnp.asarray(np.concatenate([e.reward for e in episodes])),
-            start=jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32),
-            length=jnp.asarray(lengths),
-            is_terminal=jnp.asarray([e.is_terminal for e in episodes]),
-            task=jnp.asarray([e.task for e in episodes], jnp.int32),
-            relevant=jnp.asarray([e.relevant for e in episodes]),
-            max_length=int(lengths.max()),
-        )
+        told = {name: np.array([getattr(e, name) for e in episodes]) for name in _OF_EPISODES}
+        return cls._end_to_end(episodes, lengths, told)
 
     @classmethod
     def from_reader(cls, reader: AbstractReader, episodes: Int[np.ndarray, " E"]) -> "DeviceSource":
@@ -86,21 +75,30 @@ class DeviceSource(AbstractEpisodeSource):
         """
         lengths = np.asarray(reader.lengths)[episodes].astype(np.int32)
         windows = [reader.window(int(e), 0, int(n)) for e, n in zip(episodes, lengths, strict=True)]
+        return cls._end_to_end(windows, lengths, {name: getattr(reader, name)[episodes] for name in _OF_EPISODES})
 
+    @classmethod
+    def _end_to_end(
+        cls,
+        parts: Sequence[Episode] | Sequence[Window],
+        lengths: Int[np.ndarray, " E"],
+        told: Mapping[str, Shaped[np.ndarray, " E"]],
+    ) -> "DeviceSource":
         def joined(name: str) -> Any:
-            return jnp.asarray(np.concatenate([getattr(window, name) for window in windows]))
+            arrays: list[Any] = [getattr(part, name, None) for part in parts]
+            return None if arrays[0] is None else jnp.asarray(np.concatenate(arrays))
 
-        given = {name: None if getattr(windows[0], name) is None else joined(name) for name in ("frame", "latent")}
         return cls(
-            **given,
+            frame=joined("frame"),
+            latent=joined("latent"),
             action=Action(joined("discrete"), joined("continuous")),
             action_mask=joined("action_mask"),
             reward=joined("reward"),
             start=jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32),
             length=jnp.asarray(lengths),
-            is_terminal=jnp.asarray(reader.is_terminal[episodes]),
-            task=jnp.asarray(reader.task[episodes], jnp.int32),
-            relevant=jnp.asarray(reader.relevant[episodes]),
+            is_terminal=jnp.asarray(told["is_terminal"], bool),
+            task=jnp.asarray(told["task"], jnp.int32),
+            relevant=jnp.asarray(told["relevant"], bool),
             max_length=int(lengths.max()),
         )
 
