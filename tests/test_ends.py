@@ -11,7 +11,7 @@ from agent.fakes import OracleHead, oracle
 from dreamer4.data import DeviceSource, collect, random_policy
 from dreamer4.envs import CounterEnvironment
 from dreamer4.evaluation.clips import Starts
-from dreamer4.evaluation.ends import Recall, measure_ends
+from dreamer4.evaluation.ends import Recall, measure_ends, measure_own_ends
 from dreamer4.worlds import RealWorld
 
 
@@ -34,7 +34,7 @@ def read(frame):
 
 
 @pytest.mark.parametrize(
-    ("believed", "expected", "over"), [(LAST, 1.0, 1.0), (LAST - 3, 0.0, 0.6667), (LAST + 9, 0.0, 0.0)]
+    ("believed", "expected", "over"), [(LAST, 1.0, 1.0), (LAST - 3, 0.0, 0.6667), (LAST + 11, 0.0, 0.0)]
 )
 def test_a_model_that_believes_in_another_end_does_not_recall_the_games(believed, expected, over):
     env = CounterEnvironment(LAST + 1, 3)
@@ -59,3 +59,10 @@ def test_a_model_that_believes_in_another_end_does_not_recall_the_games(believed
         assert recall.dream == (expected,) * 3
         assert recall.dream_over == over  # from index 10 on an end at 9 has passed
     assert ends.record()["policy"]["ends"] == (1, 1, 1)
+    # Three games of the policy's own, from 1, 4 and 7 frames before their end on.
+    own = measure_own_ends(dreamer, world, source, context_length=4, horizon=HORIZON, key=jr.key(2))
+    assert own is not None and own.ends == (2, 1, 0)
+    assert own.twin == (1.0, 1.0, None) and own.over == own.twin_over == 1.0
+    assert own.dream == (expected, expected, None) and own.dream_over == over
+    cut = eqx.tree_at(lambda s: s.is_terminal, source, jnp.zeros(3, bool))  # by a limit, every one
+    assert measure_own_ends(dreamer, world, cut, context_length=4, horizon=HORIZON, key=jr.key(2)) is None

@@ -70,9 +70,10 @@ def _print_ends(ends: Mapping[str, Any] | str) -> None:
         say(f"ends in the game and in the dream: {ends}")
         return
     rows = []
-    for name in ("policy", "random"):
-        recall = ends[name]
-        rows.append((name, "ends", *map(str, recall["ends"]), f"{recall['over']:.1%}"))
+    for name, what in (("policy", "policy"), ("random", "random"), ("own", "its own games")):
+        if (recall := ends[name]) is None:
+            continue
+        rows.append((what, "ends", *map(str, recall["ends"]), f"{recall['over']:.1%}"))
         for again in ("dream", "twin"):
             rows.append(("", again, *map(percent, recall[again]), f"{recall[f'{again}_over']:.1%}"))
     frames = [f"{first} to {last}" for first, last in ends["policy"]["frames"]]

@@ -4,10 +4,13 @@ From places in the data the game is played for some frames, under the policy's o
 same actions are dreamt. Where the world has chance, no model foretells every end; so the yardstick is a twin, the game
 once more from the same place under the same actions with other chance. A dream is as good as its world where
 it recalls as many ends as the twin and ends as many games.
+
+Few of those games end under a good policy. So it also plays whole games of its own, and each is dreamt on from shortly
+before its end. What the policy still dies of and the dream does not show, no training in it can unlearn.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -68,11 +71,19 @@ class Recall:
 
 @dataclass(frozen=True)
 class Ends:
-    """Ends under the policy's own and under random actions, from so many starts."""
+    """How ends are met again.
+
+    Attributes:
+        starts: places in the data that were played on from.
+        policy: from there under the policy's actions.
+        random: from there under random actions.
+        own: of the policy's own whole games, up to each one's end; None if none of them ended.
+    """
 
     starts: int
     policy: Recall
     random: Recall
+    own: Recall | None = None
 
     def record(self) -> dict[str, object]:
         """Returns all of it as plain data."""
@@ -87,7 +98,6 @@ def measure_ends(
     *,
     context_length: int,
     horizon: int = HORIZON,
-    progress: Callable[[int, int], None] | None = None,
     key: PRNGKeyArray,
 ) -> Ends:
     """Plays on from places in the data, once more with other chance, and in the dream.
@@ -99,39 +109,87 @@ def measure_ends(
         starts: where to play on.
         context_length: most frames that the agent remembers, at most the dynamics' context.
         horizon: frames played on, at least 1.
-        progress: called with starts done and in total.
         key: randomness of everything.
+    """
+    recalls = {}
+    chance = partial(_by_chance, world.env.spec.action, horizon)
+    for i, (name, followed) in enumerate((("policy", None), ("random", chance))):
+        how = {"context_length": context_length, "horizon": horizon, "key": jr.fold_in(key, i)}
+        game, dream, twin = _from_all(dreamer, world, source, starts, followed, **how)
+        recalls[name] = Recall.of(game, dream, twin, horizon)
+    return Ends(len(starts.episode), **recalls)
+
+
+def measure_own_ends(
+    dreamer: Dreamer,
+    world: RealWorld,
+    played: DeviceSource,
+    *,
+    context_length: int,
+    horizon: int = HORIZON,
+    key: PRNGKeyArray,
+) -> Recall | None:
+    """Dreams games of the policy's own on from up to `horizon` frames before their ends, and plays them once more.
+
+    Args:
+        dreamer: the agent.
+        world: the real environment.
+        played: the games, with latents, as the world prepared them.
+        context_length: most frames that the agent remembers, at most the dynamics' context.
+        horizon: frames, at least 1.
+        key: randomness of everything.
+
+    Returns:
+        How their ends are met again; None if none of them ended, but for those that a limit cut.
+    """
+    length = np.asarray(played.length)
+    ended = np.flatnonzero(np.asarray(played.is_terminal) & (length > 1))
+    if not len(ended):
+        return None
+    key_before, key_play = jr.split(key)
+    spread = np.asarray(jr.permutation(key_before, len(ended)))  # evenly over the horizon, in no order
+    before = np.minimum(1 + spread * horizon // len(ended), length[ended] - 1)
+    starts = Starts(ended, length[ended] - before)
+
+    def followed(index, key):
+        return played.stretches(jnp.asarray(ended[index]), jnp.asarray(starts.passed[index]), horizon).action
+
+    how = {"context_length": context_length, "horizon": horizon, "key": key_play}
+    _, dream, twin = _from_all(dreamer, world, played, starts, followed, **how)
+    return Recall.of(before, dream, twin, horizon)
+
+
+def _by_chance(spec, horizon, index, key):
+    draw = jax.vmap(jax.vmap(lambda key: random_action(spec, key=key)))
+    return draw(jr.split(key, (len(index), horizon)))
+
+
+def _from_all(dreamer, world, source, starts, followed, *, context_length, horizon, key):
+    """Returns the frames at which game, dream and twin end, for each start.
+
+    `followed` returns the actions for starts of some numbers under a key; None: the policy chooses.
     """
     number = len(starts.episode)
     given = np.minimum(starts.passed, context_length)
-    found: dict[str, list[np.ndarray]] = {"policy": [], "random": []}
-    size = min(AT_ONCE, number)
+    size, parts = min(AT_ONCE, number), []
     for first in range(0, number, size):
         index = np.minimum(np.arange(first, first + size), number - 1)  # one shape, one compilation
-        for i, (name, parts) in enumerate(found.items()):
-            episode, count = jnp.asarray(starts.episode[index]), jnp.asarray(given[index])
-            row = source.stretches(episode, jnp.asarray(starts.passed[index]) - count, context_length)
-            keys = jr.split(jr.fold_in(jr.fold_in(key, i), first), len(index))
-            ended = _play_on(dreamer, world, row, count, horizon, name == "random", keys)
-            parts.append(np.asarray(ended)[: number - first])
-        if progress is not None:
-            progress(min(first + size, number), number)
-    columns = {name: np.concatenate(parts).T for name, parts in found.items()}
-    return Ends(
-        number, **{name: Recall.of(game, dream, twin, horizon) for name, (game, dream, twin) in columns.items()}
-    )
+        episode, count = jnp.asarray(starts.episode[index]), jnp.asarray(given[index])
+        row = source.stretches(episode, jnp.asarray(starts.passed[index]) - count, context_length)
+        key_actions, key_play = jr.split(jr.fold_in(key, first))
+        actions = None if followed is None else followed(index, key_actions)
+        ended = _play_on(dreamer, world, row, count, actions, horizon, jr.split(key_play, len(index)))
+        parts.append(np.asarray(ended)[: number - first])
+    return tuple(np.concatenate(parts).T)
 
 
 @eqx.filter_jit
-def _play_on(dreamer, world, rows, counts, horizon, by_chance, keys):
+def _play_on(dreamer, world, rows, counts, actions, horizon, keys):
     """Returns the frames at which game, dream and twin end, a row for each start."""
-    spec, dream = world.env.spec.action, DreamWorld()
+    dream = DreamWorld()
 
-    def play(row, count, key):
-        key_enter, key_actions, key_game, key_dream, key_twin = jr.split(key, 5)
-        actions = None
-        if by_chance:
-            actions = jax.vmap(lambda key: random_action(spec, key=key))(jr.split(key_actions, horizon))
+    def play(row, count, actions, key):
+        key_enter, key_game, key_dream, key_twin = jr.split(key, 4)
         start = world.enter(dreamer, row, count, key=key_enter)
         game = world.live(dreamer, start, horizon, actions=actions, key=key_game)
         memory = dream.enter(dreamer, row, count, key=key_enter)
@@ -139,7 +197,7 @@ def _play_on(dreamer, world, rows, counts, horizon, by_chance, keys):
         twin = world.live(dreamer, start, horizon, actions=game.action, key=key_twin)
         return jnp.stack([end_frame(life.continuation) for life in (game, dreamt, twin)])
 
-    return jax.vmap(play)(rows, counts, keys)
+    return jax.vmap(play)(rows, counts, actions, keys)
 
 
 def end_frame(continuation: Float[Array, " H"]) -> Int[Array, ""]:

@@ -1,9 +1,11 @@
 """How far the dreams of a run can be trusted: measured on its held-out episodes, written as JSON and as a page."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from dreamer4 import checkpoint, data
 from dreamer4.config import Config, to_yaml
@@ -13,8 +15,9 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation.clips import anywhere
 from dreamer4.evaluation.dreams import NO_FRAMES, NOT_TRAINED, DreamFrames, WorldModel
-from dreamer4.evaluation.ends import measure_ends
+from dreamer4.evaluation.ends import measure_ends, measure_own_ends
 from dreamer4.evaluation.interactions import measure_interactions
+from dreamer4.evaluation.play import DreamerPolicy
 from dreamer4.evaluation.return_gap import measure_return_gap
 from dreamer4.files import check_place
 from dreamer4.reporting import Report, write_report
@@ -25,6 +28,9 @@ from dreamer4.run.pages import REAL_EPISODES, measure_agent, read_held_out
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.training import encode_source, stream
 from dreamer4.worlds import RealWorld
+
+
+OWN_GAMES = 100
 
 
 def measure_world_model(
@@ -125,7 +131,9 @@ def measure_world_model(
         returns, ends = missing, unplaced
         if world is not None:
             at = placed.with_latents(latents)
-            ends = measure_ends(dreamer, world, at, starts, context_length=context, key=key).record()
+            how = {"context_length": context, "key": key}
+            own = measure_own_ends(dreamer, world, _play(dreamer, world, number or 0, key), **how)
+            ends = replace(measure_ends(dreamer, world, at, starts, **how), own=own).record()
         if env is not None:
             spread = float(np.std(info.returns if number is None else [episode.total for episode in episodes]))
             how = {"spread": spread, "task": number or 0}
@@ -147,6 +155,13 @@ def measure_world_model(
         file.write(results.model_dump_json(indent=1) + "\n")
     write_report(out.with_suffix(".html"), _page(config, results, frames or NO_FRAMES))
     return results, out
+
+
+def _play(dreamer: Dreamer, world: RealWorld, task: int, key: PRNGKeyArray) -> DeviceSource:
+    """Returns whole games of the agent's own, with latents and places."""
+    played = data.collect(world.env, DreamerPolicy(dreamer, task=task), episodes=OWN_GAMES, key=key)
+    source = world.prepare(DeviceSource.from_episodes(played), played)
+    return source.with_latents(encode_source(dreamer, source))
 
 
 def _free_file(out: Path | None, run: RunFolder | None) -> Path:
