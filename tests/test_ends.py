@@ -12,6 +12,7 @@ from dreamer4.data import DeviceSource, collect, random_policy
 from dreamer4.envs import CounterEnvironment
 from dreamer4.evaluation.clips import Starts
 from dreamer4.evaluation.ends import Recall, measure_ends, measure_own_ends
+from dreamer4.run import world_model
 from dreamer4.worlds import RealWorld
 
 
@@ -61,8 +62,17 @@ def test_a_model_that_believes_in_another_end_does_not_recall_the_games(believed
     assert ends.record()["policy"]["ends"] == (1, 1, 1)
     # Three games of the policy's own, from 1, 4 and 7 frames before their end on.
     own = measure_own_ends(dreamer, world, source, context_length=4, horizon=HORIZON, key=jr.key(2))
-    assert own is not None and own.ends == (2, 1, 0)
+    assert own.ends == (2, 1, 0)
     assert own.twin == (1.0, 1.0, None) and own.over == own.twin_over == 1.0
     assert own.dream == (expected, expected, None) and own.dream_over == over
-    cut = eqx.tree_at(lambda s: s.is_terminal, source, jnp.zeros(3, bool))  # by a limit, every one
-    assert measure_own_ends(dreamer, world, cut, context_length=4, horizon=HORIZON, key=jr.key(2)) is None
+
+
+def test_games_that_a_limit_cuts_are_not_among_those_that_ended(monkeypatch):
+    monkeypatch.setattr(world_model, "OWN_GAMES", 3)
+    parts = {"read": read, "transition": lambda state, action: state, "reward": lambda h: h[0]}
+    for ends in (True, False):
+        env = CounterEnvironment(LAST + 1, 3, terminates=ends)
+        dreamer = oracle(env.spec, size=2, continuation=lambda h: jnp.ones(()), **parts)
+        played = world_model._play(dreamer, RealWorld(env), 0, jr.key(0))
+        assert (played is not None) == ends
+        assert played is None or played.num_episodes == 3 and played.latent is not None

@@ -204,6 +204,7 @@ def test_evaluation_tells_how_often_and_when_events_happened(folder, capsys, mon
 def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsys, monkeypatch):
     monkeypatch.setattr(world_model, "source_commit", lambda: "0123abc+")
     monkeypatch.setattr(world_model, "REAL_EPISODES", 16)  # as many as are played side by side elsewhere in this file
+    monkeypatch.setattr(world_model, "OWN_GAMES", 16)
     measure = {"clips": 12, "context": 2, "horizon": 5, "seed": 0}
     evaluate_world_model(folder, **measure, out=None)
     told = json.loads((folder / "world_model.json").read_text())
@@ -214,6 +215,8 @@ def test_the_world_model_is_measured_from_the_folder_alone(folder, config, capsy
     assert set(record["signals"]) == {"decode_encode_residual", "seed_disagreement", "late_movement"}
     assert record["heads"]["dreamt"]["end"]["events"] > 0
     assert record["returns"]["low"] <= record["returns"]["difference"] <= record["returns"]["high"]
+    assert sum(record["ends"]["own"]["ends"]) == 16 and record["ends"]["own"]["over"] == 1.0
+    assert "its own games" in capsys.readouterr().out
     page = (folder / "world_model.html").read_text()
     assert "data:image/gif" in page and "Warnings without labels" in page and "</html>" in page
     assert "0123abc+" in page and facts.device() in page

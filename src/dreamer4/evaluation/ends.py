@@ -128,31 +128,24 @@ def measure_own_ends(
     context_length: int,
     horizon: int = HORIZON,
     key: PRNGKeyArray,
-) -> Recall | None:
+) -> Recall:
     """Dreams games of the policy's own on from up to `horizon` frames before their ends, and plays them once more.
 
     Args:
         dreamer: the agent.
         world: the real environment.
-        played: the games, with latents, as the world prepared them.
+        played: the games, at least one, all of them ended and none cut, with latents, as the world prepared them.
         context_length: most frames that the agent remembers, at most the dynamics' context.
         horizon: frames, at least 1.
         key: randomness of everything.
-
-    Returns:
-        How their ends are met again; None if none of them ended, but for those that a limit cut.
     """
-    length = np.asarray(played.length)
-    ended = np.flatnonzero(np.asarray(played.is_terminal) & (length > 1))
-    if not len(ended):
-        return None
-    key_before, key_play = jr.split(key)
-    spread = np.asarray(jr.permutation(key_before, len(ended)))  # evenly over the horizon, in no order
-    before = np.minimum(1 + spread * horizon // len(ended), length[ended] - 1)
-    starts = Starts(ended, length[ended] - before)
+    length, key_before, key_play = np.asarray(played.length), *jr.split(key)
+    spread = np.asarray(jr.permutation(key_before, len(length)))  # evenly over the horizon, in no order
+    before = np.minimum(1 + spread * horizon // len(length), length - 1)
+    starts = Starts(np.arange(len(length)), length - before)
 
     def followed(index, key):
-        return played.stretches(jnp.asarray(ended[index]), jnp.asarray(starts.passed[index]), horizon).action
+        return played.stretches(jnp.asarray(index), jnp.asarray(starts.passed[index]), horizon).action
 
     how = {"context_length": context_length, "horizon": horizon, "key": key_play}
     _, dream, twin = _from_all(dreamer, world, played, starts, followed, **how)

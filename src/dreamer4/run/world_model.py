@@ -132,7 +132,8 @@ def measure_world_model(
         if world is not None:
             at = placed.with_latents(latents)
             how = {"context_length": context, "key": key}
-            own = measure_own_ends(dreamer, world, _play(dreamer, world, number or 0, key), **how)
+            played = _play(dreamer, world, number or 0, key)
+            own = None if played is None else measure_own_ends(dreamer, world, played, **how)
             ends = replace(measure_ends(dreamer, world, at, starts, **how), own=own).record()
         if env is not None:
             spread = float(np.std(info.returns if number is None else [episode.total for episode in episodes]))
@@ -157,10 +158,13 @@ def measure_world_model(
     return results, out
 
 
-def _play(dreamer: Dreamer, world: RealWorld, task: int, key: PRNGKeyArray) -> DeviceSource:
-    """Returns whole games of the agent's own, with latents and places."""
+def _play(dreamer: Dreamer, world: RealWorld, task: int, key: PRNGKeyArray) -> DeviceSource | None:
+    """Returns the games of the agent's own that ended, with latents and places; None if none did."""
     played = data.collect(world.env, DreamerPolicy(dreamer, task=task), episodes=OWN_GAMES, key=key)
-    source = world.prepare(DeviceSource.from_episodes(played), played)
+    ended = [episode for episode in played if episode.is_terminal]
+    if not ended:
+        return None
+    source = world.prepare(DeviceSource.from_episodes(ended), ended)
     return source.with_latents(encode_source(dreamer, source))
 
 
