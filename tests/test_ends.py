@@ -9,10 +9,12 @@ import pytest
 from agent.fakes import OracleHead, oracle
 
 from dreamer4.data import DeviceSource, collect, random_policy
+from dreamer4.data.policy import AbstractPolicy
 from dreamer4.envs import CounterEnvironment
 from dreamer4.evaluation.clips import Starts
 from dreamer4.evaluation.ends import Recall, measure_ends, measure_own_ends
 from dreamer4.run import world_model
+from dreamer4.types import Action
 from dreamer4.worlds import RealWorld
 
 
@@ -65,6 +67,36 @@ def test_a_model_that_believes_in_another_end_does_not_recall_the_games(believed
     assert own.ends == (2, 1, 0)
     assert own.twin == (1.0, 1.0, None) and own.over == own.twin_over == 1.0
     assert own.dream == (expected, expected, None) and own.dream_over == over
+
+
+class LastIsTwo(AbstractPolicy):
+    """Takes action 2 right before the counter's end, and 0 before."""
+
+    def init(self):
+        return jnp.zeros((), jnp.int32)
+
+    def __call__(self, memory, time_step, action, action_mask, *, key):
+        chosen = jnp.where(memory == LAST - 1, 2, 0)
+        return Action(chosen[None], jnp.zeros(0)), memory + 1
+
+
+def test_a_game_of_its_own_is_dreamt_under_the_actions_that_ended_it(monkeypatch):
+    monkeypatch.setattr("dreamer4.evaluation.ends.SLACK", 0)
+    env = CounterEnvironment(LAST + 1, 3)
+    episodes = collect(env, LastIsTwo(), episodes=5, key=jr.key(0))
+    dreamer = oracle(
+        env.spec,
+        size=2,
+        read=read,
+        transition=lambda state, action: jnp.stack([state[0] + 1, action.discrete[0].astype(jnp.float32)]),
+        reward=lambda h: h[0],
+        continuation=OracleHead(lambda h, two: (h[1] != two).astype(jnp.float32), jnp.array(2.0)),
+    )
+    world = RealWorld(env)
+    source = world.prepare(DeviceSource.from_episodes(episodes), episodes)
+    source = source.with_latents(eqx.filter_jit(jax.vmap(read))(source.frame / 255.0)[:, None])
+    own = measure_own_ends(dreamer, world, source, context_length=4, horizon=HORIZON, key=jr.key(2))
+    assert own.ends == (2, 2, 1) and own.dream == own.twin == (1.0, 1.0, 1.0)
 
 
 def test_games_that_a_limit_cuts_are_not_among_those_that_ended(monkeypatch):
