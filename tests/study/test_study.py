@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from dreamer4.config import TokenizerConfig
-from dreamer4.data import random_policy
+from dreamer4.data import random_policy, read_episodes
 from dreamer4.errors import InputError
 from dreamer4.evaluation.statistics import rate
 from dreamer4.run.folder import RunFolder
@@ -121,6 +122,11 @@ def test_a_study_trains_what_is_shared_once_and_goes_on_where_it_was(tmp_path):
     assert folders == ["data", "dynamics", "dynamics", "measured", "tokenizer"]
     rows = [read_row(row_file(tmp_path / "out", quick, cell)) for cell in quick.cells(both)]
     assert rows[1].seeds == ((0, 0),) and rows[1].values["PSNR"] != rows[0].values["PSNR"]
+    (dataset,) = (tmp_path / "runs").glob("data-*/data")
+    episodes = read_episodes(dataset, "train")
+    told = np.concatenate([e.discrete[e.action_mask] for e in episodes[: round(len(episodes) / 2)]])
+    assert rows[1].values["labelled frames"] == (len(told),)
+    assert rows[1].values["labelled frames of the rarest action"] == (np.unique(told, return_counts=True)[1].min(),)
     assert len(rows[1].curves["PSNR"][0]) > 1 and "K=2" in page.read_text()
     assert (page.parent / "PSNR.svg").read_text().count("<svg") == 1
     assert table(rows, quick).splitlines()[0].count("prediction=") == 2

@@ -16,12 +16,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
 from dreamer4 import data
 from dreamer4.allocator import keep_freed
 from dreamer4.baselines import OFFLINE, suited
 from dreamer4.config import Config, override
-from dreamer4.data import AbstractPolicy
+from dreamer4.data import AbstractPolicy, DeviceSource
 from dreamer4.dreamer import Dreamer
 from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError, nearest
@@ -29,7 +30,7 @@ from dreamer4.evaluation import Played
 from dreamer4.evaluation.statistics import Rate, event_rates
 from dreamer4.files import check_place, write_atomically
 from dreamer4.nn.flops import parameters
-from dreamer4.run import behaviour, offline, pages, sizes
+from dreamer4.run import behaviour, latents, offline, pages, sizes
 from dreamer4.run.facts import device, source_commit
 from dreamer4.run.folder import RunFolder
 from dreamer4.run.playing import play_agent, play_policy
@@ -292,7 +293,7 @@ def _dreams(config: Config, run: Path, dataset: Path, report: Reporter) -> Found
     ((quality, _),) = pages.measure(config, [agent], dataset, seed=config.seed, heads=False)
     own = quality.passes[quality.num_steps]
     values = {"parameters": float(parameters(agent.dynamics)), "dreamt frames/s": _speed(agent)}
-    values |= {"exact": own.mean.exact, "PSNR": own.mean.psnr}
+    values |= _labels(config, dataset) | {"exact": own.mean.exact, "PSNR": own.mean.psnr}
     values |= {"PSNR last frame": own.psnr[-1]}
     values |= {"PSNR over shuffled actions": quality.comparisons.psnr_over_shuffled_actions}
     if own.mean.ssim is not None:
@@ -304,6 +305,18 @@ def _dreams(config: Config, run: Path, dataset: Path, report: Reporter) -> Found
         values |= {"FVD, half of the truth from the other": quality.fvd.floor, "FVD, videos": float(quality.fvd.videos)}
     values |= {f"PSNR, K={k}": curve.mean.psnr for k, curve in quality.passes.items() if len(quality.passes) > 1}
     return Found(values, {"PSNR": own.psnr})
+
+
+def _labels(config: Config, dataset: Path) -> dict[str, float]:
+    """Returns how many training frames tell which action led to them, and of which action there are the fewest."""
+    info = data.read_info(dataset)
+    if latents.streams(config, info):  # then all are told, and they are not held in memory
+        return {}
+    source = DeviceSource.from_episodes(data.read_episodes(dataset, "train")).with_labels(config.data.labelled)
+    told = np.asarray(source.action.discrete)[np.asarray(source.action_mask)]
+    each = [np.bincount(told[:, i], minlength=n).min() for i, n in enumerate(info.spec.action.num_classes)]
+    rarest = {"labelled frames of the rarest action": float(min(each))} if each else {}
+    return {"labelled frames": float(len(told))} | rarest
 
 
 def _returns(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
