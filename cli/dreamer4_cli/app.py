@@ -321,7 +321,7 @@ def study(
     file: Annotated[Path, there("The study, a YAML file.")],
     only: Annotated[
         list[str] | None,
-        opt("The cells with these values, as preset=breakout; repeat for more. Default: all.", metavar="CELL"),
+        opt("The cells with all these values, as preset=breakout,policy=pmpo; repeat for others.", metavar="CELL"),
     ] = None,
     workers: Annotated[int, opt("Stages side by side.", min=1)] = 1,
     quick: Annotated[bool, opt("A first look, as the study's file defines it.", "--quick")] = False,
