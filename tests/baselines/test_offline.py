@@ -29,7 +29,7 @@ from dreamer4.data import collect, flag_relevant, random_policy, return_of_best
 from dreamer4.envs import CounterEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import play
-from dreamer4.types import Action, ActionSpec, DataSpec, TimeStep
+from dreamer4.types import Action, ActionSpec, DataSpec, TaskSpec, TimeStep
 
 
 SETTINGS = OfflineConfig(num_frames=1, hidden=16, batch_size=64, learning_rate=1e-2, every=100, patience=2)
@@ -237,3 +237,21 @@ def test_what_cannot_be_trained_is_refused(matched):
     factored = OfflineData(matched.train, matched.held_out, DataSpec((2, 2, 1), ActionSpec((2, 2))))
     with pytest.raises(InputError, match="one discrete action"):
         train_offline("iql", factored, SETTINGS, key=jr.key(0))
+
+
+def test_the_episodes_of_one_task_are_data_that_know_no_other(matched):
+    """A clone of each of two tasks learns its own, where one of both, told neither, could not."""
+    spec = DataSpec(matched.spec.frame_shape, matched.spec.action, 2, (TaskSpec(name="same"), TaskSpec(name="other")))
+
+    def both(episodes):
+        match = [e for e in episodes if e.reward[1:].sum() > 0]  # the action that the picture asks for
+        return [dataclasses.replace(e, task=0) for e in match] + [
+            dataclasses.replace(e, task=1, discrete=np.where(e.action_mask[:, None], 1 - e.discrete, 0)) for e in match
+        ]
+
+    data = OfflineData(both(matched.train), both(matched.held_out), spec)
+    played = [
+        mean_return(greedy(train_offline("clone", data.of_task(task), SETTINGS, key=jr.key(1)))) for task in (0, 1)
+    ]
+    assert data.of_task(1).spec.names == ("other",) and "conditioned" in suited(data.of_task(1).spec)
+    assert played[0] == 1.0 > 0.0 >= played[1]

@@ -5,13 +5,17 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dreamer4.config import TokenizerConfig
 from dreamer4.data import random_policy, read_episodes
+from dreamer4.envs import CounterEnvironment
 from dreamer4.errors import InputError
+from dreamer4.evaluation.play import Played
 from dreamer4.evaluation.statistics import rate
+from dreamer4.run import sizes
 from dreamer4.run.folder import RunFolder
 from dreamer4.study import read_study, work
 from dreamer4.study.plan import still_holds
@@ -230,6 +234,22 @@ def test_how_often_events_happen_is_told_of_each_policy():
     )
     assert rates_table(one).splitlines()[2] == "| cloned | 80 (49-94.3) @ 3 | 0 (0-27.8) |"
     assert rates_table(two).splitlines()[2] == "| cloned | 70 (60-80) @ 4 | 0 (0-0) |"
+
+
+def test_policies_are_measured_in_the_world_of_each_task(tmp_path):
+    worlds = [sizes.World(name, task, CounterEnvironment(4, 2)) for task, name in enumerate(("pendulum", "point"))]
+
+    def play(world):
+        returns = jnp.array([world.task, 2.0 * world.task])
+        return {"cloned": Played(returns, jnp.ones(2, int), jnp.ones(2, bool), jnp.zeros((2, 0), int))}
+
+    assert work._in_each(worlds, play).values == {"pendulum: cloned": 0.0, "point: cloned": 1.5}
+    assert work._in_each(worlds[1:], play).values == {"cloned": 1.5}
+    compared = 'compare: {gain: [["point: imagination"], ["point: cloned%s"]]}\n'
+    asked = TEXT.replace("[dreams]", "[return]")
+    check_comparisons(study(tmp_path, asked + compared % ", greedy"))
+    with pytest.raises(InputError, match="measures no 'point: cloned, grey'"):
+        check_comparisons(study(tmp_path, asked + compared % ", grey"))
 
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

@@ -5,6 +5,7 @@ likelihood of held-out decisions; values have no such criterion, so their number
 every data set.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -87,6 +88,15 @@ class OfflineData(eqx.Module):
     train: Sequence[Episode]
     held_out: Sequence[Episode]
     spec: DataSpec = eqx.field(static=True)
+
+    def of_task(self, task: int) -> "OfflineData":
+        """Returns the episodes of one task, as data in which there is no other."""
+
+        def own(episodes: Sequence[Episode]) -> list[Episode]:
+            return [dataclasses.replace(e, task=0) for e in episodes if e.task == task]
+
+        spec = dataclasses.replace(self.spec, num_tasks=1, tasks=self.spec.tasks[task : task + 1])
+        return OfflineData(own(self.train), own(self.held_out), spec)
 
 
 def cloning_loss(

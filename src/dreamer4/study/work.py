@@ -131,7 +131,7 @@ def check_comparisons(study: Study) -> None:
     """Raises an `InputError` if a comparison names what is not measured."""
     known = [name for measure in study.measure for name in VALUES.get(measure, ())]
     for name in itertools.chain(*itertools.chain(*study.compare.values()), study.scale or ()):
-        if name not in known:
+        if name.rpartition(": ")[2] not in known:  # behind the name of a task
             raise InputError(f"compare: {study.study} measures no {name!r}. {nearest(name, known)}")
 
 
@@ -319,37 +319,56 @@ def _labels(config: Config, dataset: Path) -> dict[str, float]:
     return {"labelled frames": float(len(told))} | rarest
 
 
+def _in_each(worlds: Sequence[sizes.World], play: Callable[[sizes.World], dict[str, Played]]) -> Found:
+    """Returns what policies come to in the world of each task; if it is not alone, its name stands before theirs."""
+    values, rates = {}, {}
+    for world in worlds:
+        before, found = f"{world.name}: " if len(worlds) > 1 else "", Found.of(world.env, play(world))
+        values |= {before + name: value for name, value in found.values.items()}
+        rates |= {before + name: rate for name, rate in found.rates.items()}
+    return Found(values, rates=rates)
+
+
 def _returns(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
-    agent, (_, task, env) = Dreamer.load(run), sizes.worlds(config, data.read_info(dataset).spec)[0]
-    heads, episodes = {"cloned": "prior", "imagination": "policy"}, config.evaluation.episodes
-    return Found.of(
-        env,
-        {
-            f"{name}{suffix}": play_agent(config, agent, env, episodes, head, mode, EVALUATION_SEED, report, task)
+    agent, episodes = Dreamer.load(run), config.evaluation.episodes
+    heads = {"cloned": "prior", "imagination": "policy"}
+
+    def play(world: sizes.World) -> dict[str, Played]:
+        return {
+            name + suffix: play_agent(
+                config, agent, world.env, episodes, head, mode, EVALUATION_SEED, report, world.task
+            )
             for name, head in heads.items()
             for suffix, mode in MODES.items()
-        },
-    )
+        }
+
+    return _in_each(sizes.worlds(config, data.read_info(dataset).spec), play)
 
 
 def _references(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
     info = data.read_info(dataset)
-    env = sizes.worlds(config, info.spec)[0].env
-    outcomes = {"random": _played(config, env, data.random_policy(info.spec))}
-    episodes = offline.episodes_of(dataset, info)
-    for name in suited(info.spec):
-        trained = offline.train(config, name, episodes, config.seed, report)
-        for suffix, mode in MODES.items():
-            acting = offline.acting(trained, env, info.spec, mode)
-            outcomes[f"{name} from frames{suffix}"] = _played(config, env, acting)
-    found = Found.of(env, outcomes)
+    every = offline.episodes_of(dataset, info)
+
+    def play(world: sizes.World) -> dict[str, Played]:
+        episodes = every if world.task is None else every.of_task(world.task)
+        outcomes = {"random": _played(config, world.env, data.random_policy(info.spec))}
+        for name in suited(episodes.spec):
+            trained = offline.train(config, name, episodes, config.seed, report)
+            for suffix, mode in MODES.items():
+                acting = offline.acting(trained, world.env, episodes.spec, mode)
+                outcomes[f"{name} from frames{suffix}"] = _played(config, world.env, acting)
+        return outcomes
+
+    found = _in_each(sizes.worlds(config, info.spec), play)
     return replace(found, values=found.values | {"data": info.return_mean})
 
 
 def _ppo(config: Config, run: Path, dataset: Path, report: Reporter) -> Found:
-    env = sizes.environment(config, data.read_info(dataset).spec)
-    (trained,) = behaviour.train(config, "ppo", env, 1, report)
-    return Found.of(env, {"PPO, online": _played(config, env, trained.policy())})
+    def play(world: sizes.World) -> dict[str, Played]:
+        (trained,) = behaviour.train(config, "ppo", world.env, 1, report)
+        return {"PPO, online": _played(config, world.env, trained.policy())}
+
+    return _in_each(sizes.worlds(config, data.read_info(dataset).spec), play)
 
 
 def _played(config: Config, env: AbstractEnvironment, policy: AbstractPolicy) -> Played:
