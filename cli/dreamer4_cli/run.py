@@ -137,6 +137,7 @@ def offline(config: Config, path: Path, out: Path, names: Sequence[str], *, entr
         returns = [f"{np.mean([r['mean'] for r in row[mode]]):.2f}" for mode in ("sampled", "greedy")]
         steps = "  ".join(f"{best:,} of {taken:,}" for best, taken in row["steps"])
         nats = "  ".join("-" if x is None else f"{x:.3f}" for x in row["held_out"])
-        cells.append((row["name"], *returns, steps, f"{row['minutes']:.1f}", f"{row['episodes']:,}", nats, row["note"]))
+        name = ": ".join(row[key] for key in ("task", "name") if key in row)
+        cells.append((name, *returns, steps, f"{row['minutes']:.1f}", f"{row['episodes']:,}", nats, row["note"]))
     show(("baseline", "sampled", "greedy", "steps", "minutes", "episodes", "held-out nats", ""), cells)
     say(f"results: {out}")

@@ -110,20 +110,33 @@ def test_a_task_that_was_never_learned_is_refused(run, command, tmp_path):
     assert code == 2 and "0 pendulum, 1 point, 2 reacher" in told and not (tmp_path / "film.gif").exists()
 
 
-def test_tasks_collected_one_by_one_and_merged_are_the_tasks_collected_at_once(run, tmp_path):
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+    """Three episodes of each task, one of them held out, collected alone and made one data set."""
+    folder = tmp_path_factory.mktemp("merged")
     for name in NAMES:
-        code, told = called(
-            "collect",
-            "--preset",
-            "toy3",
-            "--task",
-            name,
-            "--out",
-            tmp_path / name,
-            *settings("data.episodes=3", "data.held_out=0.34"),
-        )
+        where = ("--task", name, "--out", folder / name)
+        code, told = called("collect", "--preset", "toy3", *where, *settings("data.episodes=3", "data.held_out=0.34"))
         assert code == 0, told
-    assert read_info(tmp_path / "pendulum").spec.action.continuous_dim == 1
-    merged = merge_datasets([tmp_path / name for name in NAMES], tmp_path / "all")
-    assert merged.spec == read_info(run.data).spec and merged.num_episodes == 9
-    assert json.loads((tmp_path / "all" / "dataset.json").read_text())["tasks"][1]["env"]["id"] == "PointGoal-pixels"
+    assert read_info(folder / "pendulum").spec.action.continuous_dim == 1
+    merge_datasets([folder / name for name in NAMES], folder / "all")
+    return folder / "all"
+
+
+def test_tasks_collected_one_by_one_and_merged_are_the_tasks_collected_at_once(run, merged):
+    info = read_info(merged)
+    assert info.spec == read_info(run.data).spec and info.num_episodes == 9
+    assert json.loads((merged / "dataset.json").read_text())["tasks"][1]["env"]["id"] == "PointGoal-pixels"
+
+
+def test_each_task_has_baselines_of_its_own(merged, tmp_path):
+    out = tmp_path / "offline.json"
+    quick = "offline={hidden: 8, batch_size: 16, every: 5, patience: 1, max_steps: 5}"
+    given = ("--data", merged, "--episodes", 2, "--set", quick, "--out", out)
+    code, told = called("baseline", "offline", "clone", "conditioned", *given)
+    assert code == 0, told
+    rows = json.loads(out.read_text())["baselines"]
+    assert [(row["task"], row["name"]) for row in rows] == [
+        (task, name) for task in NAMES for name in ("clone", "conditioned")
+    ]
+    assert {row["episodes"] for row in rows} == {2} and "point: clone" in told

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamer4 import data, envs
+from dreamer4 import data
 from dreamer4.baselines import Offline, OfflineData, check_baseline, suited, train_offline, with_entropy
 from dreamer4.config import Config
 from dreamer4.data import AbstractPolicy, DatasetInfo
@@ -16,7 +16,7 @@ from dreamer4.envs import AbstractEnvironment
 from dreamer4.errors import InputError
 from dreamer4.evaluation import summarise
 from dreamer4.files import check_place
-from dreamer4.run import facts, stopping
+from dreamer4.run import facts, sizes, stopping
 from dreamer4.run.playing import play_policy
 from dreamer4.run.reporter import SILENT, Reporter
 from dreamer4.training import stream
@@ -34,16 +34,18 @@ def offline(
 ) -> list[dict[str, Any]]:
     """Trains baselines on a data set, plays each by samples and greedily, and writes what came out as JSON.
 
+    Data of several tasks have baselines of each, from its own episodes.
+
     Args:
         config: its environment, its seeds, and the settings `offline` and `evaluation`.
         path: the data set.
         out: JSON to write, a new file.
-        names: of `OFFLINE`; none means all that suit its actions.
+        names: of `OFFLINE`; none means all that suit the data.
         entropy: nats; adds the clone at the temperature that gives it this mean entropy.
         report: is told how it goes.
 
     Returns:
-        The rows of the file, one for each baseline.
+        The rows of the file, one for each baseline of each task.
 
     Raises:
         InputError: if the file exists, a baseline is unknown or not for such actions, or the environment is another.
@@ -51,22 +53,25 @@ def offline(
     if os.path.lexists(out):
         raise InputError(f"{out} exists, and results are never overwritten. Choose another file with --out.")
     check_place(out)
-    info, env = data.read_info(path), envs.make(config.env)
+    info = data.read_info(path)
+    worlds = sizes.worlds(config, info.spec)
+    every = episodes_of(path, info)
+    parts = [every if world.task is None else every.of_task(world.task) for world in worlds]
     for name in names:
-        check_baseline(name, info.spec)
-    if env.spec.looks != info.spec.looks:
-        raise InputError(f"env.id: {config.env.id} looks like {env.spec}, but {path} like {info.spec}. Name its own.")
-    episodes = episodes_of(path, info)
+        for part in parts:
+            check_baseline(name, part.spec)
     stopping.note(f"Nothing was written to {out}.")
     rows = []
-    for name in names or suited(info.spec):
-        began = time.monotonic()
-        trained = [train(config, name, episodes, config.seed + i, report) for i in range(config.seeds)]
-        minutes = (time.monotonic() - began) / 60 / config.seeds
-        rows.append(_row(config, env, info.spec, name, trained, minutes))
-        if entropy is not None and name == "clone":
-            sharp = [with_entropy(one, episodes, entropy) for one in trained]
-            rows.append(_row(config, env, info.spec, f"{name}, tempered", sharp, minutes))
+    for world, part in zip(worlds, parts, strict=True):
+        of = {"task": world.name} if len(worlds) > 1 else {}
+        for name in names or suited(part.spec):
+            began = time.monotonic()
+            trained = [train(config, name, part, config.seed + i, report) for i in range(config.seeds)]
+            minutes = (time.monotonic() - began) / 60 / config.seeds
+            rows.append(of | _row(config, world.env, part.spec, name, trained, minutes))
+            if entropy is not None and name == "clone":
+                sharp = [with_entropy(one, part, entropy) for one in trained]
+                rows.append(of | _row(config, world.env, part.spec, f"{name}, tempered", sharp, minutes))
     told = {
         "env": config.env.model_dump(mode="json", exclude={"workers"}),
         "data": info.fingerprint,

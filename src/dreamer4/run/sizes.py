@@ -116,7 +116,9 @@ class World(NamedTuple):
 
 def worlds(config: Config, spec: DataSpec) -> list[World]:
     """Returns the environment of each task; or the one of the run, where it asks for all of them in turn."""
-    if spec.num_tasks > 1 and not config.tasks and (env := envs.make(config.env)).prompts == spec.names:
+    elsewhere = {task.env.get("id") for task in spec.tasks} - {config.env.id, None}  # the id may be a mere name
+    several = spec.num_tasks > 1 and not config.tasks and not elsewhere
+    if several and (env := envs.make(config.env)).prompts == spec.names:
         return [World(config.env.id, None, env)]
     return [World(name, task, environment(config, spec, task)) for task, name in enumerate(spec.names)]
 
