@@ -186,6 +186,11 @@ def test_comparisons_can_be_shares_of_a_range(tmp_path):
     values = {"a": (4.0, 6.0), "b": (2.0, 2.0), "low": (0.0, 2.0), "high": (4.0, 6.0)}
     (line,) = [x for x in table([row(values, ((0, 0), (0, 1)))], asked).splitlines() if "gain" in x]
     assert line == "| gain | +0.75 (+0.5 to +1) |"
+    other = {"low": (9.0, 9.0), "high": (9.5, 9.5)}  # of another task
+    asked = study(tmp_path, TEXT + 'compare: {gain: [["one: a"], ["one: b"]]}\nscale: [low, high]\n')
+    told = {f"one: {name}": value for name, value in values.items()} | other
+    (line,) = [x for x in table([row(told, ((0, 0), (0, 1)))], asked).splitlines() if "gain" in x]
+    assert line == "| gain | +0.75 (+0.5 to +1) |"
 
 
 def test_a_comparison_of_what_is_not_measured_is_refused_before_any_work(tmp_path):

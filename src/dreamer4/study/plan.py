@@ -66,7 +66,8 @@ class Study(Branch):
         default={}, description="by name, measures of which the best is set against the best of others, paired"
     )
     scale: tuple[str, str] | None = Field(
-        default=None, description="two measures; comparisons are told in shares of the range from one mean to the other"
+        default=None,
+        description="two measures; a task's comparisons are told in shares of the range from one mean to the other",
     )
     quick: Quick = Quick()
     at_last: tuple[str, ...] = Field(default=(), description="assignments a.b=c after those of the axes")
