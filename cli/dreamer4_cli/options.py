@@ -59,8 +59,9 @@ def calls(module: str, name: str = "") -> Callable[[Callable[..., None]], Callab
 Preset = Annotated[
     str | None,
     opt(
-        "Named starting point: catch (default), tiny, cartpole, pendulum, point, toy3, dmc, control4, control10, "
-        "control30, fourrooms, breakout, asterix, space_invaders, freeway, seaquest, craftax, own, small, base, paper.",
+        "Named starting point: catch (default), tiny, cartpole, pendulum, point, reacher, swingup, toy3, dmc, "
+        "control4, control10, control30, fourrooms, breakout, asterix, space_invaders, freeway, seaquest, craftax, "
+        "own, small, base, paper.",
         "--preset",
     ),
 ]

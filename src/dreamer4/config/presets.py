@@ -17,6 +17,8 @@ PRESETS = (
     "cartpole",
     "pendulum",
     "point",
+    "reacher",
+    "swingup",
     "toy3",
     "dmc",
     "control4",
