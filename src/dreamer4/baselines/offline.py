@@ -89,8 +89,10 @@ class OfflineData(eqx.Module):
     held_out: Sequence[Episode]
     spec: DataSpec = eqx.field(static=True)
 
-    def of_task(self, task: int) -> "OfflineData":
-        """Returns the episodes of one task, as data in which there is no other."""
+    def of_task(self, task: int | None) -> "OfflineData":
+        """Returns the episodes of one task, as data in which there is no other; of None all, as they are."""
+        if task is None:
+            return self
 
         def own(episodes: Sequence[Episode]) -> list[Episode]:
             return [dataclasses.replace(e, task=0) for e in episodes if e.task == task]

@@ -56,7 +56,7 @@ def offline(
     info = data.read_info(path)
     worlds = sizes.worlds(config, info.spec)
     every = episodes_of(path, info)
-    parts = [every if world.task is None else every.of_task(world.task) for world in worlds]
+    parts = [every.of_task(world.task) for world in worlds]
     for name in names:
         for part in parts:
             check_baseline(name, part.spec)

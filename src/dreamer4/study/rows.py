@@ -143,9 +143,9 @@ def table(rows: Sequence[Row], study: Study) -> str:
 
 def _compared(row: Row, better: Sequence[str], than: Sequence[str], scale: tuple[str, str] | None = None) -> str:
     """Returns the difference of the best of one side to the best of the other, each chosen by its mean."""
-    task = better[0][: -len(better[0].rpartition(": ")[2])]  # of several, with what parts it from the measure
-    ends = (0.0, 1.0) if scale is None else (float(np.mean(row.values.get(task + name, math.nan))) for name in scale)
-    zero, one = ends
+    task = "".join(better[0].rpartition(": ")[:2])  # of several, with what parts it from the measure
+    ends = [float(np.mean(row.values.get(task + name, math.nan))) for name in scale or ()]
+    zero, one = ends or (0.0, 1.0)
     sides = [[row.values[name] for name in side if name in row.values] for side in (better, than)]
     if not all(sides):
         return "-"

@@ -350,7 +350,7 @@ def _references(config: Config, run: Path, dataset: Path, report: Reporter) -> F
     every = offline.episodes_of(dataset, info)
 
     def play(world: sizes.World) -> dict[str, Played]:
-        episodes = every if world.task is None else every.of_task(world.task)
+        episodes = every.of_task(world.task)
         outcomes = {"random": _played(config, world.env, data.random_policy(info.spec))}
         for name in suited(episodes.spec):
             trained = offline.train(config, name, episodes, config.seed, report)
