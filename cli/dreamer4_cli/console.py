@@ -43,8 +43,12 @@ def say(line: str, style: str | None = None) -> None:
 
 
 def show(head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", strong: str | None = None) -> None:
-    """Prints a table, in which the rows whose first cell is `strong` stand out."""
-    table = Table(*head, title=title or None)
+    """Prints a table, in which the rows whose first cell is `strong` stand out; a narrow one breaks no name's words."""
+    rows = list(rows)
+    table = Table(title=title or None)
+    for column, name in enumerate(head):
+        words = [word for row in rows for word in row[0].split()] if column == 0 else []
+        table.add_column(name, overflow="fold", min_width=max(map(len, words), default=None))
     for row in rows:
         table.add_row(*row, style="bold" if row[0] == strong else "")
     console.print(table)

@@ -248,3 +248,11 @@ def test_a_dream_of_actions_that_nobody_recorded_is_refused(run, tmp_path):
     )
     assert done.exit_code == 2 and not (tmp_path / "a.gif").exists()
     assert "no action is known behind frame 0 of episode 0" in str(done.exception) + done.output
+
+
+def test_a_narrow_table_breaks_no_name_and_drops_no_figure(monkeypatch, capsys):
+    monkeypatch.setattr(console.console, "width", 34)
+    console.show(("baseline", "return", ""), [("pendulum: conditioned", "33.75", "wishes for 1.01037e-05")] * 2)
+    told = capsys.readouterr().out
+    assert told.count("pendulum:") == told.count("conditioned") == told.count("33.75") == 2
+    assert max(map(len, told.splitlines())) <= 40
