@@ -241,6 +241,8 @@ BAD_OVERRIDES = [
     ),
     ("train.agent.accumulate=0", "train.agent.accumulate: got 0"),
     ("train.tokenizer.warm_heads=0.2", "train: tokenizer.warm_heads is 0.2, but only the agent phase has heads"),
+    ("train.agent.ends=0.2", "train: agent.ends is 0.2, but only the dynamics phase draws ends of its own"),
+    ("train.dynamics.ends=1.5", "train.dynamics.ends: got 1.5"),
     ("train.log_every=0", "train.log_every: got 0"),
     ("train.keep=0", "train.keep: got 0"),
     ("tokenizer.patch=5", "tokenizer.patch: got 5, expected a list such as [5, 5]"),

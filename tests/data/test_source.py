@@ -12,6 +12,7 @@ import pytest
 from dreamer4.data import (
     BalancedSource,
     DeviceSource,
+    EndsSource,
     Episode,
     OwnReader,
     StreamSource,
@@ -225,6 +226,40 @@ def test_balance_needs_something_relevant():
         BalancedSource(DeviceSource.from_episodes([episode(0, 3, relevant=False)]))
 
 
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_a_share_of_the_rows_holds_an_end_and_the_others_are_the_sources_own(source, share):
+    ends, plain = EndsSource(source, share), source.draw(400, 4, key=jr.split(jr.key(1), 3)[0])
+    rows, batch = ends.draw(400, 4, key=jr.key(1)), sample(ends, 400, 4, 1)
+    chosen = np.arange(400) % round(1 / share) == round(1 / share) - 1  # evenly, so that every stretch has its share
+    assert batch.is_terminal.any(1)[chosen].all() and batch.uniform.all()
+    assert not batch.is_terminal.any(1)[~chosen].all() or share == 1
+    assert (rows.episode == plain.episode)[~chosen].all() and (rows.offset == plain.offset)[~chosen].all()
+    assert (batch.relevant == np.isin(rows.episode, (1, 3))).all()
+
+
+def test_ends_stand_anywhere_in_their_windows_and_each_episode_has_as_many():
+    lengths, terminal = (3, 10, 1, 40, 9), (True, True, True, False, True)
+    episodes = [episode(i, n, is_terminal=end) for i, (n, end) in enumerate(zip(lengths, terminal, strict=True))]
+    batch = sample(EndsSource(DeviceSource.from_episodes(episodes), 1.0), 40_000, 4, 0)
+    number, place = np.asarray(batch.frame[:, 0, 0, 0, 0]), np.asarray(batch.is_terminal).argmax(1)
+    assert batch.is_terminal.any(1).all()
+    for i, places in enumerate([(1, 2), (1, 2, 3), (0,), (), (1, 2, 3)]):
+        counts = np.bincount(place[number == i], minlength=4)
+        np.testing.assert_allclose(counts.sum() / 40_000, 0.25 * terminal[i], atol=0.01)
+        # An episode of three frames is shown from its first one by two of three draws.
+        law = {0: (0, 1 / 3, 2 / 3, 0), 2: (1, 0, 0, 0), 3: (0,) * 4}.get(i, [np.isin(p, places) / 3 for p in range(4)])
+        np.testing.assert_allclose(counts / max(1, counts.sum()), law, atol=0.015)
+    assert sample(EndsSource(DeviceSource.from_episodes(episodes), 1.0), 50, 1, 0).is_terminal.all()
+
+
+def test_ends_of_latents_are_those_of_frames_and_of_none_are_refused(source):
+    latent = np.arange(25, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
+    ends = sample(EndsSource(source, 0.5).with_latents(latent), 50, 4, 3)
+    assert leaves_equal(ends, sample(EndsSource(source.with_latents(latent), 0.5), 50, 4, 3))
+    with pytest.raises(InputError, match="none of the 1 episodes ended by termination.*train.dynamics.ends=0"):
+        EndsSource(DeviceSource.from_episodes([episode(1, 3)]), 0.5)
+
+
 def test_a_set_that_is_relevant_as_a_whole_trains_both():
     batch = sample(DeviceSource.from_episodes([episode(0, 3), episode(1, 4)]), 8, 2, 0)
     assert batch.relevant.all()
@@ -266,7 +301,7 @@ class TestStream:
         assert leaves_equal(DeviceSource.from_episodes(read_episodes(folder)), source)
 
     @pytest.mark.parametrize("length", [1, 4, 12])
-    @pytest.mark.parametrize("wrap", [lambda x: x, BalancedSource])
+    @pytest.mark.parametrize("wrap", [lambda x: x, BalancedSource, lambda x: EndsSource(x, 0.3)])
     def test_batches_are_those_of_the_device(self, source, streamed, wrap, length):
         plain, read = sample(wrap(source), 200, length, 3), wrap(streamed).sample(200, length, key=jr.key(3))
         assert leaves_equal(plain, read)

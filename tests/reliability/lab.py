@@ -150,8 +150,8 @@ def batches(path: Path, phase: str, first: int, last: int) -> list[str]:
     run = RunFolder(path)
     config, info = run.read_config(), data.read_info(run.data)
     source = DeviceSource.from_episodes(data.read_episodes(run.data, "train"))
-    draws = draws_from(build_phase(phase, config, info.spec), source, balanced=config.agent.balanced)
     settings, root = getattr(config.train, phase), stream(config.seed, phase)
+    draws = draws_from(build_phase(phase, config, info.spec), settings, source, balanced=config.agent.balanced)
 
     @eqx.filter_jit
     def draw(draws, step):

@@ -254,6 +254,7 @@ class OneNumber(AbstractPhase):
             "noise": jr.normal(key),
             "relevant": batch.relevant.mean(),
             "uniform": batch.uniform.mean(),
+            "ended": batch.is_terminal.any(1).mean(),
             "latent": jnp.zeros(()) if batch.latent is None else batch.latent.mean(),
         }
         return {"near": 3.0 * gain, "far": gain - 5.0}, told
@@ -360,6 +361,14 @@ def test_rows_are_balanced_only_where_there_is_a_choice(small, source, kind, som
         assert metrics["relevant"] == 0.5
     elif not some_irrelevant:
         assert metrics["relevant"] == 1.0
+
+
+def test_the_world_learns_from_as_many_ends_as_are_set(small, source):
+    plain, half, all_ = (
+        [m["ended"] for _, m in history(OfTheWorld(), small, source, config=CONFIG.model_copy(update={"ends": share}))]
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert min(plain) < 0.5 <= min(half) and min(all_) == 1.0
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5])

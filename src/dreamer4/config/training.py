@@ -62,6 +62,12 @@ class PhaseConfig(Branch):
         "rate falls; 0: it takes all its steps",
     )
     look_every: int = Field(default=250, gt=0, description="steps between two looks")
+    ends: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="dynamics: share of the clips that hold the last frame of an episode that terminated (ours)",
+    )
     warm_heads: float = Field(
         default=0.0, ge=0, le=1, description="agent: share of the run in which the heads do not train the transformer"
     )
@@ -132,8 +138,12 @@ class TrainConfig(Branch):
 
     @model_validator(mode="after")
     def _own_phase(self):
-        for key, owner, what in (("warm_heads", "agent", "heads"), ("warm_value", "imagination", "a value")):
+        for key, owner, what in (
+            ("ends", "dynamics", "draws ends of its own"),
+            ("warm_heads", "agent", "has heads to warm up"),
+            ("warm_value", "imagination", "has a value to warm up"),
+        ):
             for name in ("tokenizer", "dynamics", "agent", "imagination"):
-                if name != owner and (warm := getattr(getattr(self, name), key)):
-                    raise ValueError(f"{name}.{key} is {warm}, but only the {owner} phase has {what} to warm up")
+                if name != owner and (given := getattr(getattr(self, name), key)):
+                    raise ValueError(f"{name}.{key} is {given}, but only the {owner} phase {what}")
         return self

@@ -55,5 +55,6 @@ from dreamer4.data.source import AbstractDataSource as AbstractDataSource
 from dreamer4.data.source import AbstractEpisodeSource as AbstractEpisodeSource
 from dreamer4.data.source import BalancedSource as BalancedSource
 from dreamer4.data.source import DeviceSource as DeviceSource
+from dreamer4.data.source import EndsSource as EndsSource
 from dreamer4.data.source import StreamSource as StreamSource
 from dreamer4.data.source import feed as feed

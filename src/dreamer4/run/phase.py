@@ -223,7 +223,7 @@ class Work:
     def _batch(self, phase: AbstractPhase, settings: PhaseConfig, step: int) -> list[list[dict[str, int]]]:
         """Returns the episode of the data set and the first frame in it of each row of a batch, per training seed."""
         source, numbers = (
-            draws_from(phase, self.source, balanced=self.config.agent.balanced),
+            draws_from(phase, settings, self.source, balanced=self.config.agent.balanced),
             self.info.indices("train"),
         )
         batches = []

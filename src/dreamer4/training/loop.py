@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dreamer4.config import Config, PhaseConfig
-from dreamer4.data import AbstractDataSource, AbstractEpisodeSource, BalancedSource, DeviceSource, feed
+from dreamer4.data import AbstractDataSource, AbstractEpisodeSource, BalancedSource, DeviceSource, EndsSource, feed
 from dreamer4.dreamer import PHASES, Dreamer
 from dreamer4.errors import DivergenceError, InputError
 from dreamer4.precision import in_32_bits
@@ -201,7 +201,7 @@ def train(
     Raises:
         DivergenceError: if as many steps in a row were left out as `guard.abort_after` says.
     """
-    data = draws_from(phase, source, balanced=balanced)
+    data = draws_from(phase, config, source, balanced=balanced)
     keys = [stream(seed + i, phase.name) for i in range(seeds)]
     key = keys[0] if seeds == 1 else jnp.stack(keys)
     late: Float[Array, "*seeds"] | None = None
@@ -258,12 +258,18 @@ def _batches(
 
 
 def draws_from(
-    phase: AbstractPhase, source: AbstractEpisodeSource, *, balanced: bool
-) -> AbstractEpisodeSource | BalancedSource:
+    phase: AbstractPhase, config: PhaseConfig, source: AbstractEpisodeSource, *, balanced: bool
+) -> AbstractDataSource:
     """Returns what a phase draws its batches from: the data set, or a balance of it where there is a choice.
 
-    Tokenizer and dynamics learn from all of the data alike; rows chosen for cloning would be of no use to them.
+    Tokenizer and dynamics learn from all of the data alike, ends oftener if so set; rows chosen for cloning would be of
+    no use to them.
+
+    Raises:
+        InputError: if ends are wanted of data in which no episode terminated.
     """
+    if config.ends:
+        return EndsSource(source, config.ends)
     choice = phase.name not in ("tokenizer", "dynamics") and balanced and not bool(np.all(np.asarray(source.relevant)))
     return BalancedSource(source) if choice else source
 

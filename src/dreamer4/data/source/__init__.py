@@ -11,5 +11,6 @@ from dreamer4.data.source.base import AbstractEpisodeSource as AbstractEpisodeSo
 from dreamer4.data.source.base import BalancedSource as BalancedSource
 from dreamer4.data.source.base import Rows as Rows
 from dreamer4.data.source.device import DeviceSource as DeviceSource
+from dreamer4.data.source.ends import EndsSource as EndsSource
 from dreamer4.data.source.stream import StreamSource as StreamSource
 from dreamer4.data.source.stream import feed as feed

@@ -94,6 +94,7 @@ class AbstractEpisodeSource(AbstractDataSource):
     """
 
     length: eqx.AbstractVar[Int[Array, " E"]]
+    is_terminal: eqx.AbstractVar[Bool[Array, " E"]]
     task: eqx.AbstractVar[Int[Array, " E"]]
     relevant: eqx.AbstractVar[Bool[Array, " E"]]
     share: eqx.AbstractVar[Float[Array, " tasks"] | None]
