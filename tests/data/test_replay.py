@@ -1,5 +1,6 @@
 """Episodes played again: the places found are those the episodes went through."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -60,6 +61,18 @@ def test_keys_survive_the_disk_and_their_absence_does_too(episodes, tmp_path):
 def test_an_episode_without_keys_is_refused(episodes):
     with pytest.raises(InputError, match="Episode 1 does not tell"):
         replay(ENV, [episodes[0], dataclasses.replace(episodes[1], key=None)])
+
+
+@pytest.mark.parametrize(
+    ("levels", "paid", "passes"), [(1, 0, True), (2, 0, True), (3, 0, False), (0, 3e-7, True), (0, 1e-3, False)]
+)
+def test_rounding_is_no_other_world(episodes, levels, paid, passes):
+    frame, reward = episodes[0].frame.copy(), episodes[0].reward.copy()
+    frame[70, 0, 0, 0] += levels  # 0 before: what comes out is less, and must not wrap around
+    reward[70] += paid
+    other = [dataclasses.replace(episodes[0], frame=frame, reward=reward)]
+    with contextlib.nullcontext() if passes else pytest.raises(InputError, match="frame 70 or its reward differs"):
+        replay(ENV, other)
 
 
 def test_another_world_is_found_out(episodes):
