@@ -1,5 +1,9 @@
 """Continuous control: physics against NumPy in float64, pictures against their formula, rewards at known places."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -7,6 +11,7 @@ import numpy as np
 import pytest
 
 from dreamer4.config import EnvConfig
+from dreamer4.data import collect, random_policy, replay
 from dreamer4.envs import CartPoleSwingup, PendulumSwingup, PointGoal, Reacher, make
 from dreamer4.envs.control import segment, tolerance
 from dreamer4.errors import InputError
@@ -104,6 +109,32 @@ def test_pictures_show_where_everything_is(task):
     assert jacobian.sum() == jacobian[positions].sum()
     rewards = jax.vmap(lambda key: env.reward(env.start(key), jnp.zeros(env.dims)))(jr.split(jr.key(1), 50))
     assert 0 <= float(rewards.min()) < float(rewards.max()) <= 1
+
+
+AGAIN = """
+import importlib
+import jax.random as jr
+from dreamer4.data import collect, random_policy, replay
+from dreamer4.envs import CartPoleSwingup
+module = importlib.import_module("dreamer4.data.replay")
+module._LEVELS = module._REWARD = 0
+env = CartPoleSwingup()
+replay(env, collect(env, random_policy(env.spec), episodes=40, num_envs=16, key=jr.key(3)))
+"""
+
+
+def test_a_pole_swung_again_goes_the_same_way_bit_by_bit():
+    """It doubles any error several times over. Asked of a process that compiles as for users, not as for tests."""
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN], env=os.environ | {"XLA_FLAGS": ""}, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("task", [PendulumSwingup, PointGoal, Reacher])
+def test_episodes_of_the_others_can_be_played_again_up_to_rounding(task):
+    env = task()
+    replay(env, collect(env, random_policy(env.spec), episodes=100, num_envs=16, key=jr.key(3)))
 
 
 def test_sizes_are_checked():

@@ -22,8 +22,8 @@ from dreamer4.types import Action
 
 
 EPISODES_AT_ONCE, FRAMES_AT_ONCE = 128, 64  # played side by side, and in one call
-# Physics rounds otherwise in another program: CartPoleSwingup's rewards came out within 3e-7, pixels within one level,
-# in forty episodes of 125 steps. Another world, or another state, is further off.
+# Physics rounds otherwise in another program or on another processor: of CartPoleSwingup rewards came out within 3e-7,
+# pixels within one level in forty episodes of 125 steps. Another world, or another state, is further off.
 _LEVELS, _REWARD = 2, 1e-5
 
 
