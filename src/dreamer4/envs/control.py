@@ -230,7 +230,7 @@ class CartPoleSwingup(AbstractControl):
             return jnp.stack([jnp.clip(place, -1.8, 1.8), angle, speed, turning])
 
         # A loop is compiled by itself, so that its rounding does not depend on the program around it: what is played
-        # again from the same keys and actions is the same, although an upright pole doubles any error ten times over.
+        # again from the same keys and actions is the same, although a pole doubles any error twenty times over.
         place, angle, speed, turning = jax.lax.fori_loop(0, 4, substep, body)
         return jnp.stack([place, jnp.mod(angle + jnp.pi, 2 * jnp.pi) - jnp.pi, speed, turning])
 
