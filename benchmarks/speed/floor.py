@@ -31,7 +31,7 @@ from dreamer4.dynamics import ShortcutDynamics
 from dreamer4.dynamics.shortcut import TransformerNetwork
 from dreamer4.nn import Transformer
 from dreamer4.tokenizer import CausalTokenizer
-from dreamer4.training.flops import decoder_flops, matrix_parameters
+from dreamer4.training.flops import matrix_parameters
 
 
 # Dense bfloat16 products by data sheet, operations a second. Never the figure with 2:4 sparsity, which is twice that.
@@ -102,7 +102,7 @@ def frame_parts(dreamer: Dreamer, rows: int, num_steps: int, *, decode: bool) ->
     seen = tokenizer.decoder.context_length + 1
     held = size(eqx.filter_eval_shape(tokenizer.init_decoder)) + int(np.prod(tokenizer.frame_shape))
     weights = _weights((tokenizer.decoder, tokenizer.unbottleneck, tokenizer.patch_out), tokenizer.decoder)
-    return draw, commit, Part(rows * decoder_flops(tokenizer, frames=seen), weights + rows * held)
+    return draw, commit, Part(rows * tokenizer.decoder_flops(frames=seen), weights + rows * held)
 
 
 def training_part(operations: float, trained: int, optimizer: int, itemsize: int) -> Part:

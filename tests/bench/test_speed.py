@@ -22,7 +22,7 @@ from dreamer4.dreamer import Dreamer
 from dreamer4.errors import InputError
 from dreamer4.run.sizes import data_spec
 from dreamer4.training import init_dreamer
-from dreamer4.training.flops import decoder_flops, parameters, step_flops
+from dreamer4.training.flops import parameters, step_flops
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ class TestFloor:
         assert draw.bytes == commit.bytes == pytest.approx(4 * (blocks + outside) + rows * cache, rel=0.02)
         assert draw.operations == rows * dreamer.dynamics.network.flops(frames=9, agent=False)
         assert commit.operations == rows * dreamer.dynamics.network.flops(frames=9, agent=True)
-        assert decode.operations == rows * decoder_flops(dreamer.tokenizer, frames=9)
+        assert decode.operations == rows * dreamer.tokenizer.decoder_flops(frames=9)
         assert frame_parts(dreamer, rows, 2, decode=False) == (draw, commit)
 
     def test_a_training_step_moves_weights_averages_gradient_and_moments(self):

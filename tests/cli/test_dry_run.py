@@ -42,6 +42,14 @@ def test_a_dry_run_refuses_what_training_would():
             run.dry_run(load("tiny", overrides=[override]))
 
 
+def test_a_tokenizer_of_patches_needs_as_many_latents(capsys):
+    patches = ["tokenizer.kind=patchwise", "tokenizer.num_spatial=2"]
+    with pytest.raises(InputError, match=r"num_latents: got 4, .* Set it to 2\."):
+        run.dry_run(load("tiny", overrides=[*patches, "tokenizer.num_latents=4"]))
+    run.dry_run(load("tiny", overrides=[*patches, "tokenizer.num_latents=2"]))
+    assert "imagination" in capsys.readouterr().out
+
+
 # The full size has a test of its own.
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"paper"}))
 def test_every_preset_fits_its_environment_and_its_own_sizes(preset, capsys):

@@ -15,13 +15,7 @@ from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics.shortcut import Levels, NoisyFrames
 from dreamer4.run.sizes import data_spec
 from dreamer4.training import build_phase
-from dreamer4.training.flops import (
-    decoder_flops,
-    encoder_flops,
-    matrix_parameters,
-    parameters,
-    step_flops,
-)
+from dreamer4.training.flops import matrix_parameters, parameters, step_flops
 from dreamer4.types import Action, ActionSpec, DataSpec, Trajectory
 
 
@@ -98,12 +92,14 @@ def whole(*shape):
     return jnp.asarray(np.zeros(shape, np.int32))
 
 
-def test_encoding_and_decoding_a_frame():
-    dreamer = shapes(configure())
-    tokenizer, frames = dreamer.tokenizer, CLIP["length"]
+@pytest.mark.parametrize(
+    "settings", [[], ["tokenizer.kind=patchwise", "tokenizer.num_latents=16", "tokenizer.latent_dim=2"]]
+)
+def test_encoding_and_decoding_a_frame(settings):
+    tokenizer, frames = shapes(override(configure(), settings)).tokenizer, CLIP["length"]
     video, latent = real(frames, *SPEC.frame_shape), real(frames, 4, 8)
-    assert traced(lambda t, x: t.encode(x), tokenizer, video) == frames * encoder_flops(tokenizer, frames=frames)
-    assert traced(lambda t, x: t.decode(x), tokenizer, latent) == frames * decoder_flops(tokenizer, frames=frames)
+    assert traced(lambda t, x: t.encode(x), tokenizer, video) == frames * tokenizer.encoder_flops(frames=frames)
+    assert traced(lambda t, x: t.decode(x), tokenizer, latent) == frames * tokenizer.decoder_flops(frames=frames)
 
 
 @pytest.mark.parametrize("agent", [False, True])
@@ -203,9 +199,9 @@ def test_xla_counts_encoding_decoding_and_passes_alike(wide):
     _, dreamer = wide
     tokenizer, dynamics, frames = dreamer.tokenizer, dreamer.dynamics.network, CLIP["length"]
     counted = compiled_count(lambda t, x: t.encode(x), tokenizer, real(frames, *SPEC.frame_shape))
-    assert 1.0 < counted / (frames * encoder_flops(tokenizer, frames=frames)) < 1.2
+    assert 1.0 < counted / (frames * tokenizer.encoder_flops(frames=frames)) < 1.2
     counted = compiled_count(lambda t, z: t.decode(z), tokenizer, real(frames, 4, 8))
-    assert 1.0 < counted / (frames * decoder_flops(tokenizer, frames=frames)) < 1.2
+    assert 1.0 < counted / (frames * tokenizer.decoder_flops(frames=frames)) < 1.2
 
     clip = Action(whole(frames, 1), real(frames, 0))
 

@@ -30,10 +30,21 @@ from dreamer4.config.training import TrainConfig
 from dreamer4.errors import InputError, nearest
 
 
-class TokenizerConfig(Branch):
-    """The causal tokenizer (paper, section 3.1)."""
+class PatchwiseConfig(Branch):
+    """The network that codes one patch, and the one that draws it (not in the paper)."""
 
-    kind: str = Field(default="causal", description="registered tokenizer")
+    width: int = Field(default=128, gt=0, description="features")
+    layers: int = Field(default=2, ge=0)
+
+
+class TokenizerConfig(Branch):
+    """The causal tokenizer (paper, section 3.1), or one that codes each patch by itself."""
+
+    kind: str = Field(
+        default="causal",
+        description="registered tokenizer: causal; patchwise, each patch by itself, as many latents as patches",
+    )
+    patchwise: PatchwiseConfig = PatchwiseConfig()
     patch: tuple[PositiveInt, PositiveInt] = Field(default=(5, 5), description="height and width of a patch, pixels")
     num_latents: int = Field(default=4, gt=0, description="Nb, latent tokens of a frame")
     latent_dim: int = Field(default=8, gt=0, description="Db, channels of a latent token")

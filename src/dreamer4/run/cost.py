@@ -11,9 +11,7 @@ import numpy as np
 from dreamer4.config import Config
 from dreamer4.data import AbstractReader, open_reader
 from dreamer4.dreamer import PHASES, Dreamer
-from dreamer4.errors import InputError
-from dreamer4.tokenizer import CausalTokenizer
-from dreamer4.training.flops import encoder_flops, step_flops
+from dreamer4.training.flops import step_flops
 from dreamer4.types import DataSpec
 
 
@@ -81,10 +79,8 @@ def stages(config: Config, spec: DataSpec, rates: Rates, frames: float, tflops: 
     """
     dreamer = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))
     tokenizer = dreamer.tokenizer
-    if not isinstance(tokenizer, CausalTokenizer):
-        raise InputError("data plan counts the operations of this library's own tokenizer only.")
-    flops = encoder_flops(tokenizer, frames=config.train.dynamics.length)
-    latent = 2 * tokenizer.num_latents * tokenizer.latent_dim * frames  # float16
+    flops = tokenizer.encoder_flops(frames=config.train.dynamics.length)
+    latent = 2 * tokenizer.num_spatial * tokenizer.spatial_dim * frames  # float16
     training = [
         Stage(f"train {name}", f"{step_flops(name, dreamer, config) / 1e12:,.3g} TFLOP a step", hours, "device")
         for name in PHASES

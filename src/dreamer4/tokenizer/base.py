@@ -95,3 +95,11 @@ class AbstractTokenizer(eqx.Module):
     @abstractmethod
     def decode_step(self, latent: Float[Array, "Nz Dz"], stream: Stream) -> tuple[Float[Array, "H W C"], Stream]:
         """Decodes the next frame; over a clip this equals `decode`."""
+
+    @abstractmethod
+    def encoder_flops(self, *, frames: int) -> int:
+        """Counts the operations that encode one frame; `frames` as for `nn.flops.transformer_flops`."""
+
+    @abstractmethod
+    def decoder_flops(self, *, frames: int) -> int:
+        """Counts the operations that decode one frame; `frames` as for `nn.flops.transformer_flops`."""

@@ -6,39 +6,13 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dreamer4.config import TokenizerConfig
-from dreamer4.errors import InputError
 from dreamer4.nn import Linear, Stream, TokenGroup, TokenLayout, Transformer
 from dreamer4.nn import transformer as transformers
+from dreamer4.nn.flops import transformer_flops
 from dreamer4.nn.layers import initial_tokens
 from dreamer4.tokenizer.base import AbstractTokenizer, LatentStats
+from dreamer4.tokenizer.patches import count_patches, patchify, unpatchify
 from dreamer4.types import DataSpec
-
-
-def patch_grid(frame_shape: tuple[int, int, int], patch: tuple[int, int]) -> tuple[int, int]:
-    """Returns how many patches high and wide a frame is, the last ones perhaps reaching beyond it."""
-    return -(-frame_shape[0] // patch[0]), -(-frame_shape[1] // patch[1])
-
-
-def patchify(video: Float[Array, "T H W C"], patch: tuple[int, int]) -> Float[Array, "T P Dp"]:
-    """Cuts frames into patches, row by row; below and to the right, a frame's edge is repeated up to whole patches."""
-    frames, height, width, channels = video.shape
-    rows, columns = patch_grid((height, width, channels), patch)
-    spare = rows * patch[0] - height, columns * patch[1] - width
-    if any(spare):
-        video = jnp.pad(video, ((0, 0), (0, spare[0]), (0, spare[1]), (0, 0)), mode="edge")
-    grid = video.reshape(frames, rows, patch[0], columns, patch[1], channels)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(frames, rows * columns, -1)  # (T r ph c pw C) -> (T r c ph pw C)
-
-
-def unpatchify(
-    patches: Float[Array, "T P Dp"], patch: tuple[int, int], frame_shape: tuple[int, int, int]
-) -> Float[Array, "T H W C"]:
-    """Inverts `patchify`; what lies beyond the frame is cut off, so no loss asks for it."""
-    height, width, channels = frame_shape
-    rows, columns = patch_grid(frame_shape, patch)
-    grid = patches.reshape(-1, rows, columns, patch[0], patch[1], channels)
-    whole = grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, rows * patch[0], columns * patch[1], channels)
-    return whole[:, :height, :width]
 
 
 def encoder_layout(num_patches: int, num_latents: int, time_tokens: str) -> TokenLayout:
@@ -188,17 +162,21 @@ class CausalTokenizer(AbstractTokenizer):
         stream = Stream(stream.cache.write(entry, stream.position), stream.position + 1)
         return self._read_frames(tokens[None])[0], stream
 
+    def encoder_flops(self, *, frames: int) -> int:
+        patches = self.encoder.layout.slots("patch").stop
+        ends = patches * self.patch_in.weight.size + self.num_latents * self.bottleneck.weight.size
+        return transformer_flops(self.encoder, frames=frames) + 2 * ends
+
+    def decoder_flops(self, *, frames: int) -> int:
+        queries = self.decoder.layout.slots("query")
+        ends = self.num_latents * self.unbottleneck.weight.size
+        ends += (queries.stop - queries.start) * self.patch_out.weight.size
+        return transformer_flops(self.decoder, frames=frames) + 2 * ends
+
 
 def build_causal(config: TokenizerConfig, spec: DataSpec, *, key: PRNGKeyArray) -> CausalTokenizer:
     """Builds the tokenizer that a configuration describes, for the frames of `spec`."""
-    height, width, _ = spec.frame_shape
-    if height < config.patch[0] or width < config.patch[1]:
-        raise InputError(
-            f"tokenizer.patch: got {config.patch[0]} x {config.patch[1]}, larger than frames of {height} x {width}. "
-            "Choose a patch that lies within the frame; it need not divide it."
-        )
-    rows, columns = patch_grid(spec.frame_shape, config.patch)
-    num_patches = rows * columns
+    num_patches = count_patches(spec.frame_shape, config.patch)
     key_encoder, key_decoder, key_rest = jr.split(key, 3)
     layout_in = encoder_layout(num_patches, config.num_latents, config.time_tokens)
     layout_out = decoder_layout(num_patches, config.num_latents, config.time_tokens)

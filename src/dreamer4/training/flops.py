@@ -5,22 +5,6 @@ from dreamer4.dreamer import Dreamer
 from dreamer4.nn.flops import matrix_parameters as matrix_parameters
 from dreamer4.nn.flops import parameters as parameters
 from dreamer4.nn.flops import transformer_flops as transformer_flops
-from dreamer4.tokenizer import CausalTokenizer
-
-
-def encoder_flops(tokenizer: CausalTokenizer, *, frames: int) -> int:
-    """Returns the operations that encode one frame; `frames` as for `transformer_flops`."""
-    patches = tokenizer.encoder.layout.slots("patch")
-    ends = patches.stop * tokenizer.patch_in.weight.size + tokenizer.num_latents * tokenizer.bottleneck.weight.size
-    return transformer_flops(tokenizer.encoder, frames=frames) + 2 * ends
-
-
-def decoder_flops(tokenizer: CausalTokenizer, *, frames: int) -> int:
-    """Returns the operations that decode one frame; `frames` as for `transformer_flops`."""
-    queries = tokenizer.decoder.layout.slots("query")
-    latents, patches = tokenizer.num_latents, queries.stop - queries.start
-    ends = latents * tokenizer.unbottleneck.weight.size + patches * tokenizer.patch_out.weight.size
-    return transformer_flops(tokenizer.decoder, frames=frames) + 2 * ends
 
 
 def step_flops(phase: str, dreamer: Dreamer, config: Config) -> int:
@@ -28,15 +12,14 @@ def step_flops(phase: str, dreamer: Dreamer, config: Config) -> int:
 
     Args:
         phase: name of the phase.
-        dreamer: the agent, or its shapes, with the tokenizer of this library.
+        dreamer: the agent, or its shapes.
         config: its configuration; one training seed is counted.
     """
     settings = getattr(config.train, phase)
     rows, length = settings.batch_size, settings.length
     tokenizer = dreamer.tokenizer
-    assert isinstance(tokenizer, CausalTokenizer)
     if phase == "tokenizer":
-        return 3 * rows * length * (encoder_flops(tokenizer, frames=length) + decoder_flops(tokenizer, frames=length))
+        return 3 * rows * length * (tokenizer.encoder_flops(frames=length) + tokenizer.decoder_flops(frames=length))
     agent = phase == "agent"
     world = dreamer.dynamics.flops(rows=rows, length=length, with_readout=agent)
     if phase == "imagination":
