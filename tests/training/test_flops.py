@@ -225,6 +225,19 @@ def transformer_parameters(config, slots) -> int:
     return config.depth * layer + slots * width + width
 
 
+def causal_parameters(tok, pixels, slots):
+    ends = (pixels + 1) * tok.encoder.width + (tok.encoder.width + 1) * tok.latent_dim + tok.encoder.width  # mask token
+    ends += (tok.latent_dim + 1) * tok.decoder.width + (tok.decoder.width + 1) * pixels
+    return transformer_parameters(tok.encoder, slots) + transformer_parameters(tok.decoder, slots) + ends
+
+
+def patchwise_parameters(tok, pixels, _):
+    width = tok.patchwise.width
+    layers = tok.patchwise.layers * (width + 3 * width * 2 * width) + width  # the last norm behind them
+    ends = [(pixels, tok.latent_dim), (tok.latent_dim, pixels)]
+    return 2 * layers + sum((a + 1) * width + (width + 1) * b for a, b in ends)
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_parameters_of_every_preset(preset):
     if preset in EXTRA:
@@ -234,11 +247,9 @@ def test_parameters_of_every_preset(preset):
     dreamer = eqx.filter_eval_shape(Dreamer.build, config, spec, key=jr.key(0))
     (height, channels), tok, dyn = (spec.frame_shape[0], spec.frame_shape[2]), config.tokenizer, config.dynamics
     pixels = tok.patch[0] * tok.patch[1] * channels
+    expected = {"causal": causal_parameters, "patchwise": patchwise_parameters}[tok.kind]
     slots = height * spec.frame_shape[1] // (tok.patch[0] * tok.patch[1]) + tok.num_latents
-    ends = (pixels + 1) * tok.encoder.width + (tok.encoder.width + 1) * tok.latent_dim + tok.encoder.width  # mask token
-    ends += (tok.latent_dim + 1) * tok.decoder.width + (tok.decoder.width + 1) * pixels
-    both = transformer_parameters(tok.encoder, slots) + transformer_parameters(tok.decoder, slots)
-    assert parameters(dreamer.tokenizer) - parameters(dreamer.tokenizer.stats) == both + ends
+    assert parameters(dreamer.tokenizer) - parameters(dreamer.tokenizer.stats) == expected(tok, pixels, slots)
 
     width, k_max, dim = dyn.transformer.width, dyn.shortcut.k_max, tok.spatial_dim
     slots = 2 + tok.num_spatial + dyn.num_registers + dyn.num_agent_tokens
