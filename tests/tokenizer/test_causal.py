@@ -206,6 +206,7 @@ def test_only_latents_pass_through_time_in_the_smaller_variant(time_tokens):
         rest = np.delete(flags, np.r_[layout.slots("latent")])
         assert (rest.all() if time_tokens == "all" else not rest.any()) and len(rest)
         assert start().cache.key.shape[1] == flags.sum()
+    assert build(time_tokens="latents").init_decoder().cache.key.shape[1] == 4
 
 
 # ---- masking

@@ -38,7 +38,7 @@ class PatchwiseConfig(Branch):
 
 
 class TokenizerConfig(Branch):
-    """The causal tokenizer (paper, section 3.1), or one that codes each patch by itself."""
+    """The causal tokenizer (paper, section 3.1), made of `encoder` and `decoder`, or that of single patches."""
 
     kind: str = Field(
         default="causal",
@@ -54,12 +54,12 @@ class TokenizerConfig(Branch):
     encoder: TransformerConfig = TransformerConfig()
     decoder: TransformerConfig = TransformerConfig()
     mask_max: float = Field(
-        default=0.9, ge=0, lt=1, description="upper end of the mask rate of an image, drawn from U(0, .)"
+        default=0.9, ge=0, lt=1, description="causal: upper end of the mask rate of an image, drawn from U(0, .)"
     )
     pixel_zero: float = Field(
         default=0.5, ge=0, le=1, description="pixel value that enters the network as zero; 0 suits a black background"
     )
-    time_tokens: Literal["all", "latents"] = Field(default="all", description="which tokens attend through time")
+    time_tokens: Literal["all", "latents"] = Field(default="all", description="causal: which attend through time")
     perceptual: Literal["none", "random_features", "lpips", "lpips_vgg"] = Field(
         default="none", description="perceptual term of eq 5; lpips is of AlexNet, and needs the extra fvd"
     )

@@ -5,9 +5,9 @@ tanh, standardised to unit variance, computed from this frame and earlier ones o
 adversary: the tokens become smooth because the encoder must rebuild frames of which it saw as little as a tenth.
 
 `AbstractTokenizer` is the contract; `CausalTokenizer` the paper's answer, and `PatchwiseTokenizer` another for worlds
-that are drawn from tiles. Everything has two forms that agree, whole
-clips for training and one frame at a time for acting. `LatentStats` travels with the tokenizer, since a world model
-trained at one latent scale is worthless at another.
+that are drawn from tiles. Everything has two forms that agree, whole clips for training and one frame at a time for
+acting. `LatentStats` travels with the tokenizer, since a world model trained at one latent scale is worthless at
+another.
 
 A tokenizer of your own goes into `TOKENIZERS`, as a builder `(config, spec, *, key) -> AbstractTokenizer`, or straight
 into `Dreamer`.
