@@ -17,6 +17,7 @@ from dreamer4.config import ShortcutConfig, load
 from dreamer4.dreamer import Dreamer
 from dreamer4.dynamics.shortcut import (
     Levels,
+    NoiseGrid,
     NoisyFrames,
     ShortcutDynamics,
     TransformerNetwork,
@@ -119,12 +120,12 @@ def main():
         transformer(dynamics_layout(num_spatial=4, num_registers=1, num_agent_tokens=1), key_transformer),
         spatial_dim=8,
         spec=SPEC,
-        k_max=16,
+        grid=NoiseGrid(16),
         key=key_rest,
     )
     grid = network.grid
     tau_index = jnp.array([15, 15, 15, 15, 15, 15, 15, 0])  # seven frames nearly clean, the last one pure noise
-    noisy = corrupt(latent, jr.normal(key_live, latent.shape), grid.tau(tau_index))
+    noisy = corrupt(latent, grid.noise(latent.shape, key=key_live), grid.tau(tau_index))
     action, known = Action(jnp.ones((FRAMES, 1), jnp.int32), jnp.zeros((FRAMES, 0))), jnp.ones(FRAMES, bool)
     levels = Levels(tau_index, step_index=jnp.full(FRAMES, grid.finest))
     z_hat, h = eqx.filter_jit(network)(NoisyFrames(noisy, levels, action, known), jnp.array(0))

@@ -179,6 +179,15 @@ def test_a_head_of_velocities_means_the_latents_they_lead_to(clip, whole):
     np.testing.assert_allclose(run(velocity, clip, TASK)[0], expected, atol=1e-5)
 
 
+def test_a_mixture_with_more_noise_is_brought_to_unit_scale(clip, whole):
+    tau = np.asarray(clip.levels.tau_index)[:, None, None] / K_MAX
+    louder = built(shortcut=SETTINGS["shortcut"] | {"noise_scale": 4.0})
+    assert louder.grid.noise_scale == 4.0
+    np.testing.assert_allclose(
+        run(louder, clip.at(clip.z * ((1 - tau) * 4 + tau), clip.levels), TASK)[0], whole[0], atol=1e-5
+    )
+
+
 # ---- the one-way agent
 
 

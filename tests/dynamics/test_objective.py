@@ -114,6 +114,14 @@ def test_the_loss_space_weighs_each_signal_and_leaves_the_metrics(ladder, batch)
     assert abs(value / 4.0 / np.mean((1 - np.arange(8) / 8) ** -2.0) - 1) < 0.03
 
 
+def test_the_noise_of_the_past_has_the_scale_of_the_grid(batch):
+    louder = Ladder(jnp.array(2.0), NoiseGrid(8, 8.0))
+    settings = forcing(mode="drafts", image_fraction=0.0, ramp_floor=1.0, noise_scale=8.0)
+    assert settings.grid == louder.grid
+    value, _, _ = loss(louder, settings, batch, jnp.array(1.0))
+    assert value > 1000.0  # an eighth of it is unit noise, which the ladder does not take for that of the context
+
+
 def test_split_mode_gives_teachers_their_share_of_rows(ladder, batch):
     value, metrics, _ = loss(
         ladder, forcing(mode="split", bootstrap_fraction=0.4, bootstrap_start=0.0), batch, jnp.array(1.0)

@@ -162,6 +162,29 @@ def test_a_traced_number_of_steps_draws_the_same_and_sees_the_estimate_of_the_mi
     assert distance((halfway, static), (seen[middle], seen[middle])) < 1e-5
 
 
+class Choice(Recorder):
+    """Predicts what a world of two frames is expected to be, by Bayes."""
+
+    def step(self, frame, task, stream):
+        return self.predict(frame.z, frame.levels.tau_index / self.grid.k_max), None, Entry(*jnp.zeros((2, 1, 1, 2)))
+
+
+@pytest.mark.parametrize(("noise_scale", "steps", "share"), [(1.0, 4, 0.018), (4.0, 4, 0.056), (4.0, 16, 0.081)])
+def test_more_noise_lets_large_steps_draw_the_rarer_of_two_frames(noise_scale, steps, share):
+    # The rarer one has a chance of 9 % and differs by sqrt(128) over all numbers. The model is exact, so what is
+    # missing of it is the size of the steps; the shares are of 200,000 draws by the same steps, in one dimension.
+    apart = jnp.full((NZ, DZ), jnp.sqrt(128 / (NZ * DZ)))
+
+    def expected(z, tau):
+        odds = jnp.log(0.09 / 0.91) + jnp.sum((z - tau * apart / 2) * apart) * tau / ((1 - tau) * noise_scale) ** 2
+        return apart * jax.nn.sigmoid(odds)
+
+    network = Choice(expected, [], NoiseGrid(16, noise_scale))
+    drawn = jax.vmap(lambda k: denoise(network, ACTION, jnp.array(True), network.init_cache(), steps, key=k)[0])
+    rarer = jnp.sum(drawn(jr.split(jr.key(0), 2000)) * apart, (-2, -1)) > 128 / 2
+    assert abs(rarer.mean() - share) < 0.015
+
+
 @pytest.mark.parametrize(("signal", "index"), [(1.0, 7), (0.9, 7), (0.75, 6), (0.3, 2)])
 def test_a_committed_frame_is_as_noisy_as_its_label_says(signal, index):
     dynamics = record()

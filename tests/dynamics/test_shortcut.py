@@ -53,6 +53,19 @@ def test_the_grid():
     assert GRID.snap(0.9) == 7
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 4.0])
+def test_noise_of_another_scale(scale):
+    grid = NoiseGrid(64, scale)
+    noise = np.asarray(grid.noise((100, 200), key=jr.key(0)))
+    assert abs(noise.std() - scale) < 0.02 * scale
+    tau = np.arange(65) / 64
+    np.testing.assert_allclose(grid.level(jnp.arange(65)), (1 - tau) * scale + tau, rtol=1e-6)
+    signal = tau[:64] / ((1 - tau[:64]) * scale + tau[:64])
+    for asked in (0.0, 0.3, 0.9, 1.0):
+        closest = np.abs(signal - asked).min()
+        assert abs(signal[grid.snap(asked)] - asked) <= max(closest, 1e-9) + np.diff(signal).max() / 2
+
+
 @pytest.mark.parametrize(
     ("draw", "coarsest", "finest"), [(paper_levels, 0, 3), (bootstrap_levels, 0, 2), (flow_levels, 3, 3)]
 )
@@ -89,14 +102,15 @@ def test_signal_one_is_clean_and_signal_zero_is_noise():
     assert distance(mixed, np.stack([noise[0], z[1], 0.75 * noise[2] + 0.25 * z[2]])) < 1e-6
 
 
+@pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-def test_the_past_is_labelled_with_the_noise_that_is_in_it(batch):
+def test_the_past_is_labelled_with_the_noise_that_is_in_it(batch, scale):
     z, known = 10 * jr.normal(jr.key(0), (*batch, 40, 50)), jr.bernoulli(jr.key(1), 0.5, batch)
     action = Action(jr.randint(jr.key(2), (*batch, 1), 0, 3), jnp.zeros((*batch, 0)))
-    past = as_past(GRID, 5, z, action, known, key=jr.key(3))
+    past = as_past(NoiseGrid(8, scale), 5, z, action, known, key=jr.key(3))
     assert (past.levels.tau_index == 5).all() and (past.levels.step_index == GRID.finest).all()
     assert past.levels.tau_index.shape == past.levels.step_index.shape == batch
-    noise = (np.asarray(past.z) - 5 / 8 * np.asarray(z)) / (3 / 8)
+    noise = (np.asarray(past.z) - 5 / 8 * np.asarray(z)) / (3 / 8) / scale
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.05
     assert abs(np.corrcoef(noise.ravel(), np.asarray(z).ravel())[0, 1]) < 0.1
     assert equal(past.action, action) and equal(past.action_mask, known)

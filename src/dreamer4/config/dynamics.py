@@ -55,6 +55,9 @@ class ShortcutConfig(Branch):
     k_max: int = Field(
         default=64, ge=2, description="finest number of sampling steps, a power of two; the paper gives none"
     )
+    noise_scale: float = Field(
+        default=1.0, gt=0, description="standard deviation of the noise, with latents of unit scale; the paper has 1"
+    )
     mode: Literal["paper", "split", "drafts"] = Field(
         default="split",
         description="eq 4 literally; a fixed share of bootstrap rows; or that, with the frames before each frame at "

@@ -123,7 +123,7 @@ class AbstractForcing(eqx.Module):
     @property
     def grid(self) -> NoiseGrid:
         """The signal levels and step sizes."""
-        return NoiseGrid(self.settings.k_max)
+        return NoiseGrid(self.settings.k_max, self.settings.noise_scale)
 
     @property
     def has_shortcuts(self) -> bool:
@@ -217,4 +217,5 @@ FORCINGS: dict[str, type[AbstractForcing]] = {
 
 def build_forcing(settings: ShortcutConfig, *, context_signal: float) -> AbstractForcing:
     """Builds the forcing that a configuration names; `context_signal` is the signal level of past frames."""
-    return FORCINGS[settings.mode](settings, NoiseGrid(settings.k_max).snap(context_signal))
+    grid = NoiseGrid(settings.k_max, settings.noise_scale)
+    return FORCINGS[settings.mode](settings, grid.snap(context_signal))

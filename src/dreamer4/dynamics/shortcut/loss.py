@@ -87,7 +87,7 @@ def shortcut_loss(
     )
     segment, image = jax.vmap(lambda k: forcing.segments(length, key=k))(jr.split(key_segments, size))
     tau, known = grid.tau(levels.tau_index), batch.action_mask & ~image[:, None]
-    z_noisy = corrupt(batch.latent, jr.normal(key_noise, batch.latent.shape), tau)
+    z_noisy = corrupt(batch.latent, grid.noise(batch.latent.shape, key=key_noise), tau)
     tasks = jnp.broadcast_to(batch.task[:, None], known.shape)
     frames = NoisyFrames(z_noisy, levels, batch.action, known, tasks)
     past, counted = None, batch.valid & batch.uniform[:, None]

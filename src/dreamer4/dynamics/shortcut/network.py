@@ -134,7 +134,7 @@ class TransformerNetwork(AbstractNetwork):
         *,
         spatial_dim: int,
         spec: DataSpec,
-        k_max: int = 64,
+        grid: NoiseGrid,
         velocity: bool = False,
         key: PRNGKeyArray,
     ):
@@ -144,17 +144,17 @@ class TransformerNetwork(AbstractNetwork):
             transformer: over the slots of `dynamics_layout`, of even width.
             spatial_dim: channels of a spatial token, Dz.
             spec: factors of an action, and the tasks.
-            k_max: finest number of sampling steps, a power of two.
+            grid: the signal levels and step sizes, and how much noise there is.
             velocity: whether the head tells the velocity towards the clean latents in place of them (v-prediction).
             key: randomness of the remaining weights.
         """
         key_action, key_signal, key_step, key_in, key_task, key_out = jr.split(key, 6)
         width = transformer.slot.shape[-1]
         spatial, agent = transformer.layout.slots("spatial"), transformer.layout.slots("agent")
-        self.grid = NoiseGrid(k_max)
+        self.grid = grid
         self.action_in = ActionEncoder(spec.action, width, key=key_action)
-        self.signal = Embedding(k_max + 1, width // 2, key=key_signal)
-        self.step_size = Embedding(self.grid.finest + 1, width - width // 2, key=key_step)
+        self.signal = Embedding(grid.k_max + 1, width // 2, key=key_signal)
+        self.step_size = Embedding(grid.finest + 1, width - width // 2, key=key_step)
         self.spatial_in = Linear(spatial_dim, width, use_bias=True, key=key_in)
         self.task = build_task_input(spec, width, key=key_task)
         self.transformer = transformer
@@ -175,7 +175,7 @@ class TransformerNetwork(AbstractNetwork):
         parts = [
             self.action_in(frame.action, frame.action_mask, frame.task)[None],
             shortcut[None],
-            self.spatial_in(frame.z),
+            self.spatial_in(frame.z / self.grid.level(frame.levels.tau_index)),
             jnp.zeros((registers.stop - registers.start, width)),
         ]
         if task is not None:
@@ -241,7 +241,7 @@ def build_network(
         transformers.build(layout, config.transformer, key=key_transformer),
         spatial_dim=spatial_dim,
         spec=spec,
-        k_max=config.shortcut.k_max,
+        grid=NoiseGrid(config.shortcut.k_max, config.shortcut.noise_scale),
         velocity=config.prediction == "v",
         key=key_rest,
     )

@@ -16,9 +16,18 @@ class NoiseGrid(eqx.Module):
 
     - `tau = tau_index / k_max`, `tau_index` from 0 to k_max;
     - `step_size = 2 ** -step_index`, `step_index` from 0 (one step from noise to data) to `finest` (k_max steps).
+
+    Where a choice, say whether an action is carried out, shows in many numbers at once, a little signal gives it away:
+    it falls in the first few of k_max levels, and large steps pass it by, always on the likelier side. More noise moves
+    it to the middle (Chen, arXiv 2301.10972; the timestep shift of arXiv 2403.03206, with `noise_scale` as its factor).
+
+    Attributes:
+        k_max: finest number of steps.
+        noise_scale: standard deviation of the noise, with latents of unit scale; above 0. The paper has 1.
     """
 
     k_max: int = eqx.field(static=True)
+    noise_scale: float = eqx.field(static=True, default=1.0)
 
     @property
     def finest(self) -> int:
@@ -38,9 +47,22 @@ class NoiseGrid(eqx.Module):
         """Returns step sizes in units of the grid of signal levels."""
         return self.k_max >> step_index
 
+    def noise(self, shape: tuple[int, ...], *, key: PRNGKeyArray) -> Float[Array, "..."]:
+        """Draws the noise that latents are mixed with."""
+        return self.noise_scale * jr.normal(key, shape)
+
+    def level(self, tau_index: Int[Array, "*dims"]) -> Float[Array, "*dims"]:
+        """Returns the sum of the weights of noise and latents: what a mixture is divided by to be of unit scale."""
+        tau = self.tau(tau_index)
+        return (1.0 - tau) * self.noise_scale + tau
+
     def snap(self, signal: float) -> int:
-        """Returns the index of the trained signal level closest to `signal`; 1 - 1/k_max is the highest trained."""
-        return min(max(round(signal * self.k_max), 0), self.k_max - 1)
+        """Returns the index of the trained signal level closest to `signal`; 1 - 1/k_max is the highest trained.
+
+        With noise of another scale, `signal` is what it is after division by `level`: tau / ((1 - tau) scale + tau).
+        """
+        tau = signal * self.noise_scale / (1.0 - signal + signal * self.noise_scale)
+        return min(max(round(tau * self.k_max), 0), self.k_max - 1)
 
 
 class Levels(eqx.Module):
@@ -106,5 +128,5 @@ def as_past(
     """
     shape = action_mask.shape
     levels = Levels(jnp.full(shape, tau_index, jnp.int32), jnp.full(shape, grid.finest, jnp.int32))
-    noisy = corrupt(z, jr.normal(key, z.shape), grid.tau(levels.tau_index))
+    noisy = corrupt(z, grid.noise(z.shape, key=key), grid.tau(levels.tau_index))
     return NoisyFrames(noisy, levels, action, action_mask, task)

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dreamer4.dynamics.shortcut.network import AbstractNetwork
@@ -85,7 +84,7 @@ def denoise(
         frame = NoisyFrames(z, Levels(i * grid.stride(step_index), label), action, action_mask, task)
         return _denoise_pass(network, frame, i, step_index, stream)
 
-    noise = jr.normal(key, (network.num_spatial, network.spatial_dim))
+    noise = grid.noise((network.num_spatial, network.spatial_dim), key=key)
     if isinstance(num_steps, int):
         if num_steps not in grid.passes:
             raise InputError(f"num_steps: got {num_steps}, expected a power of two that divides k_max = {grid.k_max}.")
