@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from agent.fakes import OracleHead, oracle
+from agent.fakes import OracleHead, OracleNetwork, oracle
 
 from dreamer4.data import DeviceSource, collect, random_policy
 from dreamer4.data.policy import AbstractPolicy
-from dreamer4.envs import CounterEnvironment
+from dreamer4.envs import CounterEnvironment, StickyActions
 from dreamer4.evaluation.clips import Starts
 from dreamer4.evaluation.ends import Recall, measure_ends, measure_own_ends
 from dreamer4.run import world_model
@@ -26,10 +26,15 @@ def test_an_end_is_met_again_within_a_frame_and_not_by_never_ending():
     game = np.array([2, 2, 2, 6, 7, 10, never, never])
     dream = np.array([3, 5, never, 7, 1, never, never, 4])
     twin = np.array([2, 2, 2, 6, 7, 10, 10, never])
-    recall = Recall.of(game, dream, twin, HORIZON)
+    apart, dreams_apart = np.zeros((2, 8, HORIZON))
+    apart[0, :4], apart[1, 2:], apart[:, 8:] = 8.0, np.nan, np.nan  # the second pair ends behind its frame 2
+    dreams_apart[:] = 0.5
+    recall = Recall.of(game, dream, twin, HORIZON, apart, dreams_apart)
     assert recall.frames == ((1, 4), (5, 8), (9, 10)) and recall.ends == (3, 2, 1)
     assert recall.dream == (0.3333, 0.5, 0.0) and recall.twin == (1.0, 1.0, 1.0)
     assert (recall.over, recall.dream_over, recall.twin_over) == (0.75, 0.625, 0.875)
+    assert recall.apart == (round(32 / 30, 6), 0.0, None)  # 30 distances are known, four of them are 8
+    assert recall.chance == (round(0.5 / round(32 / 30, 6), 4), None, None)
 
 
 def read(frame):
@@ -67,6 +72,44 @@ def test_a_model_that_believes_in_another_end_does_not_recall_the_games(believed
     assert own.ends == (2, 1, 0)
     assert own.twin == (1.0, 1.0, None) and own.over == own.twin_over == 1.0
     assert own.dream == (expected, expected, None) and own.dream_over == over
+
+
+class Tossing(OracleNetwork):
+    """Adds half to the known state where the noise that a frame is drawn from is positive."""
+
+    def step(self, frame, task, stream):
+        prediction, h, entry = super().step(frame, task, stream)
+        return prediction + 0.5 * (frame.z > 0), h, entry
+
+
+@pytest.mark.parametrize(("sticky", "tosses"), [(0.0, False), (0.5, False), (0.5, True)])
+def test_the_share_of_the_worlds_chance_that_a_dream_shows(sticky, tosses):
+    env = StickyActions(CounterEnvironment(LAST + 1, 3), sticky)
+    episodes = collect(env, random_policy(env.spec), episodes=3, key=jr.key(0))
+
+    def read(frame):  # the action carried out alone
+        return jnp.stack([frame[-1, 0, 0], jnp.zeros(())])
+
+    dreamer = oracle(
+        env.spec,
+        size=2,
+        read=read,
+        transition=lambda state, action: jnp.stack([action.discrete[0] / 4.0, jnp.zeros(())]),
+        reward=lambda h: h[0],
+        continuation=lambda h: jnp.ones(()),
+    )
+    if tosses:
+        known = dreamer.dynamics.network
+        dreamer = eqx.tree_at(lambda d: d.dynamics.network, dreamer, Tossing(known.transition, 2, 1))
+    world = RealWorld(env)
+    source = world.prepare(DeviceSource.from_episodes(episodes), episodes)
+    source = source.with_latents(eqx.filter_jit(jax.vmap(read))(source.frame / 255.0)[:, None])
+    starts = Starts(np.array([0, 1, 2]), np.array([1, 2, 3]))
+    ends = measure_ends(dreamer, world, source, starts, context_length=4, horizon=HORIZON, key=jr.key(1))
+    for recall in (ends.random, ends.policy):
+        chance = [share for share in recall.chance if share is not None]
+        assert bool(chance) == bool(sticky) and all((share > 0.1) == tosses for share in chance)
+        assert any(recall.apart) == bool(sticky)
 
 
 class LastIsTwo(AbstractPolicy):

@@ -76,5 +76,6 @@ def _print_ends(ends: Mapping[str, Any] | str) -> None:
         rows.append((what, "ends", *map(str, recall["ends"]), f"{recall['over']:.1%}"))
         for again in ("dream", "twin"):
             rows.append(("", again, *map(percent, recall[again]), f"{recall[f'{again}_over']:.1%}"))
+        rows.append(("", "chance", *map(percent, recall["chance"]), ""))
     frames = [f"{first} to {last}" for first, last in ends["policy"]["frames"]]
     show(("actions", "played", *frames, "games over"), rows, title="ends met again, by frames behind the start")
