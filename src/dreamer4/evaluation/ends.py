@@ -87,9 +87,9 @@ class Recall:
         games = mean(apart)
         pairs = zip(mean(dream_apart), games, strict=True)
         chance = tuple(round(dream / game, 4) if game and dream is not None else None for dream, game in pairs)
-        over = (round(float((ended <= horizon).mean()), 4) for ended in (game, dream, twin))
+        over, dream_over, twin_over = (round(float((ended <= horizon).mean()), 4) for ended in (game, dream, twin))
         ends = tuple(int(chosen.sum()) for chosen in within)
-        return cls(ranges, ends, met(dream), met(twin), *over, tuple(games), chance)
+        return cls(ranges, ends, met(dream), met(twin), over, dream_over, twin_over, apart=tuple(games), chance=chance)
 
 
 @dataclass(frozen=True)
